@@ -1,0 +1,1 @@
+"""A pull-through caching mirror for container registries. The map of rooms is docs/architecture.md."""

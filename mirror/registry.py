@@ -1,0 +1,173 @@
+"""The verbs and the failures that every registry shares.
+
+`Registry` is answered three times: by `store.content.ContentStore` (what we have), by
+`upstream.client.Client` (what somebody else has), and by `cache.pullthrough.PullThrough` (the one made of
+the other two). The server calls nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+from mirror.oci.digest import Digest
+from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Reference, Repository, Tag
+
+MANIFEST_LIMIT = 4 << 20  # bytes; distribution and containerd refuse larger manifests as well
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What is known of some content without its bytes (OCI image-spec, descriptor.md)."""
+
+    digest: Digest
+    size: int  # bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawManifest:
+    """A manifest's or index's bytes, unchanged; `descriptor` fits them (size and digest were checked)."""
+
+    descriptor: Descriptor
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a tag points to now; with the manifest where the registry only gave it along."""
+
+    descriptor: Descriptor
+    manifest: RawManifest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpan:
+    """`count` bytes from `offset` of an open regular file: a body's part that can leave by sendfile.
+
+    The file belongs to the Blob that gave it, and stays open until that Blob is closed. Readers must not
+    use the file's own position (pread, sendfile).
+    """
+
+    file: BinaryIO
+    offset: int
+    count: int
+
+
+Part = bytes | FileSpan
+
+
+class Blob(Protocol):
+    """One blob, opened for reading. Whoever opened it closes it, also after a failure."""
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """`size` is that of the whole blob, and never negative."""
+
+    @property
+    def start(self) -> int:
+        """The first byte that `read` can give: 0, unless a remote registry was asked for the rest only."""
+
+    def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
+        """The bytes [start, stop) in order, in parts of whatever size; `start` >= `self.start`.
+
+        The part that holds the blob's last byte is given only after the digest of all the bytes was found
+        right, where this registry checks it. Raises RegistryError in the middle when the rest cannot be had:
+        the caller must break off the answer, never end it cleanly.
+        """
+
+    async def close(self) -> None:
+        """Release what reading holds (file, connection). Safe to call twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of names; `more` says whether names follow after the last of these."""
+
+    names: tuple[str, ...]
+    more: bool
+
+
+class Registry(Protocol):
+    """What can be asked of a registry. All methods raise RegistryError and nothing else on purpose."""
+
+    async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
+        """What the tag points to. Errors: MANIFEST_UNKNOWN, NAME_UNKNOWN."""
+
+    async def manifest(self, repository: Repository, reference: Reference) -> RawManifest:
+        """A manifest or index, whole. Errors: MANIFEST_UNKNOWN, NAME_UNKNOWN."""
+
+    async def stat_manifest(self, repository: Repository, reference: Reference) -> Descriptor:
+        """The descriptor of what `manifest` would give. Errors: as `manifest`."""
+
+    async def blob(
+        self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
+    ) -> Blob:
+        """Open a blob. Errors: BLOB_UNKNOWN, NAME_UNKNOWN.
+
+        `start` is the first byte that will be read: a registry over a network asks for no more. `size` is
+        the blob's size where the caller knows it, for a registry whose answer might not say it.
+        """
+
+    async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
+        """A blob's descriptor; moves no content. Errors: BLOB_UNKNOWN, NAME_UNKNOWN."""
+
+    async def tags(self, repository: Repository, n: int | None, last: str) -> Page:
+        """Tags after `last` in the registry's order, at most `n` (None: all). Errors: NAME_UNKNOWN."""
+
+    async def repositories(self, n: int | None, last: str) -> Page:
+        """Repository names after `last` in path order, at most `n` (None: all)."""
+
+    async def referrers(self, repository: Repository, digest: Digest) -> tuple[dict[str, Any], ...]:
+        """The descriptors (OCI image index entries) of the manifests whose subject is `digest`.
+
+        Errors: UNSUPPORTED where a registry has no referrers API, NAME_UNKNOWN.
+        """
+
+
+class RegistryError(Exception):
+    """A failure that a client may see: no host names of ours, no secrets, no library's text.
+
+    `status` is the code's own unless given; `retry_after` is in seconds, for the Retry-After header.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str | None = None,
+        detail: Any = None,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.code = code
+        self.message = message or code.message
+        self.detail = detail
+        self.status = status or code.status
+        self.retry_after = retry_after
+        super().__init__(f"{code.name}: {self.message}")
+
+
+class Unavailable(RegistryError):
+    """The registry cannot answer now: it refuses, hangs, breaks off, answers 5xx or nonsense. Try later."""
+
+    def __init__(
+        self, message: str, *, status: int = 503, detail: Any = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(ErrorCode.UNAVAILABLE, message, detail, status=status, retry_after=retry_after)
+
+
+class RateLimited(RegistryError):
+    """The registry limits us (429)."""
+
+    def __init__(self, message: str, *, detail: Any = None, retry_after: float | None = None) -> None:
+        super().__init__(ErrorCode.TOOMANYREQUESTS, message, detail, retry_after=retry_after)
+
+
+class Corrupt(RegistryError):
+    """What the registry sent is not what it was asked for: wrong digest or length (502, never kept)."""
+
+    def __init__(self, message: str, *, detail: Any = None) -> None:
+        super().__init__(ErrorCode.UNAVAILABLE, message, detail, status=502)
