@@ -11,20 +11,12 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Reference, Repository, Tag
 
 MANIFEST_LIMIT = 4 << 20  # bytes; distribution and containerd refuse larger manifests as well
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """What is known of some content without its bytes (OCI image-spec, descriptor.md)."""
-
-    digest: Digest
-    size: int  # bytes
-    media_type: str
 
 
 @dataclass(frozen=True, slots=True)
