@@ -1,0 +1,153 @@
+"""The driver on a local folder: atomic and durable writes, reads that need no copy through Python.
+
+The rules:
+
+1. A write goes to a temporary name in the folder of its target, is fsynced, renamed, and the folder fsynced.
+   So a reader sees the old or the new file, and after a crash there is one of the two.
+2. Temporary names are never listed or opened. Those that a crash left behind are removed by a later write.
+3. A tree that is deleted goes to a temporary name first: readers see all of it or nothing.
+4. A symbolic link that stands for a file is never followed: nothing here makes one, so it might point
+   anywhere. One that stands for a folder is: operators spread a tree over several disks that way.
+5. Whatever blocks runs in the driver's own threads. A call that is cancelled still ends there, as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from mirror.drivers import files, paths
+from mirror.drivers.base import DriverError, Info, OpenFile
+
+CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
+
+T = TypeVar("T")
+
+
+class FilesystemDriver:
+    """A StorageDriver below `root`, which need not be there before the first write."""
+
+    name = "filesystem"
+
+    def __init__(self, root: Path, threads: int) -> None:
+        """`threads` bounds how many operations run at a time; the others wait (registry:2: maxthreads)."""
+        self._root = root
+        self._threads = _Threads(threads)
+
+    async def get(self, path: str, limit: int) -> bytes:
+        return await self._threads.run(partial(files.read_whole, self._locate(path), path, limit))
+
+    async def put(self, path: str, data: bytes) -> None:
+        await self._threads.run(partial(files.write, self._locate_below(path), path, data))
+
+    async def move_in(self, source: Path, path: str) -> None:
+        """As the Protocol says; the file keeps its permission bits.
+
+        The source gets a second name (a hard link) rather than a new one, so that it is still there when the
+        folder cannot be made durable; it is copied where links are impossible (another file system).
+        """
+        await self._threads.run(partial(files.move_in, source, self._locate_below(path), path))
+
+    async def open(self, path: str) -> OpenFile:
+        call = partial(files.open_regular, self._locate(path), path)
+        file, size = await self._threads.run(call, unclaimed=_close_unclaimed)
+        return _LocalFile(self._threads, path, file, size)
+
+    async def stat(self, path: str) -> Info:
+        return await self._threads.run(partial(files.stat, self._locate(path), path))
+
+    async def list(self, path: str) -> list[str]:
+        return await self._threads.run(partial(files.names, self._locate(path), path))
+
+    async def delete(self, path: str) -> None:
+        await self._threads.run(partial(files.delete, self._root, self._locate_below(path), path))
+
+    async def close(self) -> None:
+        """Wait for what is running, then give the threads back."""
+        await self._threads.close()
+
+    def _locate(self, path: str) -> Path:
+        return self._root.joinpath(*paths.split(path))
+
+    def _locate_below(self, path: str) -> Path:
+        if not path:
+            raise DriverError(path, "the root is a folder, and stays")
+        return self._locate(path)
+
+
+class _Threads:
+    """A bounded number of threads for calls that block."""
+
+    def __init__(self, count: int) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=count, thread_name_prefix="filesystem")
+
+    async def run(self, call: Callable[[], T], *, unclaimed: Callable[[Future[T]], None] | None = None) -> T:
+        """What `call` returns; `unclaimed` gets it when nobody waits for it any more."""
+        try:
+            future = self._executor.submit(call)
+        except RuntimeError as error:  # the one way to learn that the executor was shut down
+            raise DriverError("", "the driver is closed") from error
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if unclaimed is not None:
+                future.add_done_callback(unclaimed)
+            raise
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._executor.shutdown)
+
+
+def _close_unclaimed(future: Future[tuple[BinaryIO, int]]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result()[0].close()
+
+
+class _LocalFile:
+    """An open file; it is closed once no thread reads it any more, or a thread might read another file."""
+
+    def __init__(self, threads: _Threads, path: str, file: BinaryIO, size: int) -> None:
+        self._threads = threads
+        self._path = path
+        self._file = file
+        self._reading = threading.Lock()
+        self._closing = False
+        self.size = size
+
+    @property
+    def local(self) -> BinaryIO | None:
+        return self._file
+
+    async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        if stop > self.size:
+            raise DriverError(self._path, f"ends at {self.size}, before {stop}")
+        while start < stop:
+            chunk = await self._threads.run(partial(self._read, start, min(CHUNK, stop - start)))
+            start += len(chunk)
+            yield chunk
+
+    def _read(self, offset: int, count: int) -> bytes:
+        try:
+            with self._reading:
+                if self._file.closed:
+                    raise DriverError(self._path, "the file was closed")
+                return files.read_at(self._file, self._path, offset, count)
+        finally:
+            self._close_if_idle()
+
+    async def close(self) -> None:
+        self._closing = True
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        """Called by both sides after their last step, so that the later one closes."""
+        if self._closing and self._reading.acquire(blocking=False):
+            try:
+                self._file.close()
+            finally:
+                self._reading.release()

@@ -1,0 +1,29 @@
+"""The grammar of paths (drivers.base), and the names that drivers keep to themselves."""
+
+from __future__ import annotations
+
+import re
+
+from mirror.drivers.base import DriverError
+
+MAX_PATH_LENGTH = (
+    1024  # bytes; S3's limit for a key; our longest path (name 255, tag 128, two digests) is below 700
+)
+TEMPORARY = ".tmp-"  # begins the names of unfinished writes: never listed, never opened
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+\Z")
+
+
+def is_name(text: str) -> bool:
+    """Whether this can be one component of a path, and is not a temporary name."""
+    return _NAME.match(text) is not None and text not in {".", ".."} and not text.startswith(TEMPORARY)
+
+
+def split(path: str) -> tuple[str, ...]:
+    """The components of a path; () for the root. Raises DriverError for what is no path."""
+    if not path:
+        return ()
+    parts = tuple(path.split("/"))
+    if len(path) > MAX_PATH_LENGTH or not all(is_name(part) for part in parts):
+        raise DriverError(path[:MAX_PATH_LENGTH], "not a path within the store")
+    return parts
