@@ -1,0 +1,131 @@
+"""Blobs: from the store, from the fill under way, or from a new fill; and who may read which.
+
+A client gets a blob only through a repository that has it: linked in this repository, or named by a
+manifest kept in this repository, or confirmed by the upstream for this repository. Bytes that the store
+holds through another repository are then linked, not downloaded again.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from mirror.cache.coalesce import Coalescer
+from mirror.cache.fill import MEDIA_TYPE, Fill, FillBlob
+from mirror.cache.fills import Fills
+from mirror.cache.memory import Memory
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Repository
+from mirror.registry import Blob, Registry, RegistryError, Unavailable
+from mirror.store.content import ContentStore
+from mirror.store.errors import StoreError
+
+ROUNDS = 8  # times that a request looks anew because fills began and ended while it looked
+
+log = structlog.get_logger()
+
+
+class Blobs:
+    """See the module's text."""
+
+    def __init__(self, store: ContentStore, upstream: Registry, fills: Fills, memory: Memory) -> None:
+        self._store = store
+        self._upstream = upstream
+        self._fills = fills
+        self._memory = memory
+        self._stats: Coalescer[tuple[Repository, Digest], Descriptor] = Coalescer()
+
+    async def open(self, repository: Repository, digest: Digest, start: int) -> Blob:
+        """The blob from `start` on, opened: warm, or cold and growing."""
+        for _ in range(ROUNDS):
+            ended = self._fills.completed
+            fill = self._fills.running(digest, start)
+            if fill is None:
+                blob = await self._kept(repository, digest)
+                if blob is not None:
+                    return blob
+                if self._fills.completed != ended or self._fills.running(digest, start) is not None:
+                    continue  # what was missing a moment ago may be there now
+                named = self._memory.named(repository, digest)
+                fill = self._fills.start(repository, digest, named.size if named else None)
+            reader = await self._join(fill, repository)
+            if reader is not None:
+                return reader
+        raise Unavailable("too many attempts to fetch this blob failed at the same time", retry_after=1)
+
+    async def stat(self, repository: Repository, digest: Digest) -> Descriptor:
+        """The descriptor; of a cold blob the upstream is asked for no more than that."""
+        blob = await self._kept(repository, digest)
+        if blob is not None:
+            await blob.close()
+            return Descriptor(digest, blob.descriptor.size, MEDIA_TYPE)
+        found = await self._ask(repository, digest)
+        return Descriptor(digest, found.size, MEDIA_TYPE)
+
+    async def close(self) -> None:
+        await self._stats.close()
+
+    async def _join(self, fill: Fill, repository: Repository) -> FillBlob | None:
+        """A reader of this fill; None when it failed through another repository, whose reason is not ours."""
+        reader = fill.reader()
+        try:
+            if repository not in fill.repositories:
+                await self._authorise(repository, fill.digest)
+                fill.repositories.add(repository)
+            await reader.ready()
+        except BaseException as error:
+            await reader.close()
+            if isinstance(error, RegistryError) and error is fill.failure and fill.repository != repository:
+                return None
+            raise
+        return reader
+
+    async def _kept(self, repository: Repository, digest: Digest) -> Blob | None:
+        """The blob from the store, if its bytes are there and this repository has it. Raises the refusal."""
+        try:
+            blob = await self._store.open_blob(digest)
+        except RegistryError as error:
+            if error.code is not ErrorCode.BLOB_UNKNOWN:
+                log.warning("store.unreadable", digest=str(digest), reason=str(error))
+            return None
+        try:
+            named = self._memory.named(repository, digest)
+            if named is not None and named.size != blob.descriptor.size:
+                await self._discard(digest, f"{blob.descriptor.size} bytes instead of {named.size}")
+                await blob.close()
+                return None
+            await self._allow(repository, digest)
+        except BaseException:
+            await blob.close()
+            raise
+        return blob
+
+    async def _allow(self, repository: Repository, digest: Digest) -> None:
+        """Return if this repository has the blob, and note it; else raise the upstream's refusal."""
+        if self._memory.is_linked(repository, digest):
+            return
+        if not await self._store.is_linked(repository, digest):
+            await self._authorise(repository, digest)
+            try:
+                await self._store.link_blob(repository, digest)
+            except StoreError as error:
+                log.warning("blob.not_linked", digest=str(digest), reason=str(error))
+        self._memory.linked(repository, digest)
+
+    async def _authorise(self, repository: Repository, digest: Digest) -> None:
+        """Return if a kept manifest of this repository names the blob, or the upstream says that it has it."""
+        if self._memory.named(repository, digest) is None and await self._store.names(repository, digest) is None:
+            await self._ask(repository, digest)
+
+    async def _ask(self, repository: Repository, digest: Digest) -> Descriptor:
+        return await self._stats.run(
+            (repository, digest), lambda: self._upstream.stat_blob(repository, digest)
+        )
+
+    async def _discard(self, digest: Digest, reason: str) -> None:
+        log.warning("blob.discarded", digest=str(digest), reason=reason)
+        try:
+            await self._store.discard_blob(digest)
+        except StoreError as error:
+            log.warning("blob.not_discarded", digest=str(digest), reason=str(error))
