@@ -1,0 +1,47 @@
+"""Fixtures that several rooms share. Processes start once a session, when the first test asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.images import Catalog, generate
+from tests.support.procs import Workspace
+from tests.support.recorder import Recorder
+from tests.support.registries import Registry, push
+
+
+@pytest.fixture(scope="session")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A folder where processes work; all of them end with the session. Their logs stay in pytest's folder."""
+    with Workspace(tmp_path_factory.mktemp("logs")) as workspace:
+        yield workspace
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    """The images."""
+    return generate()
+
+
+@pytest.fixture(scope="session")
+def upstream(space: Workspace, catalog: Catalog) -> Registry:
+    """A docker-registry that has all the images."""
+    registry = Registry(space, "upstream")
+    push(registry.url, catalog)
+    return registry
+
+
+@pytest.fixture(scope="session")
+def _recorder(space: Workspace, upstream: Registry) -> Recorder:
+    recorder = Recorder(upstream.url)
+    space.on_close(recorder.stop)
+    return recorder
+
+
+@pytest.fixture
+def recorder(_recorder: Recorder) -> Recorder:
+    """In front of `upstream`; with no rule and nothing recorded."""
+    _recorder.clear()
+    return _recorder
