@@ -1,8 +1,9 @@
 """One parser for every endpoint of the distribution spec: method, path and query -> Request.
 
 A request is judged in distribution's order: the path is cleaned; a route must fit it; a slash too many or
-too few at the end is answered by a redirect; a bad digest is told; then the method is looked at; then the
-query. Whatever is not an endpoint leaves as an exception of this module, and nothing else is ever raised.
+too few at the end is answered by a redirect; a blob's bad digest is told; then the method is looked at;
+then the query. Whatever is not an endpoint leaves as an exception of this module, and nothing else is
+raised.
 
 The last components alone decide about the route (`…/manifests/X`, `…/blobs/X`, `…/blobs/uploads/X`,
 `…/tags/list`), so splitting from the right finds the longest name, also for a repository that has
@@ -233,10 +234,13 @@ def _tags(repository: Repository, _item: str, method: str, query: str) -> Endpoi
 
 
 def _manifest(repository: Repository, item: str, method: str, _query: str) -> Endpoint:
-    reference = _digest(item) if looks_like_digest(item) else Tag(item)  # the route has checked the tag
     if method in ("PUT", "DELETE"):
         raise ReadOnly(repository, _READ)
-    return _options(method, _READ) or ManifestEndpoint(repository, reference)
+    options = _options(method, _READ)
+    if options is not None:
+        return options
+    # The route has checked the tag.
+    return ManifestEndpoint(repository, _digest(item) if looks_like_digest(item) else Tag(item))
 
 
 def _blob(repository: Repository, item: str, method: str, _query: str) -> Endpoint:
