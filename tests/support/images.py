@@ -83,7 +83,7 @@ class Catalog:
 
     seed: int
     images: list[Image] = field(default_factory=list)
-    blobs: dict[str, bytes] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, ref: str) -> Image:
         return next(image for image in self.images if image.ref == ref)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -30,31 +31,53 @@ class Answer:
         return sha256(self.body)
 
 
-def fetch(url: str, method: str = "GET", **headers: str) -> Answer:
-    """One request on a connection of its own; an underscore in a header's name is sent as a dash."""
+def fetch(
+    url: str,
+    headers: dict[str, str] | None = None,
+    *,
+    method: str = "GET",
+    leave_at: int | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> Answer:
+    """One request on a connection of its own.
+
+    `watch` is called with the number of bytes of the body so far, first with 0 after the headers. With
+    `leave_at` the connection is closed after so many bytes: all that is in `body` then.
+    """
     address = urlsplit(url)
     target = address.path + (f"?{address.query}" if address.query else "")
     began = time.monotonic()
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT)
     try:
-        connection.request(
-            method, target, headers={name.replace("_", "-"): value for name, value in headers.items()}
-        )
+        connection.request(method, target, headers=headers or {})
         with connection.getresponse() as response:
-            body = b""
-            complete = True
-            try:
-                while data := response.read1(CHUNK):
-                    body += data
-            except (http.client.IncompleteRead, ConnectionError):
-                complete = False
-            promised = response.headers.get("Content-Length")
-            if promised is not None and method != "HEAD":
-                complete = complete and len(body) == int(promised)
+            body, whole = _read(response, leave_at, watch or _nobody)
             names = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, names, body, complete, time.monotonic() - began)
+            return Answer(response.status, names, body, whole, time.monotonic() - began)
     finally:
         connection.close()
+
+
+def _nobody(_count: int) -> None:
+    """Watches nothing."""
+
+
+def _read(
+    response: http.client.HTTPResponse, leave_at: int | None, watch: Callable[[int], None]
+) -> tuple[bytes, bool]:
+    """The body, and whether it is as long as was promised."""
+    body = b""
+    watch(0)
+    promised = response.length  # None: chunked; 0 for HEAD
+    try:
+        while data := response.read1(CHUNK):
+            body += data
+            watch(len(body))
+            if leave_at is not None and len(body) >= leave_at:
+                return body[:leave_at], False
+    except (http.client.IncompleteRead, ConnectionError):
+        return body, False
+    return body, promised is None or len(body) == promised
 
 
 def manifest_url(registry: str, image: Image, reference: str | None = None) -> str:
@@ -74,7 +97,7 @@ def pull(registry: str, catalog: Catalog, image: Image) -> None:
     urls = {manifest_url(registry, image, digest): digest for digest in manifests}
     urls |= {blob_url(registry, image, digest): digest for digest in blobs}
     for url, digest in {manifest_url(registry, image): image.digest, **urls}.items():
-        answer = fetch(url, Accept=accept)
+        answer = fetch(url, {"Accept": accept})
         assert (answer.status, answer.digest) == (200, digest), (
             f"{url}: {answer.status} {answer.body[:300]!r}"
         )

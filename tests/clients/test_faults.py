@@ -1,0 +1,106 @@
+"""What goes wrong behind or below the mirror, and what a client gets then."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.clients import Skopeo, hub_ref
+from tests.support.images import AMD64, Catalog
+from tests.support.mirror_process import MirrorProcess
+from tests.support.procs import Workspace, wait_until
+from tests.support.programs import require, require_root
+from tests.support.pulls import blob_url, fetch
+from tests.support.recorder import Recorder, Rule
+
+pytestmark = pytest.mark.clients
+
+TINY = 1 << 20  # bytes: a disk on which no layer of library/big has room
+MOST = 3 << 19  # bytes: three quarters of such a layer
+
+
+@pytest.fixture
+def layer(catalog: Catalog) -> str:
+    """The digest of a layer of 2 MiB."""
+    return catalog["library/big:1"].platforms[AMD64].layers[0]
+
+
+@pytest.mark.parametrize("offset", [0, 1 << 20, -1], ids=["first byte", "in the middle", "last byte"])
+def test_a_corrupted_blob_never_reaches_a_client_whole_and_is_not_kept(
+    start_mirror: Callable[..., MirrorProcess], recorder: Recorder, catalog: Catalog, layer: str, offset: int
+) -> None:
+    """Wherever the wrong byte is; once the upstream is well again, so is the answer."""
+    image, data = catalog["library/big:1"], catalog.blobs[layer]
+    recorder.clear(Rule(path=layer, corrupt=offset % len(data)))
+    mirror = start_mirror(recorder.url)
+    answer = fetch(blob_url(mirror.url, image, layer))
+    assert answer.status != 200 or (len(answer.body) < len(data) and not answer.complete)
+    assert recorder.select("GET", layer), "the upstream was not asked"
+    assert not mirror.blob_file(layer).exists()
+    wait_until(lambda: mirror.spooled() == [], "the wrong bytes are dropped")
+
+    recorder.clear()
+    assert fetch(blob_url(mirror.url, image, layer)).digest == layer
+
+
+def test_a_client_fails_a_pull_with_a_corrupted_blob(
+    mirror: MirrorProcess, skopeo: Skopeo, recorder: Recorder, catalog: Catalog, layer: str
+) -> None:
+    """skopeo says so, rather than to keep a wrong layer."""
+    recorder.clear(Rule(path=layer, corrupt=1000))
+    mirror.fresh(recorder.url)
+    assert not skopeo.pull(hub_ref(catalog["library/big:1"])).ok
+
+
+def test_after_kill_9_in_mid_fill_the_next_pull_resumes_by_range(
+    start_mirror: Callable[..., MirrorProcess], recorder: Recorder, catalog: Catalog, layer: str
+) -> None:
+    """What the spool had is not fetched again, and the bytes are right."""
+    image, data = catalog["library/big:1"], catalog.blobs[layer]
+    recorder.clear(Rule(path=layer, hold=MOST))
+    mirror = start_mirror(recorder.url)
+    with ThreadPoolExecutor(1) as pool:
+        broken = pool.submit(fetch, blob_url(mirror.url, image, layer))
+        wait_until(lambda: mirror.spooled() != [], "some of it is in the spool")
+        mirror.kill()
+        recorder.release()
+        assert not broken.result().complete
+    recorder.clear()
+    mirror.start()
+    assert fetch(blob_url(mirror.url, image, layer)).digest == layer
+    asked = recorder.select("GET", layer)
+    assert len(asked) == 1, recorder.trace()
+    resumed = re.fullmatch(r"bytes=(\d+)-", asked[0].request_headers.get("range", ""))
+    assert resumed is not None, recorder.trace()
+    assert 0 < int(resumed[1]) <= MOST
+    assert (asked[0].status, asked[0].body_bytes) == (206, len(data) - int(resumed[1]))
+
+
+def test_with_a_full_disk_a_pull_succeeds_and_nothing_of_it_is_kept(
+    space: Workspace, mirror: MirrorProcess, skopeo: Skopeo, recorder: Recorder, catalog: Catalog
+) -> None:
+    """The mirror says in its log that the disk is full, and goes on."""
+    require_root()
+    require("mount")
+    image = catalog["library/big:1"]
+    roomy, tiny = mirror.storage, space.folder("tiny")
+    space.mount_tmpfs(tiny, TINY)
+    mirror.stop()
+    mirror.storage = tiny
+    try:
+        mirror.point_at(recorder.url)
+        mirror.start()
+        done = skopeo.pull(hub_ref(image))
+        assert done.ok, done.output
+        skopeo.verify(image, hub_ref(image))
+        kept = [digest for digest in image.platforms[AMD64].layers if mirror.blob_file(digest).exists()]
+        assert kept == []
+        wait_until(lambda: mirror.spooled() == [], "the room is free again")
+        assert re.search(r"no space|disk.{0,10}full", mirror.log, re.IGNORECASE)
+    finally:
+        mirror.stop()
+        mirror.storage = roomy
+        mirror.start()
