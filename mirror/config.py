@@ -1,0 +1,322 @@
+"""The configuration as typed, frozen values: registry:2's and registry:3's tree, and the mirror's own keys.
+
+Every attribute is named as its key in the file, and `Config()` is what an empty file means. What stands here
+is in effect unless `mirror.configeffect` says otherwise; docs/configuration.md is the description for users.
+Durations are in seconds. Only the composition root reads this.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from mirror.configsections import (
+    Compatibility,
+    Headers,
+    Health,
+    LogHook,
+    Middleware,
+    Notifications,
+    Policy,
+    Redis,
+    Reporting,
+    Section,
+    Validation,
+)
+from mirror.configvalues import (
+    HIDDEN,
+    Address,
+    AddressValue,
+    Count,
+    Duration,
+    Flag,
+    Integer,
+    Level,
+    PathValue,
+    Prefix,
+    RealmHost,
+    RemoteUrl,
+    Secret,
+    SizeValue,
+    Text,
+    Url,
+    between,
+    one_of,
+    within,
+)
+
+VERSION: Final = "0.1"  # the only one that the registry ever had
+DEFAULT_REMOTEURL: Final = "https://registry-1.docker.io"
+DEFAULT_MAXENTRIES: Final = 1000  # of a page; the registry's own, for catalog and tags
+DESCRIPTORS_MAX: Final = 1_000_000  # some 300 MB; the registry's "0: no limit" means this here
+THREADS_MIN: Final = 25  # the registry's filesystem driver takes no less either
+THREADS_MAX: Final = 1000
+WAIT_MAX: Final = 600.0  # seconds; no client waits longer for a first byte (150 s were measured)
+DRAIN_MAX: Final = 86400.0  # seconds
+DEADLINE_MAX: Final = 60.0  # seconds; dockerd and containerd give a mirror up later than that
+RETRIES_MAX: Final = 10
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110 §5.1: token
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110 §5.5: field-value, without CR, LF, NUL
+_SECRET_KEY = re.compile(
+    r"password|secret|token|credential|connectionstring|authorization|cookie|.key\Z", re.I
+)
+_USERINFO = re.compile(r"//[^/@\s]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class StringForm:
+    """A section of one kind that may be given as that kind's name: `storage: filesystem`."""
+
+
+class AccessLog(Section):
+    disabled: Flag = False
+
+
+class Log(Section):
+    level: Level = "info"
+    formatter: Annotated[str, PlainValidator(one_of("text", "json", "logstash"))] = "text"
+    fields: dict[str, Any] = Field(default_factory=dict)
+    hooks: tuple[LogHook, ...] = ()
+    accesslog: AccessLog = AccessLog()
+    reportcaller: Flag = False
+
+
+class Filesystem(Section):
+    rootdirectory: PathValue = Path("/var/lib/registry")
+    maxthreads: Annotated[
+        Integer, AfterValidator(between(0, THREADS_MAX)), AfterValidator(lambda n: max(n, THREADS_MIN))
+    ] = 100
+
+
+class InMemory(Section):
+    pass
+
+
+class DescriptorCache(Section):
+    """How many blob descriptors are kept in memory; the mirror keeps them there whatever the kind is."""
+
+    blobdescriptor: Annotated[str, PlainValidator(one_of("", "inmemory", "redis"))] = ""
+    layerinfo: Annotated[str, PlainValidator(one_of("", "inmemory", "redis"))] = ""  # its name until 2015
+    blobdescriptorsize: Annotated[
+        Integer, AfterValidator(between(0, DESCRIPTORS_MAX)), AfterValidator(lambda n: n or DESCRIPTORS_MAX)
+    ] = 10000
+
+
+class Delete(Section):
+    enabled: Flag = False
+
+
+class UploadPurging(Section):
+    enabled: Flag = True
+    age: Duration = 168 * 3600.0
+    interval: Duration = 24 * 3600.0
+    dryrun: Flag = False
+
+
+class ReadOnly(Section):
+    enabled: Flag = False
+
+
+class Maintenance(Section):
+    uploadpurging: UploadPurging = UploadPurging()
+    readonly: ReadOnly = ReadOnly()
+
+
+class Redirect(Section):
+    disable: Flag = False
+
+
+class TagOptions(Section):
+    concurrencylimit: Count = 0
+
+
+class Storage(Section):
+    """Exactly one of `filesystem` and `inmemory` is given; the other drivers stop the start."""
+
+    go_map: ClassVar[bool] = True
+
+    filesystem: Filesystem | None = None
+    inmemory: InMemory | None = None
+    s3: dict[str, Any] | None = None
+    s3aws: dict[str, Any] | None = None
+    azure: dict[str, Any] | None = None
+    gcs: dict[str, Any] | None = None
+    oss: dict[str, Any] | None = None
+    swift: dict[str, Any] | None = None
+    cache: DescriptorCache = DescriptorCache()
+    delete: Delete = Delete()
+    maintenance: Maintenance = Maintenance()
+    redirect: Redirect = Redirect()
+    tag: TagOptions = TagOptions()
+
+
+class LetsEncrypt(Section):
+    cachefile: Text = ""
+    email: Text = ""
+    hosts: tuple[Text, ...] = ()
+    directoryurl: Text = ""
+
+
+class Tls(Section):
+    certificate: Text = ""
+    key: Text = ""
+    clientcas: tuple[Text, ...] = ()
+    clientauth: Text = ""
+    minimumtls: Text = ""
+    ciphersuites: tuple[Text, ...] = ()
+    letsencrypt: LetsEncrypt = LetsEncrypt()
+
+
+class Prometheus(Section):
+    enabled: Flag = False
+    path: Text = "/metrics"
+
+
+class Debug(Section):
+    addr: Text = ""
+    prometheus: Prometheus = Prometheus()
+
+
+class Http2(Section):
+    disabled: Flag = False
+
+
+class H2c(Section):
+    enabled: Flag = False
+
+
+class Http(Section):
+    """`prefix` has no slash at its end, "" for none; `draintimeout` 0 is: do not wait."""
+
+    addr: AddressValue = Address("", 5000)
+    net: Annotated[str, PlainValidator(one_of("", "tcp", "unix"))] = ""
+    host: Url = ""
+    prefix: Prefix = ""
+    secret: Secret | None = None
+    relativeurls: Flag = False
+    draintimeout: Annotated[Duration, AfterValidator(within(0, DRAIN_MAX))] = 30.0
+    headers: Headers = Field(default_factory=dict)
+    tls: Tls = Tls()
+    debug: Debug = Debug()
+    http2: Http2 = Http2()
+    h2c: H2c = H2c()
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, values in headers.items():
+            if _HEADER_NAME.match(name) is None:
+                raise ValueError(f"header names of letters, digits and - only, not {name[:100]!r}")
+            if not all(_HEADER_VALUE.match(value) for value in values):
+                raise ValueError(f"header values without line breaks and control characters; see {name}")
+        return headers
+
+
+class Catalog(Section):
+    maxentries: Annotated[Integer, AfterValidator(lambda n: n if n > 0 else DEFAULT_MAXENTRIES)] = (
+        DEFAULT_MAXENTRIES
+    )
+
+
+class Tags(Section):
+    maxtags: Annotated[Count, AfterValidator(lambda n: n or DEFAULT_MAXENTRIES)] = DEFAULT_MAXENTRIES
+
+
+class FreshnessRule(Section):
+    match: Text
+    fresh: Annotated[Duration, AfterValidator(within(0, 2**31))]
+
+
+class Freshness(Section):
+    default: Annotated[Duration, AfterValidator(within(0, 2**31))] = 60.0
+    rules: tuple[FreshnessRule, ...] = ()
+
+
+class Exec(Section):
+    command: Text = ""
+    lifetime: Duration | None = None
+
+
+class Timeouts(Section):
+    """Of one request to the upstream: until it is connected, until the answer begins, between bytes."""
+
+    connect: Annotated[Duration, AfterValidator(within(0.1, WAIT_MAX))] = 10.0
+    firstbyte: Annotated[Duration, AfterValidator(within(0.1, WAIT_MAX))] = 30.0
+    stall: Annotated[Duration, AfterValidator(within(0.1, WAIT_MAX))] = 30.0
+
+
+class Proxy(Section):
+    """The upstream. `username` and `password` are both given or neither, `identitytoken` without them."""
+
+    remoteurl: RemoteUrl = DEFAULT_REMOTEURL
+    username: Text = ""
+    password: Secret | None = None
+    identitytoken: Secret | None = None
+    realms: tuple[RealmHost, ...] = ()
+    ca: PathValue | None = None
+    deadline: Annotated[Duration, AfterValidator(within(0, DEADLINE_MAX))] = 1.0
+    timeouts: Timeouts = Timeouts()
+    retries: Annotated[Integer, AfterValidator(between(0, RETRIES_MAX))] = 4
+    exec: Exec | None = None
+    ttl: Duration = 168 * 3600.0
+    cachewritetimeout: Duration | None = None
+    upstreams: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    freshness: Freshness = Freshness()
+    stale: Annotated[Duration, AfterValidator(within(0, 2**31))] = 720 * 3600.0
+    negative: Annotated[Duration, AfterValidator(within(0, 2**31))] = 10.0
+
+    @model_validator(mode="after")
+    def _whole_credentials(self) -> Proxy:
+        password = self.password is not None and self.password.get_secret_value() != ""
+        if bool(self.username) != password:
+            missing = "password" if self.username else "username"
+            allowed = "proxy.username and proxy.password, both or neither"
+            raise PydanticCustomError("incomplete", "{allowed}", {"key": missing, "allowed": allowed})
+        if self.identitytoken is not None and password:
+            allowed = "either an identity token, or proxy.username and proxy.password"
+            raise PydanticCustomError("exclusive", "{allowed}", {"key": "identitytoken", "allowed": allowed})
+        return self
+
+
+class Cache(Section):
+    maxsize: SizeValue | None = None
+    minfree: SizeValue | None = None
+
+
+class Config(Section):
+    """The whole configuration. `loglevel`, the old name, is already in `log.level`."""
+
+    version: Annotated[str, PlainValidator(one_of(VERSION))] = VERSION
+    log: Log = Log()
+    loglevel: Level | None = None
+    storage: Annotated[Storage, StringForm()] = Storage(filesystem=Filesystem())
+    auth: Annotated[dict[str, dict[str, Any]], StringForm()] = Field(default_factory=dict)
+    middleware: dict[str, tuple[Middleware, ...]] = Field(default_factory=dict)
+    reporting: Reporting = Reporting()
+    http: Http = Http()
+    notifications: Notifications = Notifications()
+    redis: Redis = Redis()
+    health: Health = Health()
+    catalog: Catalog = Catalog()
+    tags: Tags = Tags()
+    proxy: Proxy = Proxy()
+    cache: Cache = Cache()
+    compatibility: Compatibility = Compatibility()
+    validation: Validation = Validation()
+    policy: Policy = Policy()
+
+
+def is_secret(key: str) -> bool:
+    """Whether what stands at this key, or header name, is never shown."""
+    return _SECRET_KEY.search(key) is not None
+
+
+def redacted(text: str) -> str:
+    """The text without the user and password of a URL in it."""
+    return _USERINFO.sub(f"//{HIDDEN}@", text)

@@ -1,0 +1,181 @@
+"""Which known keys do not do what they do in the registry: one table, shorter with each release.
+
+REFUSED stops the start: ignoring the key would leave something open, unencrypted or in the wrong place.
+LATER is read and checked, with a warning that it is not in effect yet. NEVER has no meaning for a mirror that
+clients only read from. A key counts as given when something stands there that is not empty, not false, and
+not a section with `disabled: true` or `enabled: false`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from mirror.configproblems import Problem, Warning_, find, show, text_of
+from mirror.configschema import ROOT, Struct, nearest
+from mirror.configtree import Items, Scalar, Table, Tree
+from mirror.configvalues import parse_flag
+
+
+class Effect(Enum):
+    """What giving a key leads to."""
+
+    REFUSED = "refused"
+    LATER = "not in effect in this version"
+    NEVER = "has no effect in a read-only mirror"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One key, dotted. `value`: only this value of it. `but`: a key below that is as good as nothing."""
+
+    key: str
+    effect: Effect
+    why: str
+    value: str | None = None
+    but: str | None = None
+
+
+_DRIVER = "not supported in this version; use storage.filesystem or storage.inmemory"
+
+RULES: Final = (
+    Rule(
+        "auth",
+        Effect.REFUSED,
+        "not supported in this version, and without it everyone could pull; "
+        "remove it, and let a proxy in front or the network say who may",
+        but="none",
+    ),
+    Rule(
+        "http.tls",
+        Effect.REFUSED,
+        "not supported in this version, and clients would be answered unencrypted; "
+        "remove it, and let a proxy in front do TLS",
+    ),
+    Rule("http.net", Effect.REFUSED, "tcp; unix sockets are not supported in this version", value="unix"),
+    *(
+        Rule(f"storage.{name}", Effect.REFUSED, _DRIVER)
+        for name in ("s3", "s3aws", "azure", "gcs", "oss", "swift")
+    ),
+    Rule("middleware.storage", Effect.REFUSED, "not supported in this version; remove it"),
+    Rule(
+        "proxy.upstreams",
+        Effect.REFUSED,
+        "not supported in this version, and all would be asked of proxy.remoteurl; run a mirror for each",
+    ),
+    Rule(
+        "proxy.exec",
+        Effect.REFUSED,
+        "not supported in this version, and the upstream would be asked without credentials; "
+        "use proxy.username and proxy.password, or proxy.identitytoken",
+    ),
+    Rule("proxy.ttl", Effect.LATER, "what is kept does not expire yet"),
+    Rule("proxy.freshness", Effect.LATER, "each request of a tag is checked with the upstream"),
+    Rule("proxy.stale", Effect.LATER, "a kept copy is served however old while the upstream is unreachable"),
+    Rule("proxy.negative", Effect.LATER, "'not found' is not remembered"),
+    Rule("cache.maxsize", Effect.LATER, "nothing is evicted: watch the disk"),
+    Rule("cache.minfree", Effect.LATER, "nothing is evicted: watch the disk"),
+    Rule("notifications", Effect.LATER, "no events are sent"),
+    Rule("health", Effect.LATER, "no health checks run"),
+    Rule("http.debug", Effect.LATER, "there is no debug server, and no metrics"),
+    Rule("http.h2c", Effect.LATER, "clients are answered in HTTP/1.1"),
+    Rule("redis", Effect.LATER, "descriptors are kept in memory"),
+    Rule("storage.cache.blobdescriptor", Effect.LATER, "descriptors are kept in memory", value="redis"),
+    Rule("storage.cache.layerinfo", Effect.LATER, "descriptors are kept in memory", value="redis"),
+    Rule("log.hooks", Effect.LATER, "no mail is sent"),
+    Rule("log.reportcaller", Effect.LATER, "log lines do not name their place in the source"),
+    Rule("http.secret", Effect.NEVER, "it signs uploads, and there are none"),
+    Rule("storage.delete", Effect.NEVER, "clients cannot delete, and the mirror itself needs no leave to"),
+    Rule("storage.tag", Effect.NEVER, "it is about deleting tags"),
+    Rule("storage.maintenance.uploadpurging", Effect.NEVER, "there are no uploads"),
+    Rule(
+        "proxy.cachewritetimeout", Effect.NEVER, "a fill may last while bytes come: see proxy.timeouts.stall"
+    ),
+    Rule(
+        "validation", Effect.NEVER, "it is about pushed manifests; pulled ones are checked by their digests"
+    ),
+    Rule("policy", Effect.NEVER, "it is about pushes"),
+    Rule("compatibility", Effect.NEVER, "schema 1 manifests are neither made nor converted"),
+    Rule("reporting", Effect.NEVER, "no reports are sent; registry:3 has dropped it, too"),
+    Rule("middleware.registry", Effect.NEVER, "there are no plug-ins"),
+    Rule("middleware.repository", Effect.NEVER, "there are no plug-ins"),
+)
+
+STORAGE_OPTIONS: Final = frozenset({"cache", "delete", "maintenance", "redirect", "tag"})
+_STORAGE = ROOT.fields["storage"].shape
+assert isinstance(_STORAGE, Struct)
+_DRIVERS: Final = [key for key in _STORAGE.fields if key not in STORAGE_OPTIONS]
+_PRESENCE: Final = frozenset(
+    f"storage.{driver}" for driver in _DRIVERS
+)  # without parameters it is given, too
+
+
+def apply_rules(tree: Table) -> tuple[list[Problem], list[Warning_]]:
+    """What the table says about this tree."""
+    problems: list[Problem] = []
+    warnings: list[Warning_] = []
+    for rule in RULES:
+        found, source = find(tree, tuple(rule.key.split(".")))
+        if found is None or not _counts(found, rule):
+            continue
+        if rule.effect is Effect.REFUSED:
+            problems.append(Problem(source, rule.key, show(rule.key, found), rule.why))
+        else:
+            warnings.append(Warning_(source, rule.key, f"{rule.effect.value}: {rule.why}"))
+    return problems, warnings
+
+
+def check_driver(tree: Table) -> list[Problem]:
+    """Exactly one storage driver, and one that exists. The ones that exist but are refused pass here."""
+    storage, source = find(tree, ("storage",))
+    if isinstance(storage, Scalar | Items) and not _is_empty(storage):
+        return []  # of the wrong shape, which is reported elsewhere
+    entries = storage.entries if isinstance(storage, Table) else {}
+    drivers = [key for key in entries if key not in STORAGE_OPTIONS]
+    if not drivers:
+        allowed = "one storage driver, such as storage: {filesystem: {rootdirectory: /var/lib/registry}}"
+        return [Problem(source, "storage", "no storage configuration", allowed)]
+    problems = []
+    for driver in drivers:
+        if driver not in _DRIVERS:
+            near = nearest(driver, _DRIVERS)
+            hint = f"; did you mean {near}?" if near else ""
+            allowed = f"one of the storage drivers filesystem and inmemory{hint}"
+            problems.append(Problem(entries[driver].source, "storage", repr(driver[:100]), allowed))
+    if len(drivers) > 1 and not problems:
+        allowed = (
+            "exactly one storage driver; remove the other, which may come from a REGISTRY_STORAGE_* variable"
+        )
+        problems.append(Problem(entries[drivers[-1]].source, "storage", " and ".join(drivers), allowed))
+    return problems
+
+
+def _counts(found: Tree, rule: Rule) -> bool:
+    if rule.value is not None:
+        return text_of(found) == rule.value
+    if rule.key in _PRESENCE:
+        return True
+    if rule.but is not None and isinstance(found, Table):
+        return any(key != rule.but for key in found.entries)  # `htpasswd:` without parameters is meant, too
+    return not _is_empty(found)
+
+
+def _is_empty(tree: Tree) -> bool:
+    """Whether it says nothing: null, "", false, or a section or list of such; or it is switched off."""
+    if isinstance(tree, Scalar):
+        return tree.kind == "null" or tree.text == "" or _flag(tree) is False
+    if isinstance(tree, Table):
+        off = _flag(tree.entries.get("disabled")) is True or _flag(tree.entries.get("enabled")) is False
+        return off or all(_is_empty(entry) for entry in tree.entries.values())
+    return all(_is_empty(entry) for entry in tree.entries)
+
+
+def _flag(tree: Tree | None) -> bool | None:
+    text = text_of(tree)
+    if text is None:
+        return None
+    try:
+        return parse_flag(text)
+    except ValueError:
+        return None

@@ -1,0 +1,154 @@
+"""REGISTRY_* variables, laid over the file's tree by the registry's rules.
+
+They are taken in the order of their names, so a section comes before what is in it. A name is split at each
+`_`, and each part goes one level down: in a section by the registry's field name or by the YAML key, in a map
+by the key (a new one is lower-cased), in a list by the number. The value is YAML, so it may be a whole
+section. What has no place is ignored with the registry's own warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mirror.configproblems import Problem, Warning_, joined
+from mirror.configschema import ROOT, Field, Free, Leaf, List, Map, Shape, Struct, nearest
+from mirror.configtree import DEPTH_MAX, Items, Scalar, Table, Tree, TreeError, is_null, parse
+
+PREFIX = "REGISTRY_"
+_NOT_OVERRIDES = frozenset({"REGISTRY_CONFIGURATION_PATH"})  # names the file
+_INDEX_DIGITS = 6  # no list is longer
+
+
+def overlay(tree: Table, environ: Mapping[str, str]) -> tuple[list[Problem], list[Warning_]]:
+    """Changes `tree` by the variables. Returns what is wrong with them, and what is worth a warning."""
+    problems: list[Problem] = []
+    warnings: list[Warning_] = []
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name in _NOT_OVERRIDES:
+            continue
+        if name == "REGISTRY_VERSION":
+            warnings.append(Warning_(name, "version", "ignored: only the file can say its version"))
+            continue
+        variable = _Variable(name, environ[name])
+        try:
+            variable.apply(tree)
+        except _Unrecognized as miss:
+            hint = f"; did you mean {miss.meant}?" if miss.meant else ""
+            warnings.append(Warning_(name, "", f"Ignoring unrecognized environment variable {name}{hint}"))
+        except _Misplaced as miss:
+            problems.append(miss.problem)
+        warnings += variable.warnings
+    return problems, warnings
+
+
+class _Unrecognized(Exception):
+    def __init__(self, meant: str | None = None) -> None:
+        self.meant = meant
+
+
+class _Misplaced(Exception):
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+
+class _Variable:
+    """One variable on its way down the tree."""
+
+    def __init__(self, name: str, payload: str) -> None:
+        self.name = name
+        self.payload = payload
+        self.parts = name.removeprefix(PREFIX).split("_")
+        self.warnings: list[Warning_] = []
+
+    def apply(self, tree: Table) -> None:
+        if len(self.parts) > DEPTH_MAX or not all(self.parts):
+            raise _Unrecognized
+        self._down(tree, ROOT, 0, ())
+
+    def _down(self, tree: Tree, shape: Shape, depth: int, path: tuple[str | int, ...]) -> None:
+        """Put the value below `tree`, which has `shape`, at what `parts[depth:]` names."""
+        if isinstance(shape, Struct) and shape.inline == self.parts[depth] and depth + 1 < len(self.parts):
+            depth += 1
+        if isinstance(shape, Free):  # then what stands there decides
+            shape = List(Free()) if isinstance(tree, Items) else Map(Free())
+        if isinstance(tree, Table) and isinstance(shape, Struct | Map):
+            self._into_table(tree, shape, depth, path)
+        elif isinstance(tree, Items) and isinstance(shape, List):
+            self._into_list(tree, shape, depth, path)
+        else:  # below a single value; or the file has another shape there, which is reported for the file
+            raise _Unrecognized
+
+    def _into_table(self, table: Table, shape: Struct | Map, depth: int, path: tuple[str | int, ...]) -> None:
+        part = self.parts[depth]
+        if isinstance(shape, Struct):
+            known = shape.by_part(part)
+            if known is None and not shape.is_map:
+                raise _Unrecognized(self._meant(shape, depth))
+            known = known or Field(part.lower(), Free(), frozenset())
+        else:
+            key = next((key for key in table.entries if key.upper() == part), part.lower())
+            known = Field(key, shape.value, frozenset())
+        here = (*path, known.key)
+        if depth + 1 == len(self.parts):
+            table.entries[known.key] = self._value(known, here)
+            return
+        child = table.entries.get(known.key)
+        if child is None or is_null(child):
+            child = self._empty(known.shape)
+            self._down(child, known.shape, depth + 1, here)
+            table.entries[known.key] = child  # only now: an unrecognised variable leaves nothing behind
+        else:
+            self._down(child, known.shape, depth + 1, here)
+
+    def _into_list(self, items: Items, shape: List, depth: int, path: tuple[str | int, ...]) -> None:
+        part = self.parts[depth]
+        if not (part.isascii() and part.isdigit() and len(part) <= _INDEX_DIGITS):
+            allowed = f"the number of an item, from 0 to {len(items.entries)}, in the variable's name"
+            raise _Misplaced(Problem(self.name, joined(*path), repr(part), allowed))
+        index = int(part)
+        if index > len(items.entries):
+            allowed = f"an index of at most {len(items.entries)}, the number of items that are there"
+            raise _Misplaced(Problem(self.name, joined(*path), repr(part), allowed))
+        here = (*path, index)
+        if depth + 1 == len(self.parts):
+            entry = self._value(Field("", shape.item, frozenset()), here)
+        else:
+            entry = items.entries[index] if index < len(items.entries) else self._empty(shape.item)
+            self._down(entry, shape.item, depth + 1, here)
+        items.entries[index : index + 1] = [entry]
+
+    def _empty(self, shape: Shape) -> Tree:
+        if isinstance(shape, List):
+            return Items(self.name)
+        return Scalar("", "null", self.name) if isinstance(shape, Leaf) else Table(self.name)
+
+    def _value(self, known: Field, path: tuple[str | int, ...]) -> Tree:
+        """The payload as YAML. Raises _Misplaced when it is none."""
+        key = joined(*path)
+        try:
+            value = parse(self.payload, self.name, lines=False)
+        except TreeError as error:
+            allowed = f"YAML; put the value in single quotes to take it as it is ({error})"
+            raise _Misplaced(Problem(self.name, key, "a value that is not", allowed)) from error
+        stripped = self.payload.strip()
+        if value is None and stripped:
+            allowed = "a value; this one is a comment in YAML, put it in single quotes to take it as it is"
+            raise _Misplaced(Problem(self.name, key, "a comment", allowed))
+        if isinstance(value, Scalar) and value.plain and value.text != stripped:
+            text = "what follows ' #' in it is a comment in YAML; put the value in single quotes to keep it"
+            self.warnings.append(Warning_(self.name, key, text))
+        tree = value if value is not None else Scalar("", "null", self.name)
+        return string_form(tree) if known.string_form else tree
+
+    def _meant(self, shape: Struct, depth: int) -> str | None:
+        near = nearest(self.parts[depth], list(shape.fields))
+        if near is None:
+            return None
+        return PREFIX + "_".join([*self.parts[:depth], near.upper(), *self.parts[depth + 1 :]])
+
+
+def string_form(tree: Tree) -> Tree:
+    """`filesystem` -> `{filesystem: {}}`, where the registry allows it."""
+    if isinstance(tree, Scalar) and tree.kind != "null":
+        return Table(tree.source, {tree.text: Table(tree.source)})
+    return tree

@@ -1,0 +1,89 @@
+"""What is said about a configuration: problems stop the start, warnings do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mirror.config import is_secret, redacted
+from mirror.configtree import Items, Scalar, Table, Tree, is_null
+from mirror.configvalues import HIDDEN
+
+SHOWN_MAX: Final = 100  # characters of a value in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One value that cannot be used. `source` is FILE:LINE or the variable that it came from."""
+
+    source: str
+    key: str
+    got: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.key}: got {self.got}: {self.allowed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Warning_:  # noqa: N801 - `Warning` is Python's own, and this is not raised
+    """Something that is ignored, or not meant as it stands."""
+
+    source: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.key}: {self.text}" if self.key else f"{self.source}: {self.text}"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used: one line for each problem."""
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def show(key: str, tree: Tree | None) -> str:
+    """A value for a message: short, on one line, and nothing secret."""
+    if isinstance(tree, Table):
+        return "a section"
+    if isinstance(tree, Items):
+        return "a list"
+    if tree is None or is_null(tree):
+        return "nothing"
+    if is_secret(key.rpartition(".")[2]):
+        return HIDDEN
+    text = redacted(tree.text)
+    return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…")
+
+
+def joined(*parts: str | int) -> str:
+    """A key path: `http.headers.X-A[0]`."""
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def find(tree: Tree, parts: tuple[str | int, ...]) -> tuple[Tree | None, str]:
+    """What stands at a path, and the source of it, or of the nearest section above where nothing does."""
+    at: Tree | None = tree
+    source = tree.source
+    for part in parts:
+        if isinstance(at, Table) and isinstance(part, str):
+            at = at.entries.get(part)
+        elif isinstance(at, Items) and isinstance(part, int) and part < len(at.entries):
+            at = at.entries[part]
+        else:
+            at = None
+        if at is None:
+            return None, source
+        source = at.source
+    return at, source
+
+
+def text_of(tree: Tree | None) -> str | None:
+    """The text of a single value, None for anything else."""
+    return tree.text if isinstance(tree, Scalar) and tree.kind != "null" else None

@@ -1,0 +1,235 @@
+"""The sections of the registry's file that this version reads and checks, but does not act on.
+
+Which of them warn, and which stop the start, stands in `mirror.configeffect`. The keys and the Go names are
+those of registry:2.8 and registry:3.1 together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mirror.configvalues import Count, Duration, Flag, Integer, Secret, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """The name of a field in the registry's source, where it is not the YAML key in capitals.
+
+    The registry walks REGISTRY_* variables by this name; the mirror takes both.
+    """
+
+    name: str
+
+
+class Section(BaseModel):
+    """A part of the file. Attributes are named as the keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    go_inline: ClassVar[str] = ""  # a Go field that is inlined in YAML, yet may stand in a variable's name
+    go_map: ClassVar[bool] = False  # a map in the registry: a variable may create keys that nobody knows
+
+
+Headers = dict[str, tuple[Text, ...]]
+
+
+class Smtp(Section):
+    addr: Text = ""
+    username: Text = ""
+    password: Secret | None = None
+    insecure: Flag = False
+
+
+class MailOptions(Section):
+    smtp: Smtp = Smtp()
+    from_: Text = Field(default="", alias="from")
+    to: tuple[Text, ...] = ()
+
+
+class LogHook(Section):
+    disabled: Flag = False
+    type: Text = ""
+    levels: tuple[Text, ...] = ()
+    options: Annotated[MailOptions, Go("MAILOPTIONS")] = MailOptions()
+
+
+class Middleware(Section):
+    name: Text = ""
+    disabled: Flag = False
+    options: dict[str, Any] = {}
+
+
+class Bugsnag(Section):
+    apikey: Secret | None = None
+    releasestage: Text = ""
+    endpoint: Text = ""
+
+
+class NewRelic(Section):
+    licensekey: Secret | None = None
+    name: Text = ""
+    verbose: Flag = False
+
+
+class Reporting(Section):
+    bugsnag: Bugsnag = Bugsnag()
+    newrelic: NewRelic = NewRelic()
+
+
+class Ignore(Section):
+    mediatypes: tuple[Text, ...] = ()
+    actions: tuple[Text, ...] = ()
+
+
+class Endpoint(Section):
+    name: Text = ""
+    disabled: Flag = False
+    url: Text = ""
+    headers: Headers = {}
+    timeout: Duration = 1.0
+    threshold: Integer = 10
+    backoff: Duration = 1.0
+    ignoredmediatypes: tuple[Text, ...] = ()
+    ignore: Ignore = Ignore()
+
+
+class Events(Section):
+    includereferences: Flag = False
+
+
+class Notifications(Section):
+    events: Annotated[Events, Go("EVENTCONFIG")] = Events()
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+class RedisTls(Section):
+    enabled: Flag = False  # registry:2
+    certificate: Text = ""
+    key: Text = ""
+    rootcas: tuple[Text, ...] = ()
+
+
+class RedisPool(Section):
+    maxidle: Integer = 0
+    maxactive: Integer = 0
+    idletimeout: Duration = 0.0
+
+
+class Redis(Section):
+    go_inline: ClassVar[str] = "OPTIONS"
+
+    addr: Text = ""  # this and `pool` are registry:2's
+    pool: RedisPool = RedisPool()
+    addrs: tuple[Text, ...] = ()
+    clientname: Text = ""
+    db: Integer = 0
+    protocol: Integer = 0
+    username: Text = ""
+    password: Secret | None = None
+    sentinelusername: Text = ""
+    sentinelpassword: Secret | None = None
+    maxretries: Integer = 0
+    minretrybackoff: Duration = 0.0
+    maxretrybackoff: Duration = 0.0
+    dialtimeout: Duration = 0.0
+    readtimeout: Duration = 0.0
+    writetimeout: Duration = 0.0
+    contexttimeoutenabled: Flag = False
+    poolfifo: Flag = False
+    poolsize: Integer = 0
+    pooltimeout: Duration = 0.0
+    minidleconns: Integer = 0
+    maxidleconns: Integer = 0
+    maxactiveconns: Integer = 0
+    connmaxidletime: Duration = 0.0
+    connmaxlifetime: Duration = 0.0
+    maxredirects: Integer = 0
+    readonly: Flag = False
+    routebylatency: Flag = False
+    routerandomly: Flag = False
+    mastername: Text = ""
+    disableidentity: Flag = False
+    identitysuffix: Text = ""
+    unstableresp3: Flag = False
+    tls: RedisTls = RedisTls()
+
+
+class DriverCheck(Section):
+    enabled: Flag = False
+    interval: Duration = 10.0
+    threshold: Count = 0
+
+
+class FileCheck(Section):
+    interval: Duration = 10.0
+    file: Text = ""
+    threshold: Count = 0
+
+
+class HttpCheck(Section):
+    timeout: Duration = 0.0
+    statuscode: Count = 200
+    interval: Duration = 10.0
+    uri: Text = ""
+    headers: Headers = {}
+    threshold: Count = 0
+
+
+class TcpCheck(Section):
+    timeout: Duration = 0.0
+    interval: Duration = 10.0
+    addr: Text = ""
+    threshold: Count = 0
+
+
+class Health(Section):
+    storagedriver: DriverCheck = DriverCheck()
+    file: Annotated[tuple[FileCheck, ...], Go("FILECHECKERS")] = ()
+    http: Annotated[tuple[HttpCheck, ...], Go("HTTPCHECKERS")] = ()
+    tcp: Annotated[tuple[TcpCheck, ...], Go("TCPCHECKERS")] = ()
+
+
+class Schema1(Section):
+    signingkeyfile: Annotated[Text, Go("TRUSTKEY")] = ""
+    enabled: Flag = False
+
+
+class Compatibility(Section):
+    schema1: Schema1 = Schema1()
+
+
+class Urls(Section):
+    allow: tuple[Text, ...] = ()
+    deny: tuple[Text, ...] = ()
+
+
+class Platform(Section):
+    architecture: Text = ""
+    os: Text = ""
+
+
+class Indexes(Section):
+    platforms: Text = ""
+    platformlist: tuple[Platform, ...] = ()
+
+
+class ManifestRules(Section):
+    urls: Urls = Urls()
+    indexes: Indexes = Indexes()
+
+
+class Validation(Section):
+    enabled: Flag = False
+    disabled: Flag = False
+    manifests: ManifestRules = ManifestRules()
+
+
+class RepositoryPolicy(Section):
+    classes: tuple[Text, ...] = ()
+
+
+class Policy(Section):
+    repository: RepositoryPolicy = RepositoryPolicy()

@@ -1,0 +1,293 @@
+"""The values of the configuration: one parser for each kind, and how it is written back.
+
+A parser takes the text that stands in the file or in the environment variable and returns the value, or
+raises ValueError with a text that says what is allowed there ("a port from 0 to 65535"), never what was
+given: the caller shows that, and knows whether it is a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, PlainSerializer, PlainValidator, SecretStr
+
+HIDDEN = "***"  # stands wherever a secret would
+
+_UNITS = {  # nanoseconds; the names are those of Go's time.ParseDuration
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,  # micro sign
+    "\u03bcs": 10**3,  # Greek mu, which Go takes as well
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|\u03bcs|ms|s|m|h)")
+_DURATION = re.compile(rf"[+-]?(?:0|(?:{_DURATION_PART.pattern})+)\Z")
+_NANOSECONDS_MAX = 2**63 - 1  # Go's time.Duration is an int64
+_INTEGER = re.compile(r"[+-]?(?:0x[0-9a-f]+|0b[01]+|0o?[0-7]+|[0-9]+)\Z", re.IGNORECASE)
+_TRUE = frozenset({"true", "yes", "on", "y"})  # YAML 1.1, as the registry reads it
+_FALSE = frozenset({"false", "no", "off", "n"})
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*(%|[a-z]*)\Z", re.IGNORECASE)
+_SIZE_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgtp", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgtp", 1)},
+}
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?\Z")
+_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?\Z")
+
+DURATION_FORM = "a duration such as 30s, 1h30m or 168h"
+SIZE_FORM = "a size such as 200GiB or 500MB, or a share of the disk such as 5%"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; `host` "" is every address of the machine, `port` 0 any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """An amount of bytes, or a share of the disk in percent: the other one is 0."""
+
+    bytes: int = 0
+    percent: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%" if self.percent else str(self.bytes)
+
+
+def parse_text(value: object) -> str:
+    """Any single value, as it was written."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ValueError("a single value")
+
+
+def parse_flag(value: object) -> bool:
+    """true or false, and YAML 1.1's other words for them."""
+    word = parse_text(value).lower()
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise ValueError("true or false")
+
+
+def parse_integer(value: object) -> int:
+    """An integer as YAML 1.1 writes it: 100, 1_000, 0x64, 0144 (octal)."""
+    text = parse_text(value).replace("_", "")
+    if len(text) > 20 or _INTEGER.match(text) is None:  # 20 characters hold any int64
+        raise ValueError("an integer")
+    digits = text.lstrip("+-")
+    octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
+    return int(text, 8 if octal else 0)
+
+
+def parse_duration(value: object) -> float:
+    """Seconds, from Go's form (`1h30m`); an integer without a unit is nanoseconds, as in the registry."""
+    text = parse_text(value)
+    try:
+        nanoseconds = Decimal(parse_integer(text))
+    except ValueError:
+        if len(text) > 100 or _DURATION.match(text) is None:  # no sensible duration is longer
+            raise ValueError(DURATION_FORM) from None
+        parts = _DURATION_PART.findall(text)
+        nanoseconds = sum((Decimal(amount) * _UNITS[unit] for amount, unit in parts), Decimal(0))
+        nanoseconds = -nanoseconds if text.startswith("-") else nanoseconds
+    if abs(nanoseconds) > _NANOSECONDS_MAX:
+        raise ValueError(f"{DURATION_FORM}, of less than 292 years")
+    return float(nanoseconds) / 10**9
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest of Go's forms: 168h, 1h30m, 0.5s."""
+    sign = "-" if seconds < 0 else ""
+    nanoseconds = round(abs(seconds) * 10**9)
+    hours, nanoseconds = divmod(nanoseconds, _UNITS["h"])
+    minutes, nanoseconds = divmod(nanoseconds, _UNITS["m"])
+    whole, fraction = divmod(nanoseconds, _UNITS["s"])
+    rest = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+    text = (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "")
+    return sign + (text + (f"{rest}s" if rest != "0" else "") or "0s")
+
+
+def parse_size(value: object) -> Size:
+    """Bytes (KiB, MiB, GiB, TiB, PiB by 1024; KB, MB, GB, TB, PB by 1000; none: bytes) or percent."""
+    match = _SIZE.match(parse_text(value).strip())
+    unit = match.group(2).lower() if match else "?"
+    if match is None or (unit != "%" and unit not in _SIZE_UNITS):
+        raise ValueError(SIZE_FORM)
+    amount = Decimal(match.group(1))
+    if unit == "%":
+        if not 0 < amount < 100:
+            raise ValueError("a share between 0% and 100%")
+        return Size(percent=float(amount))
+    return Size(bytes=int(amount * _SIZE_UNITS[unit]))
+
+
+def parse_address(value: object) -> Address:
+    """`:5000`, `127.0.0.1:5000`, `[::1]:5000`, `name:5000`."""
+    allowed = "HOST:PORT, such as :5000, 127.0.0.1:5000 or [::1]:5000, with a port from 0 to 65535"
+    host, colon, port = parse_text(value).rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
+        raise ValueError(allowed)
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not _is_host(host, in_brackets=bracketed) and (host or bracketed):
+        raise ValueError(allowed)
+    return Address(host, int(port))
+
+
+def parse_remoteurl(value: object) -> str:
+    """The URL of a registry, without a slash at its end; a path stays.
+
+    A user and password in it are refused: a URL is logged, shown in errors and in `ps`.
+    """
+    text = parse_text(value)
+    if "://" not in text:
+        raise ValueError(f"a URL with its scheme: write https://{text}" if _is_endpoint(text) else _URL_FORM)
+    url = _split_url(text)
+    if url.username is not None or url.password is not None:
+        raise ValueError("a URL without user and password: give those in proxy.username and proxy.password")
+    if url.query or url.fragment or "?" in text or "#" in text:
+        raise ValueError("a URL without ?query and #fragment")
+    if _URL_PATH.match(url.path) is None:
+        raise ValueError("a URL whose path is of letters, digits and . _ ~ - only")
+    return text.rstrip("/")
+
+
+def parse_url(value: object) -> str:
+    """Any http or https URL, or nothing."""
+    text = parse_text(value)
+    if text:
+        _split_url(text)
+    return text
+
+
+def parse_prefix(value: object) -> str:
+    """The path below which the API is served, `/team/a`: without a slash at its end, "" for none."""
+    text = parse_text(value)
+    if text and (not text.startswith("/") or _URL_PATH.match(text) is None or "/." in text):
+        raise ValueError("a path such as /registry/, of letters, digits and . _ ~ - only")
+    return text.rstrip("/")
+
+
+def parse_realm_host(value: object) -> str:
+    """HOST or HOST:PORT, in lower case."""
+    text = parse_text(value)
+    if not _is_endpoint(text) or "/" in text:
+        raise ValueError("a host such as auth.example.com, or HOST:PORT; no scheme and no path")
+    return text.lower()
+
+
+def parse_level(value: object) -> str:
+    """error, warn, info or debug, in any case of letters."""
+    return one_of("error", "warn", "info", "debug")(parse_text(value).lower())
+
+
+def parse_path(value: object) -> Path:
+    """A path of a file or folder; relative ones count from the working directory."""
+    text = parse_text(value)
+    if not text or "\0" in text:
+        raise ValueError("a path")
+    return Path(text)
+
+
+def one_of(*words: str) -> Callable[[object], str]:
+    """A parser of one of these words."""
+
+    def parse(value: object) -> str:
+        text = parse_text(value)
+        if text not in words:
+            raise ValueError("one of " + ", ".join(word or '""' for word in words))
+        return text
+
+    return parse
+
+
+def within(low: float, high: float) -> Callable[[float], float]:
+    """A check that a duration is from `low` to `high` seconds."""
+
+    def check(seconds: float) -> float:
+        if not low <= seconds <= high:
+            raise ValueError(f"{DURATION_FORM}, from {format_duration(low)} to {format_duration(high)}")
+        return seconds
+
+    return check
+
+
+def between(low: int, high: int) -> Callable[[int], int]:
+    """A check that an integer is from `low` to `high`."""
+
+    def check(number: int) -> int:
+        if not low <= number <= high:
+            raise ValueError(f"an integer from {low} to {high}")
+        return number
+
+    return check
+
+
+_URL_FORM = "an http or https URL with a host, such as https://registry-1.docker.io"
+
+
+def _split_url(text: str) -> SplitResult:
+    """Raises ValueError unless it is http(s)://host[:port]… in printable ASCII."""
+    try:
+        url = urlsplit(text)
+        port = url.port  # this, too, raises ValueError
+    except ValueError:
+        raise ValueError(_URL_FORM) from None
+    printable = text.isascii() and text.isprintable() and " " not in text
+    if not printable or url.scheme not in ("http", "https") or port == 0:
+        raise ValueError(_URL_FORM)
+    if not _is_host(url.hostname or "", in_brackets="[" in url.netloc):
+        raise ValueError(_URL_FORM)
+    return url
+
+
+def _is_endpoint(text: str) -> bool:
+    """Whether it could stand between `https://` and the end of a URL."""
+    try:
+        url = _split_url(f"https://{text}")
+    except ValueError:
+        return False
+    return url.username is None and not url.query and not url.fragment
+
+
+def _is_host(host: str, *, in_brackets: bool) -> bool:
+    if not in_brackets:
+        return _HOST_NAME.match(host) is not None
+    try:
+        return ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+Text = Annotated[str, PlainValidator(parse_text)]
+Flag = Annotated[bool, PlainValidator(parse_flag)]
+Integer = Annotated[int, PlainValidator(parse_integer)]
+Count = Annotated[Integer, AfterValidator(between(0, 2**31 - 1))]
+Duration = Annotated[float, PlainValidator(parse_duration), PlainSerializer(format_duration)]
+SizeValue = Annotated[Size, PlainValidator(parse_size), PlainSerializer(str)]
+AddressValue = Annotated[Address, PlainValidator(parse_address), PlainSerializer(str)]
+RemoteUrl = Annotated[str, PlainValidator(parse_remoteurl)]
+Url = Annotated[str, PlainValidator(parse_url)]
+Prefix = Annotated[str, PlainValidator(parse_prefix)]
+RealmHost = Annotated[str, PlainValidator(parse_realm_host)]
+PathValue = Annotated[Path, PlainValidator(parse_path), PlainSerializer(str)]
+Level = Annotated[str, PlainValidator(parse_level)]
+Secret = Annotated[SecretStr, PlainSerializer(lambda secret: HIDDEN if secret.get_secret_value() else "")]
