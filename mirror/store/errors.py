@@ -1,0 +1,64 @@
+"""The store's failures: those of its writing verbs, and the answers to those who ask for what is not here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import structlog
+
+from mirror.drivers.base import DriverError, NoSpaceError
+from mirror.oci.digest import Digest
+from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Reference, Repository, Tag
+from mirror.registry import RegistryError, Unavailable
+
+log = structlog.get_logger()
+
+
+class StoreError(Exception):
+    """Something could not be kept; the DriverError is the cause. What was readable before still is."""
+
+
+class StoreFull(StoreError):
+    """There is no room."""
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turn a driver's failure into a StoreError."""
+    try:
+        yield
+    except NoSpaceError as error:
+        raise StoreFull(str(error)) from error
+    except DriverError as error:
+        raise StoreError(str(error)) from error
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Turn a driver's failure into Unavailable; the path and the cause are for the log only."""
+    try:
+        yield
+    except DriverError as error:
+        log.error("store.read.failed", path=error.path, cause=error.cause)
+        raise Unavailable("the storage of this registry cannot be read now") from error
+
+
+def unknown_manifest(repository: Repository, reference: Reference) -> RegistryError:
+    """MANIFEST_UNKNOWN with the detail texts of distribution 3 (errors.go)."""
+    if isinstance(reference, Tag):
+        detail = f"unknown tag={reference}"
+    else:
+        detail = f"unknown manifest name={repository} revision={reference}"
+    return RegistryError(ErrorCode.MANIFEST_UNKNOWN, detail=detail)
+
+
+def unknown_blob(digest: Digest) -> RegistryError:
+    """BLOB_UNKNOWN with distribution's detail."""
+    return RegistryError(ErrorCode.BLOB_UNKNOWN, detail=str(digest))
+
+
+def unknown_name(repository: Repository) -> RegistryError:
+    """NAME_UNKNOWN with distribution's detail."""
+    return RegistryError(ErrorCode.NAME_UNKNOWN, detail={"name": str(repository)})

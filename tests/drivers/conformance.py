@@ -1,0 +1,261 @@
+"""What every driver must do. A driver's test module subclasses this and gives the `driver` fixture."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from mirror.drivers.base import DriverError, Info, PathNotFoundError, StorageDriver
+
+MIB = 1 << 20
+HOSTILE = [
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "..",
+    "../a",
+    "a/../b",
+    "a/./b",
+    "a b",
+    "a\x00b",
+    "a\n",
+    "ä",
+    "a\\b",
+    "C:a",
+    ".tmp-0",
+    "a/.tmp-0/b",
+    "a/" * 600 + "a",
+]
+
+Verb = Callable[[StorageDriver, str], Awaitable[object]]
+
+READS: dict[str, Verb] = {
+    "get": lambda driver, path: driver.get(path, 100),
+    "open": lambda driver, path: driver.open(path),
+    "stat": lambda driver, path: driver.stat(path),
+    "list": lambda driver, path: driver.list(path),
+    "delete": lambda driver, path: driver.delete(path),
+}
+
+
+async def content(driver: StorageDriver, path: str, start: int = 0, stop: int | None = None) -> bytes:
+    """What `open` and `chunks` give."""
+    file = await driver.open(path)
+    try:
+        chunks = [chunk async for chunk in file.chunks(start, file.size if stop is None else stop)]
+    finally:
+        await file.close()
+    assert all(0 < len(chunk) <= MIB for chunk in chunks)
+    return b"".join(chunks)
+
+
+class DriverConformance:
+    """The suite. Where object stores cannot be like folders (empty folders), nothing is asked."""
+
+    @pytest.fixture
+    def driver(self) -> StorageDriver:
+        """An empty driver, closed afterwards."""
+        raise NotImplementedError
+
+    async def test_what_was_put_is_there_and_a_later_put_replaces_it(self, driver: StorageDriver) -> None:
+        for data in (b"first and longer", b"second", b""):
+            await driver.put("a/b/file", data)
+            assert await driver.get("a/b/file", 100) == data
+            assert await content(driver, "a/b/file") == data
+            assert await driver.stat("a/b/file") == Info(len(data), False)
+
+    async def test_every_character_of_the_grammar_and_long_names_are_taken(
+        self, driver: StorageDriver
+    ) -> None:
+        paths = ["-._", "..a", "a..", "...", "Az09._-/.hidden/" + "f" * 128, "_layers/sha512/" + "0" * 128]
+        for path in paths:
+            await driver.put(path, path.encode())
+        for path in paths:
+            assert await driver.get(path, 1000) == path.encode()
+        assert await driver.list("") == sorted({path.split("/")[0] for path in paths})
+
+    async def test_get_refuses_more_than_the_limit(self, driver: StorageDriver) -> None:
+        await driver.put("file", b"12345")
+        assert await driver.get("file", 5) == b"12345"
+        with pytest.raises(DriverError, match=r"file: .*5 bytes") as caught:
+            await driver.get("file", 4)
+        assert not isinstance(caught.value, PathNotFoundError)
+
+    @pytest.mark.parametrize("verb", READS.values(), ids=READS)
+    @pytest.mark.parametrize("path", ["nothing", "folder/nothing", "folder/file/below"])
+    async def test_what_is_not_there_is_not_found(self, driver: StorageDriver, verb: Verb, path: str) -> None:
+        await driver.put("folder/file", b"x")
+        with pytest.raises(PathNotFoundError) as caught:
+            await verb(driver, path)
+        assert caught.value.path == path
+        assert caught.value.cause
+        assert str(caught.value).startswith(f"{path}: ")
+
+    async def test_a_folder_is_no_file_and_a_file_no_folder(self, driver: StorageDriver) -> None:
+        await driver.put("folder/file", b"x")
+        assert await driver.stat("folder") == Info(0, True)
+        for verb, path in (("get", "folder"), ("open", "folder"), ("list", "folder/file"), ("get", "")):
+            with pytest.raises(PathNotFoundError):
+                await READS[verb](driver, path)
+
+    @pytest.mark.parametrize("path", HOSTILE)
+    async def test_what_is_no_path_is_refused_by_every_verb(
+        self, driver: StorageDriver, path: str, tmp_path: Path
+    ) -> None:
+        await driver.put("a/b", b"x")
+        source = tmp_path / "source"
+        source.write_bytes(b"y")
+        verbs: list[Verb] = [
+            *READS.values(),
+            lambda driver, path: driver.put(path, b"y"),
+            lambda driver, path: driver.move_in(source, path),
+        ]
+        for verb in verbs:
+            with pytest.raises(DriverError):
+                await verb(driver, path)
+        assert await driver.list("") == ["a"]
+        assert await driver.list("a") == ["b"]
+        assert source.read_bytes() == b"y"
+
+    async def test_listing_gives_files_and_folders_sorted(self, driver: StorageDriver) -> None:
+        for path in ("f/b", "f/a/x", "f/a-b", "f/A", "f/10", "f/9", "f/a/y", "g"):
+            await driver.put(path, b"x")
+        assert await driver.list("f") == ["10", "9", "A", "a", "a-b", "b"]
+        assert await driver.list("") == ["f", "g"]
+
+    async def test_listing_gives_more_than_a_thousand_names(self, driver: StorageDriver) -> None:
+        """One answer of S3 has a thousand at most."""
+        names = [f"name{number:04}" for number in range(1205)]
+        for start in range(0, len(names), 100):
+            await asyncio.gather(*(driver.put(f"many/{name}", b"") for name in names[start : start + 100]))
+        assert await driver.list("many") == names
+
+    @pytest.mark.parametrize(
+        ("start", "stop"),
+        [
+            (0, 0),
+            (0, 1),
+            (5, 5),
+            (MIB - 1, MIB + 1),
+            (MIB, 2 * MIB),
+            (1, 5 * MIB // 2),
+            (5 * MIB // 2, 5 * MIB // 2),
+        ],
+    )
+    async def test_a_range_of_an_open_file_is_read(
+        self, driver: StorageDriver, start: int, stop: int
+    ) -> None:
+        data = os.urandom(5 * MIB // 2)
+        await driver.put("file", data)
+        assert await content(driver, "file", start, stop) == data[start:stop]
+
+    async def test_reading_past_the_end_or_after_close_fails(self, driver: StorageDriver) -> None:
+        await driver.put("file", b"12345")
+        with pytest.raises(DriverError, match="file: "):
+            await content(driver, "file", 3, 6)
+        file = await driver.open("file")
+        await file.close()
+        await file.close()
+        with pytest.raises(DriverError, match="file: "):
+            await anext(file.chunks(0, 5))
+
+    async def test_a_local_file_has_the_same_bytes(self, driver: StorageDriver) -> None:
+        await driver.put("file", b"12345")
+        file = await driver.open("file")
+        if file.local is not None:
+            assert os.pread(file.local.fileno(), 10, 1) == b"2345"
+        await file.close()
+        assert file.local is None or file.local.closed
+
+    async def test_an_open_file_survives_a_write_and_a_delete(self, driver: StorageDriver) -> None:
+        await driver.put("folder/file", b"of one moment")
+        file = await driver.open("folder/file")
+        await driver.put("folder/file", b"something longer than it was")
+        await driver.delete("folder")
+        assert file.size == 13
+        assert [chunk async for chunk in file.chunks(0, 13)] == [b"of one moment"]
+        await file.close()
+
+    async def test_readers_see_the_old_or_the_new_file_while_it_is_written(
+        self, driver: StorageDriver
+    ) -> None:
+        bodies = [bytes([letter]) * 300_000 for letter in b"ab"]
+        await driver.put("file", bodies[0])
+        done = False
+
+        async def read() -> set[bytes]:
+            seen = set()
+            while not done:
+                seen.add(await driver.get("file", MIB))
+                seen.add(await content(driver, "file"))
+                await asyncio.sleep(0)
+            return seen
+
+        readers = [asyncio.create_task(read()) for _ in range(3)]
+        for turn in range(20):
+            await driver.put("file", bodies[(turn + 1) % 2])
+            await asyncio.sleep(0)
+        done = True
+        for seen in await asyncio.gather(*readers):
+            assert seen <= set(bodies)
+
+    async def test_of_many_writers_of_one_path_one_wins_whole(self, driver: StorageDriver) -> None:
+        bodies = [bytes([number]) * 50_000 for number in range(12)]
+        await asyncio.gather(*(driver.put("new/deep/file", body) for body in bodies))
+        assert await driver.get("new/deep/file", MIB) in bodies
+        assert await driver.list("new/deep") == ["file"]
+
+    async def test_many_writers_make_the_same_folders_at_once(self, driver: StorageDriver) -> None:
+        paths = [f"new/deep/{number % 3}/{number}" for number in range(24)]
+        await asyncio.gather(*(driver.put(path, path.encode()) for path in paths))
+        for path in paths:
+            assert await driver.get(path, 100) == path.encode()
+
+    async def test_a_put_while_its_folder_is_deleted_succeeds_in_the_end(self, driver: StorageDriver) -> None:
+        for _ in range(20):
+            await driver.put("folder/old", b"x")
+            await asyncio.gather(driver.put("folder/new", b"y"), driver.delete("folder"))
+            await driver.put("folder/new", b"z")
+            assert await driver.get("folder/new", 1) == b"z"
+
+    async def test_move_in_takes_the_file(self, driver: StorageDriver, tmp_path: Path) -> None:
+        data = os.urandom(3 * MIB)
+        for body in (data, b"replaced"):
+            source = tmp_path / "source"
+            source.write_bytes(body)
+            await driver.move_in(source, "a/b/file")
+            assert not source.exists()
+            assert await content(driver, "a/b/file") == body
+        assert await driver.list("a/b") == ["file"]
+
+    async def test_move_in_of_nothing_fails_and_changes_nothing(
+        self, driver: StorageDriver, tmp_path: Path
+    ) -> None:
+        await driver.put("a/file", b"old")
+        with pytest.raises(PathNotFoundError, match="a/file: "):
+            await driver.move_in(tmp_path / "nothing", "a/file")
+        assert await driver.get("a/file", 3) == b"old"
+        assert await driver.list("a") == ["file"]
+
+    async def test_delete_takes_a_file_or_a_whole_tree(self, driver: StorageDriver) -> None:
+        for path in ("a/b/1", "a/b/2", "a/b/c/3", "a/bb", "z"):
+            await driver.put(path, b"x")
+        await driver.delete("a/b/1")
+        assert await driver.list("a/b") == ["2", "c"]
+        await driver.delete("a/b")
+        assert await driver.list("a") == ["bb"]
+        with pytest.raises(PathNotFoundError):
+            await driver.get("a/b/2", 1)
+        await driver.put("a/b", b"a file now")
+        assert await driver.get("a/b", 100) == b"a file now"
+
+    async def test_the_root_cannot_be_deleted(self, driver: StorageDriver) -> None:
+        await driver.put("file", b"x")
+        with pytest.raises(DriverError):
+            await driver.delete("")
+        assert await driver.list("") == ["file"]
