@@ -1,0 +1,194 @@
+"""Blobs: whole, in ranges, conditionally; cold and warm alike.
+
+The headers wait for the first bytes: a blob that turns out not to be had is then an error that every client
+understands, not a body that breaks off. Once they are sent, an answer is either complete or it is broken off
+by closing the connection after what was sent (FIN): newer clients resume from there, and none takes
+it for complete. Nothing is ever put behind a part of a body.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from mirror.oci.conditions import etag, if_range, none_match
+from mirror.oci.digest import Digest
+from mirror.oci.ranges import ByteRange, ContentRange, Unsatisfiable, parse_range
+from mirror.oci.request import BlobEndpoint
+from mirror.registry import Blob, Corrupt, Part, RegistryError
+from mirror.server.body import ClientGoneError, ClientSlowError, Writer
+from mirror.server.errors import plain
+from mirror.server.exchange import current
+from mirror.server.middleware import drop
+from mirror.server.settings import Context
+
+OCTETS = "application/octet-stream"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an answer consists of: for each piece the text before it, its first byte and the one after."""
+
+    status: int
+    headers: dict[str, str]
+    pieces: tuple[tuple[bytes, int, int], ...]
+    trailer: bytes = b""
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body."""
+        return sum(len(text) + stop - start for text, start, stop in self.pieces) + len(self.trailer)
+
+
+async def blob(context: Context, request: web.Request, endpoint: BlobEndpoint) -> web.StreamResponse:
+    """GET and HEAD. HEAD and conditions move no content; Range is for GET only (RFC 9110 section 14.2).
+
+    NB: a condition is answered only after the registry said that this repository has the blob: a digest
+    alone must not tell anybody what is here.
+    """
+    repository, digest = endpoint.repository, endpoint.digest
+    condition = ",".join(request.headers.getall("If-None-Match", ())) or None
+    wanted = request.headers.get("Range")
+    if request.method == "HEAD" or condition or wanted:
+        size = (await context.registry.stat_blob(repository, digest)).size
+        if none_match(condition, digest, bare=False):
+            return web.Response(status=304, headers=_validators(digest))
+        if request.method == "HEAD":
+            return web.Response(headers=_headers(digest, size))
+        try:
+            plan = _plan(request, digest, size)
+        except Unsatisfiable as error:
+            headers = {"Content-Range": f"bytes */{size}", "Docker-Content-Digest": str(digest)}
+            return plain(416, str(error), headers)
+        first = min((start for _, start, _ in plan.pieces), default=0)
+        opened = await context.registry.blob(repository, digest, start=first, size=size)
+    else:
+        opened = await context.registry.blob(repository, digest)
+        plan = _whole(digest, opened.descriptor.size)
+        size = opened.descriptor.size
+    try:
+        if opened.descriptor.size != size:
+            raise Corrupt("the size of the blob changed while it was asked for")
+        return await _answer(context, request, digest, opened, plan)
+    finally:
+        await opened.close()
+
+
+def _validators(digest: Digest) -> dict[str, str]:
+    return {
+        "Cache-Control": "max-age=31536000",  # seconds, a year: what a digest names never changes
+        "Docker-Content-Digest": str(digest),
+        "ETag": etag(digest),
+    }
+
+
+def _headers(digest: Digest, size: int) -> dict[str, str]:
+    return {
+        **_validators(digest),
+        "Accept-Ranges": "bytes",
+        "Content-Length": str(size),
+        "Content-Type": OCTETS,
+    }
+
+
+def _whole(digest: Digest, size: int) -> _Plan:
+    return _Plan(200, _headers(digest, size), ((b"", 0, size),))
+
+
+def _plan(request: web.Request, digest: Digest, size: int) -> _Plan:
+    """What is sent of a blob of this size. Raises Unsatisfiable."""
+    condition = request.headers.get("If-Range")
+    if condition is not None and not if_range(condition, digest):
+        return _whole(digest, size)
+    ranges = parse_range(request.headers.get("Range"), size)
+    if ranges is None:
+        return _whole(digest, size)
+    if len(ranges) == 1:
+        only = ranges[0]
+        headers = _headers(digest, only.stop - only.start)
+        headers["Content-Range"] = str(ContentRange(only.start, only.stop, size))
+        return _Plan(206, headers, ((b"", only.start, only.stop),))
+    return _several(digest, size, ranges)
+
+
+def _several(digest: Digest, size: int, ranges: tuple[ByteRange, ...]) -> _Plan:
+    """multipart/byteranges (RFC 9110 section 14.6), in the order that was asked for."""
+    boundary = secrets.token_hex(20)
+    pieces = []
+    for number, piece in enumerate(ranges):
+        text = "\r\n" if number else ""
+        text += (
+            f"--{boundary}\r\n"
+            f"Content-Range: {ContentRange(piece.start, piece.stop, size)}\r\n"
+            f"Content-Type: {OCTETS}\r\n\r\n"
+        )
+        pieces.append((text.encode(), piece.start, piece.stop))
+    plan = _Plan(206, _headers(digest, 0), tuple(pieces), f"\r\n--{boundary}--\r\n".encode())
+    plan.headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+    plan.headers["Content-Length"] = str(plan.length)
+    return plan
+
+
+async def _parts(opened: Blob, plan: _Plan) -> AsyncGenerator[Part, None]:
+    """The body in order. Raises Corrupt when the registry gives other than the bytes it was asked for."""
+    for text, start, stop in plan.pieces:
+        if text:
+            yield text
+        left = stop - start
+        if left:
+            async with aclosing(opened.read(start, stop)) as parts:
+                async for part in parts:
+                    left -= len(part) if isinstance(part, bytes) else part.count
+                    if left < 0:
+                        raise Corrupt("more came than was asked for")
+                    yield part
+        if left:
+            raise Corrupt("less came than was asked for")
+    if plan.trailer:
+        yield plan.trailer
+
+
+async def _answer(
+    context: Context, request: web.Request, digest: Digest, opened: Blob, plan: _Plan
+) -> web.StreamResponse:
+    """Send the plan. Failures before the headers are raised; later ones break the answer off."""
+    async with aclosing(_parts(opened, plan)) as parts:
+        first = await anext(parts, None)
+        response = web.StreamResponse(status=plan.status, headers=plan.headers)
+        writer = Writer(request, response, context.settings.write_timeout)
+        try:
+            await response.prepare(request)
+            if first is not None:
+                await writer.send(first)
+            async for part in parts:
+                await writer.send(part)
+        except (ClientGoneError, ConnectionError):
+            log.debug("client.gone", digest=str(digest), sent=writer.sent)
+            response.force_close()
+        except ClientSlowError:
+            drop(request)
+            response.force_close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, no body may look complete after it
+            _break_off(request, response, digest, error)
+        finally:
+            current().sent = writer.sent
+    return response
+
+
+def _break_off(request: web.Request, response: web.StreamResponse, digest: Digest, error: Exception) -> None:
+    """End the connection early, after what was sent."""
+    if isinstance(error, RegistryError):
+        current().error = error
+        log.warning("blob.broken", digest=str(digest), reason=str(error))
+    else:
+        log.error("blob.broken", digest=str(digest), reason="internal error", exc_info=error)
+    response.force_close()
+    if request.transport is not None:
+        request.transport.close()  # not abort: FIN is resumed by containerd, a reset is fatal to it

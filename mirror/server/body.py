@@ -1,0 +1,121 @@
+"""How a body's parts leave: files by sendfile, bytes by write, and nobody waits for ever.
+
+NB: one open file is read by many at once. `loop.sendfile` gives the kernel an offset, but its fallback (TLS,
+other event loops) seeks, and would send one reader the bytes of another. So the fallback is never asked for;
+where sendfile cannot be had, the bytes are read by pread in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from aiohttp import web
+
+from mirror.registry import FileSpan, Part
+
+# A piece is what has to leave within the time-out. The first is small, so that a slow but living client
+# (4 KiB/s at the default of 60 s) is not dropped; a quick one soon gets large ones, which cost fewer turns.
+FIRST_PIECE = 256 << 10  # bytes
+LARGEST_PIECE = 4 << 20  # bytes; 0.03 s at 1 Gbit/s
+QUICK = 0.01  # of the time-out: a piece that left faster than this is followed by one of twice the size
+READ_PIECE = 256 << 10  # bytes in memory for each reader where sendfile cannot be had
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection, which is its right."""
+
+
+class ClientSlowError(Exception):
+    """The client took nothing, or next to nothing, for the whole of the time-out."""
+
+
+class TruncatedError(Exception):
+    """A file ended before the bytes that it was said to have."""
+
+
+class Writer:
+    """Sends parts to one client. The response's headers must have been sent.
+
+    Raises ClientGoneError, ClientSlowError, TruncatedError.
+    """
+
+    def __init__(self, request: web.Request, response: web.StreamResponse, timeout: float) -> None:
+        self._request = request
+        self._response = response
+        self._timeout = timeout  # seconds for each piece
+        self._piece = FIRST_PIECE
+        # TLS encrypts in user space; asyncio has no sendfile for it.
+        self._sendfile = request.transport is not None and not request.transport.get_extra_info("sslcontext")
+        self.sent = 0  # bytes
+
+    async def send(self, part: Part) -> None:
+        """All of one part."""
+        if isinstance(part, FileSpan):
+            await self._send_file(part)
+        else:
+            view = memoryview(part)
+            for start in range(0, len(view), FIRST_PIECE):
+                await self._write(view[start : start + FIRST_PIECE])
+
+    async def _send_file(self, span: FileSpan) -> None:
+        offset, stop = span.offset, span.offset + span.count
+        while offset < stop:
+            count = await (self._by_sendfile if self._sendfile else self._by_pread)(span, offset, stop)
+            if count == 0 and self._sendfile:
+                raise TruncatedError(f"the file ends at {offset}, {stop} bytes were expected")
+            offset += count
+
+    async def _by_sendfile(self, span: FileSpan, offset: int, stop: int) -> int:
+        """One piece by the kernel; 0 at the end of the file, or once sendfile turned out not to work."""
+        loop = asyncio.get_running_loop()
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientGoneError
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._timeout):
+                count = await loop.sendfile(
+                    transport, span.file, offset, min(self._piece, stop - offset), fallback=False
+                )
+        except (asyncio.SendfileNotAvailableError, NotImplementedError):
+            self._sendfile = False
+            return 0
+        except TimeoutError as error:
+            raise ClientSlowError from error
+        except OSError as error:
+            raise ClientGoneError from error
+        except RuntimeError as error:  # asyncio's word for a transport that was closed meanwhile
+            if transport.is_closing():
+                raise ClientGoneError from error
+            raise
+        self.sent += count
+        self._piece = next_piece(self._piece, loop.time() - began, self._timeout)
+        return count
+
+    async def _by_pread(self, span: FileSpan, offset: int, stop: int) -> int:
+        """One piece through Python."""
+        loop = asyncio.get_running_loop()
+        count = min(READ_PIECE, stop - offset)
+        data = await loop.run_in_executor(None, os.pread, span.file.fileno(), count, offset)
+        if not data:
+            raise TruncatedError(f"the file ends at {offset}, {stop} bytes were expected")
+        await self._write(data)
+        return len(data)
+
+    async def _write(self, data: bytes | memoryview) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._response.write(data)
+        except TimeoutError as error:
+            raise ClientSlowError from error
+        except ConnectionError as error:
+            raise ClientGoneError from error
+        self.sent += len(data)
+
+
+def next_piece(piece: int, seconds: float, timeout: float) -> int:
+    """The size of the piece after one of `piece` bytes that took `seconds`."""
+    if seconds < timeout * QUICK:
+        return min(piece * 2, LARGEST_PIECE)
+    return piece if seconds < timeout / 4 else max(piece // 4, FIRST_PIECE)

@@ -1,0 +1,90 @@
+"""Every answer that is not content: the one place where failures become statuses, headers and bodies.
+
+Texts and headers are distribution's (`registry:3`), whose error answers come from Go's net/http.
+"""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from aiohttp import web
+
+from mirror.oci.errors import ErrorCode, envelope
+from mirror.oci.request import BadRequest, MethodNotAllowed, Moved, ReadOnly, RequestError
+from mirror.registry import RegistryError
+from mirror.server.settings import Context
+
+JSON = "application/json"
+RETRY_AFTER_MAX = 24 * 3600  # seconds; what an upstream asks beyond a day would stop a client for good
+
+_TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+
+
+def plain(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
+    """What Go's http.Error writes."""
+    return web.Response(status=status, body=text.encode() + b"\n", headers={**_TEXT, **(headers or {})})
+
+
+def not_found() -> web.Response:
+    """The answer to a path that is no endpoint."""
+    return plain(404, "404 page not found")
+
+
+def failure(error: RegistryError) -> web.Response:
+    """A registry's failure as the client sees it.
+
+    NB: a 401 carries no WWW-Authenticate. It says that the upstream refuses *us*; with a challenge of ours
+    docker would send its user's Docker Hub login to this mirror, and podman an empty one for ever.
+    """
+    headers = {"Content-Type": JSON}
+    if error.retry_after is not None and error.retry_after >= 0:
+        headers["Retry-After"] = str(math.ceil(min(error.retry_after, RETRY_AFTER_MAX)))
+    body = envelope(error.code, error.message, error.detail)
+    return web.Response(status=error.status, body=body, headers=headers)
+
+
+def refusal(context: Context, request: web.Request, error: RequestError) -> web.Response:
+    """A request that never reaches the registry."""
+    if isinstance(error, Moved):
+        return _moved(request, context.prefix + error.location)
+    if isinstance(error, MethodNotAllowed):
+        return plain(405, "Method not allowed", {"Allow": ", ".join(error.allow)})
+    if isinstance(error, ReadOnly):
+        return _read_only(context, request, error)
+    if isinstance(error, BadRequest):
+        return failure(RegistryError(error.code, error.message, error.detail, status=400))
+    return not_found()
+
+
+def internal(request_id: str) -> web.Response:
+    """The answer to a defect of ours: where to look, and nothing else."""
+    message = f"internal error, see the log of the mirror, request id {request_id}"
+    return failure(RegistryError(ErrorCode.UNKNOWN, message))
+
+
+def _moved(request: web.Request, location: str) -> web.Response:
+    """What Go's http.Redirect writes: a body for GET only."""
+    headers = {"Location": location}
+    body = b""
+    if request.method in ("GET", "HEAD"):
+        headers["Content-Type"] = "text/html; charset=utf-8"
+        body = f'<a href="{escape(location)}">Moved Permanently</a>.\n\n'.encode()
+    return web.Response(status=301, body=body, headers=headers)
+
+
+def _read_only(context: Context, request: web.Request, error: ReadOnly) -> web.Response:
+    """405 UNSUPPORTED with words of our own.
+
+    docker takes the standard message for a passing trouble and tries for 50 s before it fails; any other
+    message it prints at once.
+    """
+    upstream = context.settings.upstream_name
+    if request.method == "DELETE":
+        advice = f"delete {error.repository} in {upstream} instead"
+    else:
+        advice = f"push {error.repository} to {upstream} instead"
+    message = f"this is a read-only pull-through mirror: {advice}"
+    response = failure(RegistryError(ErrorCode.UNSUPPORTED, message))
+    response.headers["Allow"] = ", ".join(error.allow)
+    return response

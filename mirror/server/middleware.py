@@ -1,0 +1,115 @@
+"""Around every handler: failures become answers, which get common headers and leave in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler as AiohttpHandler
+from aiohttp.typedefs import Middleware
+
+from mirror.oci.request import Moved, NotFound, RequestError
+from mirror.registry import RegistryError
+from mirror.server import errors
+from mirror.server.exchange import begin, current
+from mirror.server.settings import Context
+
+# What is read of a refused request's body after the answer: enough that a small one is taken whole and the
+# answer is not lost to a reset, far too little for somebody who wants to keep us reading.
+LINGER_BYTES = 256 << 10
+LINGER_SECONDS = 2.0
+
+log = structlog.get_logger()
+
+
+def guard(context: Context) -> Middleware:
+    """The middleware: nothing but an answer leaves it, and the answer is sent when it returns."""
+
+    @web.middleware
+    async def run(request: web.Request, handler: AiohttpHandler) -> web.StreamResponse:
+        exchange = begin()
+        structlog.contextvars.bind_contextvars(**{"http.request.id": exchange.id})
+        _limit_unread(request, context.settings.write_timeout)
+        try:
+            response = await handler(request)
+        except RequestError as error:
+            exchange.routed = not isinstance(error, NotFound | Moved)
+            response = errors.refusal(context, request, error)
+        except RegistryError as error:
+            exchange.error = error
+            response = errors.failure(error)
+        except web.HTTPException:  # aiohttp's router, of a target that is no path (`OPTIONS *`)
+            response = errors.not_found()
+        except Exception:  # a defect: it is logged whole, and the client learns where to look
+            log.exception("request.failed", method=request.method, path=request.path)
+            response = errors.internal(exchange.id)
+        await _finish(request, response, context.settings.write_timeout)
+        return response
+
+    return run
+
+
+async def add_headers(context: Context, request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer carries; called when the headers are about to be written."""
+    response.headers.popall("Server", None)  # aiohttp's default names the versions that run here
+    if request.path != "/":
+        response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+    if current().routed:
+        for name, values in context.settings.headers.items():
+            for value in values:
+                response.headers.add(name, value)
+
+
+async def no_continue(_request: web.Request) -> None:
+    """Instead of `100 Continue`: the answer is the final one, and the client keeps its body."""
+
+
+async def _finish(request: web.Request, response: web.StreamResponse, timeout: float) -> None:
+    """Send what is not yet sent of an answer. A client that does not take it is dropped."""
+    unread = not request.content.is_eof()
+    if unread:
+        response.force_close()
+    try:
+        async with asyncio.timeout(timeout):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        drop(request)
+    except ConnectionError:  # the client is gone, which is its right
+        response.force_close()
+    if unread:
+        await _linger(request)
+
+
+async def _linger(request: web.Request) -> None:
+    """Read a bounded part of a body that nobody wants: closing on unread bytes would reset the answer."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return
+    if transport.can_write_eof():
+        transport.write_eof()
+    left = LINGER_BYTES
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while left > 0 and (chunk := await request.content.readany()):
+                left -= len(chunk)
+    except (TimeoutError, OSError, web.RequestPayloadError):
+        return  # slow, gone, or not a body at all: the connection is closed in any case
+
+
+def drop(request: web.Request) -> None:
+    """Cut the connection now: with `close` the unsent rest would keep it for as long as the client likes."""
+    log.info("client.dropped", remote=request.remote, reason="reads nothing")
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _limit_unread(request: web.Request, timeout: float) -> None:
+    """Let the kernel drop a client that leaves a small answer unread, which never blocks a write here."""
+    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only
+        if option is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, max(1, int(timeout * 1000)))

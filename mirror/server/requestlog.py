@@ -1,0 +1,141 @@
+"""The request log (an event for each answer) and the access log (Apache's combined form on standard output).
+
+Field names and forms are distribution's, for the pipelines that read them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import sys
+from datetime import datetime
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_request import BaseRequest
+
+from mirror.log import escape
+from mirror.server.exchange import Exchange, current
+
+log = structlog.get_logger()
+
+
+def access_logger(access_log: bool) -> type[AbstractAccessLogger]:
+    """The class whose `log` aiohttp calls after each answer, also after one to malformed HTTP."""
+
+    class RequestLog(AbstractAccessLogger):
+        """Writes both logs."""
+
+        def log(self, request: BaseRequest, response: web.StreamResponse, time: float) -> None:
+            exchange = current()
+            written = _written(request, response, exchange)
+            if access_log:
+                _print(access_line(request, response.status, written, datetime.now().astimezone()))
+            _event(request, response, exchange, written, time)
+
+    return RequestLog
+
+
+def _written(request: BaseRequest, response: web.StreamResponse, exchange: Exchange) -> int:
+    """Bytes of the body that left."""
+    if exchange.sent is not None:
+        return exchange.sent
+    body = response.body if isinstance(response, web.Response) else None
+    if request.method == "HEAD" or not isinstance(body, bytes | bytearray):
+        return 0
+    return len(body)
+
+
+def _event(
+    request: BaseRequest, response: web.StreamResponse, exchange: Exchange, written: int, seconds: float
+) -> None:
+    status = response.status
+    fields: dict[str, Any] = {
+        "http.request.host": request.host,
+        "http.request.id": exchange.id,
+        "http.request.method": request.method,
+        "http.request.remoteaddr": client_address(request),
+        "http.request.uri": request.path_qs,
+        "http.request.useragent": request.headers.get("User-Agent", ""),
+        "http.response.contenttype": response.headers.get("Content-Type", ""),
+        "http.response.duration": duration(seconds),
+        "http.response.status": status,
+        "http.response.written": written,
+        **exchange.variables,
+    }
+    for name, header in (("referer", "Referer"), ("contenttype", "Content-Type")):
+        value = request.headers.get(header)
+        if value is not None:
+            fields[f"http.request.{name}"] = value
+    error = exchange.error
+    if error is not None:
+        fields["err.code"] = error.code.name.lower().replace("_", " ")
+        fields["err.message"] = error.message
+        if error.detail is not None:
+            fields["err.detail"] = error.detail
+    event = "response completed" if error is None and status < 400 else "response completed with error"
+    log.log(logging.ERROR if status >= 500 else logging.INFO, event, **fields)
+
+
+def client_address(request: BaseRequest) -> str:
+    """As distribution finds it: first X-Forwarded-For, else X-Real-Ip, else the peer. For the log only."""
+    for header in ("X-Forwarded-For", "X-Real-Ip"):
+        value = request.headers.get(header, "").partition(",")[0].strip()
+        if value:
+            try:
+                return str(ipaddress.ip_address(value))
+            except ValueError:
+                continue
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if isinstance(peer, tuple):
+        host, port = peer[0], peer[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return request.remote or ""
+
+
+def access_line(request: BaseRequest, status: int, written: int, now: datetime) -> str:
+    """`ip - - [time] "GET /v2/ HTTP/1.1" 200 2 "referer" "agent"`; what clients sent stays quoted."""
+    version = f"HTTP/{request.version.major}.{request.version.minor}"
+    target = escape(f"{request.method} {request.path_qs} {version}")
+    referer = escape(request.headers.get("Referer", ""))
+    agent = escape(request.headers.get("User-Agent", ""))
+    time = f"{now.day:02}/{_MONTHS[now.month - 1]}/{now:%Y:%H:%M:%S %z}"
+    return f'{request.remote or "-"} - - [{time}] "{target}" {status} {written} "{referer}" "{agent}"\n'
+
+
+# strftime's %b speaks the process' language.
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _print(line: str) -> None:
+    try:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+    except (OSError, ValueError):  # whoever read standard output is gone: no reason to fail an answer
+        return
+
+
+def duration(seconds: float) -> str:
+    """As Go prints one: `851.692µs`, `12.5ms`, `1.5s`."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{round(seconds / size, 6):.6f}".rstrip("0").rstrip(".") + unit
+    return f"{max(seconds, 0.0) * 1e6:.3f}".rstrip("0").rstrip(".") + "µs"
+
+
+class QuietBadInput(logging.Filter):
+    """aiohttp logs malformed HTTP as an error with a traceback; it is the client's, and daily traffic.
+
+    podman and skopeo begin every pull from a plain HTTP mirror with a TLS hello.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let everything else through."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        log.debug("request.malformed", reason=error.message[:200])
+        return False

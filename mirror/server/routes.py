@@ -1,0 +1,87 @@
+"""The application: each kind of endpoint and its handler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from aiohttp import web
+
+from mirror.oci import request as oci
+from mirror.registry import Registry
+from mirror.server import base, blobs, health, listing, manifests, middleware, requestlog
+from mirror.server.exchange import current, variables
+from mirror.server.settings import Context, Handler, Settings
+
+__all__ = ["Settings", "build"]
+
+# Characters of a request line and of a header field. aiohttp's own 8190 fits every path of the API; a header
+# gets more because bearer tokens with many scopes do have more.
+MAX_LINE = 8190
+MAX_FIELD = 32 << 10
+
+HANDLERS: Mapping[type, Handler] = {
+    oci.Base: base.version,
+    oci.Options: base.options,
+    oci.Uploads: base.uploads,
+    oci.Upload: base.upload,
+    oci.ManifestEndpoint: manifests.manifest,
+    oci.BlobEndpoint: blobs.blob,
+    oci.Tags: listing.tags,
+    oci.Catalog: listing.catalog,
+    oci.Referrers: listing.referrers,
+}
+
+
+def build(registry: Registry, settings: Settings | None = None) -> web.Application:
+    """The HTTP application over a registry. It carries its own limits and logs, whoever runs it."""
+    settings = settings or Settings()
+    prefix = settings.prefix.strip("/")
+    context = Context(registry, settings, f"/{prefix}" if prefix else "")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await _dispatch(context, request)
+
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        await middleware.add_headers(context, request, response)
+
+    application = web.Application(
+        middlewares=[middleware.guard(context)],
+        handler_args={
+            "access_log_class": requestlog.access_logger(settings.access_log),
+            "logger": _protocol_logger(),
+            "auto_decompress": False,  # no body is read, so none is unpacked
+            "keepalive_timeout": settings.keepalive_timeout,
+            "lingering_time": 0,  # ours is bounded in bytes as well (middleware.py)
+            "max_line_size": MAX_LINE,
+            "max_field_size": MAX_FIELD,
+        },
+    )
+    application.on_response_prepare.append(prepare)
+    application.router.add_route("*", "/{path:.*}", handle, expect_handler=middleware.no_continue)
+    return application
+
+
+async def _dispatch(context: Context, request: web.Request) -> web.StreamResponse:
+    """One request to its handler. Raises RequestError and RegistryError."""
+    path = request.path
+    if path == "/":
+        return health.liveness()
+    if not path.startswith(context.prefix):
+        raise oci.NotFound(path)
+    exchange = current()
+    parsed = oci.parse(request.method, path.removeprefix(context.prefix), request.rel_url.raw_query_string)
+    exchange.routed = True
+    exchange.variables = variables(parsed)
+    if parsed.namespace is not None:
+        context = replace(context, namespace=parsed.namespace)
+    return await HANDLERS[type(parsed.endpoint)](context, request, parsed.endpoint)
+
+
+def _protocol_logger() -> logging.Logger:
+    """aiohttp's messages about connections, without those about malformed requests."""
+    logger = logging.getLogger("mirror.server")
+    if not any(isinstance(known, requestlog.QuietBadInput) for known in logger.filters):
+        logger.addFilter(requestlog.QuietBadInput())
+    return logger

@@ -1,0 +1,42 @@
+"""What the server is told by whoever builds it: plain values, and the registry that it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from mirror.registry import Registry
+
+WRITE_TIMEOUT = 60.0  # seconds; nginx' send_timeout, which the networks between us and clients are used to
+KEEPALIVE_TIMEOUT = 90.0  # seconds; Go's clients drop an idle connection of theirs after 90 s
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`http.*`, `catalog.*`, `tags.*` and `log.accesslog`, as far as answers depend on them."""
+
+    prefix: str = ""  # http.prefix: where `/v2/` begins; with or without slashes at its ends
+    headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # http.headers
+    catalog_max: int = 1000  # catalog.maxentries
+    tags_max: int = 1000  # tags.maxtags
+    upstream_name: str = "the upstream registry"  # where the answer to a push sends people
+    access_log: bool = True  # Apache's combined form on standard output
+    write_timeout: float = WRITE_TIMEOUT  # seconds that a client may go without reading anything
+    keepalive_timeout: float = KEEPALIVE_TIMEOUT  # seconds that an idle connection stays open
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every handler gets."""
+
+    registry: Registry
+    settings: Settings
+    prefix: str  # settings.prefix as it is put before a path: "" or "/x"
+    namespace: str | None = None  # this request's `?ns=`: which registry containerd means
+
+
+# The third argument is the endpoint that the handler is for: the table in routes.py says which.
+Handler = Callable[[Context, web.Request, Any], Awaitable[web.StreamResponse]]
