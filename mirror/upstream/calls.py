@@ -1,0 +1,88 @@
+"""Requests to one registry with authentication: what the verbs of `client` are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from http import HTTPStatus
+from typing import NoReturn
+
+from yarl import URL
+
+from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Repository
+from mirror.upstream.auth import Authenticator
+from mirror.upstream.failures import TransportError, from_answer, from_trouble
+from mirror.upstream.fetch import Answer, Call, Fetcher
+from mirror.upstream.settings import Settings, public_name, registry_url
+from mirror.upstream.transport import Transport
+
+
+class Calls:
+    """The way to one upstream. `name` is how errors call it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._base = registry_url(settings.remoteurl)
+        self._has_credentials = settings.has_credentials
+        self.name = public_name(self._base)
+        self.transport = Transport(settings)
+        self._fetcher = Fetcher(self.transport, self.name, settings.retries)
+        self._auth = Authenticator(settings, self._base, self.name, self._fetcher)
+
+    def url(self, repository: Repository, rest: str) -> URL:
+        """`<remoteurl>/v2/<name>/<rest>`; what is in names and digests needs no quoting."""
+        return URL(f"{self._base}/v2/{repository}/{rest}", encoded=True)
+
+    async def send(
+        self,
+        method: str,
+        repository: Repository,
+        rest: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        limit: int | None = 0,
+        query: str = "",
+    ) -> Answer:
+        """The registry's final answer, authenticated as it asks: learned once, renewed once.
+
+        `limit` as in `Call`. Raises RegistryError when there is no answer, or no token.
+        """
+        url = self.url(repository, rest)
+        call = Call(method, url.with_query(query) if query else url, limit=limit)
+        scope = f"repository:{repository}:pull"
+        learned = renewed = False
+        while True:
+            authorization = await self._auth.authorization(scope)
+            extra = {"Authorization": authorization} if authorization else {}
+            answer = await self._fetcher.fetch(replace(call, headers={**(headers or {}), **extra}))
+            if answer.status != HTTPStatus.UNAUTHORIZED or answer.elsewhere:
+                return answer
+            # `learned` and `renewed` each become true at most once: three requests at the most.
+            if (renewed if authorization else learned) or not await self._auth.refused(
+                scope, authorization, answer.challenges
+            ):
+                return answer
+            learned, renewed = learned or not authorization, renewed or bool(authorization)
+
+    def fail(self, answer: Answer, missing: ErrorCode, what: str) -> NoReturn:
+        """Raise what an unwanted answer means; `missing` is the code for a plain 404."""
+        answer.close()
+        raise from_answer(
+            answer.status,
+            answer.headers,
+            answer.body,
+            name=self.name,
+            missing=missing,
+            what=what,
+            with_credentials=self._has_credentials,
+            elsewhere=answer.elsewhere,
+        )
+
+    def broken(self, error: TransportError) -> NoReturn:
+        """Raise what trouble in the middle of a body means."""
+        raise from_trouble(error, self.name) from error
+
+    async def close(self) -> None:
+        """End what runs and drop the connections. Safe to call twice."""
+        await self._auth.close()
+        await self.transport.close()

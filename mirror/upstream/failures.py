@@ -1,0 +1,114 @@
+"""What goes wrong upstream, in a client's words: troubles of the way and answers that are refusals.
+
+Texts are our own. They name the registry as `settings.public_name` has it, never an address, a port, a
+query or a library's words; those stay in the cause, for the log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from http import HTTPStatus
+
+from mirror.oci.errors import ErrorCode
+from mirror.registry import Corrupt, RateLimited, RegistryError, Unavailable
+from mirror.upstream.retry import retry_after
+
+SAYS_LIMIT = 200  # characters of an upstream's own message that are passed on
+
+_NOT_FOUND = {code.name: code for code in ErrorCode if code.status == HTTPStatus.NOT_FOUND}
+_QUERY = re.compile(r"(https?://[^\s?]+)\?\S*")
+
+
+class Trouble(Enum):
+    """Why there was no (whole) answer: the status for our client, and the text."""
+
+    REFUSED = (503, "{name} cannot be reached: no connection")
+    NAME = (503, "{name} cannot be reached: its name has no address")
+    PROXY = (503, "{name} cannot be reached: the configured proxy refuses")
+    TLS = (503, "{name} cannot be reached: no trusted TLS connection")
+    CROWDED = (503, "{name} cannot be reached: all connections to it are in use")
+    CONNECT_TIMEOUT = (504, "{name} cannot be reached: no connection in time")
+    FIRSTBYTE_TIMEOUT = (504, "{name} accepted the request and did not answer in time")
+    STALLED = (504, "{name} stopped sending in the middle of an answer")
+    BROKEN = (502, "{name} broke off the connection")
+    NONSENSE = (502, "{name} answered with something that is not HTTP")
+    REDIRECT = (502, "{name} sent a redirect that cannot be followed: {reason}")
+    OVERSIZE = (502, "{name} answered with more than can be right: {reason}")
+    ENCODED = (502, "{name} compressed an answer although it was asked not to")
+    LOCAL = (503, "{name} cannot be asked: {reason}")  # our own configuration is in the way
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        self.text = text
+
+
+class TransportError(Exception):
+    """No usable answer came. Internal to this room: `from_trouble` makes what a client sees."""
+
+    def __init__(self, trouble: Trouble, reason: str = "") -> None:
+        self.trouble = trouble
+        self.reason = reason
+        super().__init__(f"{trouble.name} {reason}".strip())
+
+
+def from_trouble(error: TransportError, name: str) -> RegistryError:
+    """The failure for a client; raise it `from` the transport's error."""
+    message = error.trouble.text.format(name=name, reason=error.reason)
+    if error.trouble in (Trouble.OVERSIZE, Trouble.ENCODED):
+        return Corrupt(message)
+    return Unavailable(message, status=error.trouble.status)
+
+
+def from_answer(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    name: str,
+    missing: ErrorCode,
+    what: str,
+    with_credentials: bool,
+    elsewhere: bool = False,
+) -> RegistryError:
+    """The failure that a status other than the wanted one means.
+
+    `missing` is the code for a 404 that says nothing better, `what` the thing asked for ("this blob");
+    `elsewhere`: another host gave the answer, to which the registry had redirected.
+    """
+    code, says = _envelope(body)
+    wait = retry_after(headers.get("Retry-After"), datetime.now(UTC))
+    if status in (404, 410):
+        return RegistryError(_NOT_FOUND.get(code, missing), f"{name} does not have {what}{says}")
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return RateLimited(f"{name} limits the rate of our requests{says}", retry_after=wait)
+    if elsewhere and status in (401, 403):
+        return Unavailable(f"the storage that {name} redirects to refuses with {status}", status=502)
+    if status == HTTPStatus.UNAUTHORIZED:
+        text = "refuses the configured credentials for" if with_credentials else "wants credentials for"
+        return RegistryError(ErrorCode.UNAUTHORIZED, f"{name} {text} {what}{says}")
+    if status in (402, 403, 451):
+        return RegistryError(ErrorCode.DENIED, f"{name} denies access to {what}{says}")
+    if 500 <= status <= 599:
+        return Unavailable(f"{name} answered {status} for {what}{says}", status=status, retry_after=wait)
+    return Unavailable(f"{name} answered {status} for {what}{says}", status=502)
+
+
+def _envelope(body: bytes) -> tuple[str, str]:
+    """(code, "; upstream says: ...") of an error body; empty where it is not the spec's envelope.
+
+    A message is passed on only when it is printable, cut to its limit, and without queries of URLs, which
+    may hold signatures.
+    """
+    try:
+        first = json.loads(body)["errors"][0]
+        code, message = str(first.get("code", "")), first.get("message", "")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return "", ""
+    if not isinstance(message, str) or not message.strip() or not message.isprintable():
+        return code, ""
+    says = _QUERY.sub(r"\1", message.strip())[:SAYS_LIMIT]
+    return code, f"; upstream says: {says}"

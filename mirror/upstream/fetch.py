@@ -1,0 +1,144 @@
+"""One request to its end: retries, redirects, caps. The answer is final, whatever its status."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from mirror.upstream import redirects, retry
+from mirror.upstream.failures import TransportError, Trouble, from_trouble
+from mirror.upstream.transport import Transport
+
+ERROR_LIMIT = 64 << 10  # bytes of an error body that are looked at
+_WORTH = frozenset({Trouble.REFUSED, Trouble.NAME, Trouble.PROXY, Trouble.BROKEN})
+# Not worth another attempt: time-outs, which have used up what a client can wait, and what is the same again.
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to make. `limit`: bytes that a successful body may have; None leaves it on the connection."""
+
+    method: str
+    url: URL
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    data: Mapping[str, str] | None = field(default=None, repr=False)
+    limit: int | None = ERROR_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A final answer. `body` is whole for a success, the beginning for an error.
+
+    `response` is set where a 200 or 206 was left on its connection: whoever has the answer closes it.
+    `elsewhere`: it came from another origin than the one asked.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    challenges: tuple[str, ...]  # WWW-Authenticate lines
+    links: tuple[str, ...]  # Link lines
+    body: bytes
+    elsewhere: bool
+    response: aiohttp.ClientResponse | None = None
+
+    def close(self) -> None:
+        """Drop the connection unless its body was read. Safe to call twice."""
+        if self.response is not None:
+            self.response.close()
+
+
+class Fetcher:
+    """Makes requests for one upstream, called `name` in errors."""
+
+    def __init__(self, transport: Transport, name: str, retries: int) -> None:
+        self._transport = transport
+        self._name = name
+        self._retries = retries
+
+    async def fetch(self, call: Call) -> Answer:
+        """The final answer. Raises Unavailable or Corrupt when there is none."""
+        time = asyncio.get_running_loop().time
+        started = time()
+        for attempt in itertools.count():
+            outcome = await self._outcome(call)
+            pause = self._pause(attempt, outcome, time() - started)
+            if pause is not None:
+                cause = outcome.status if isinstance(outcome, Answer) else outcome.trouble.name
+                _log.info(
+                    "upstream.retried", host=call.url.host, path=call.url.path, cause=cause, pause=pause
+                )
+                await asyncio.sleep(pause)
+            elif isinstance(outcome, Answer):
+                return outcome
+            else:
+                raise from_trouble(outcome, self._name) from outcome
+        raise AssertionError("unreachable: the attempts are bounded by retry.decide")
+
+    def _pause(self, attempt: int, outcome: Answer | TransportError, elapsed: float) -> float | None:
+        """Seconds until the next attempt; None for none."""
+        answer = outcome if isinstance(outcome, Answer) else None
+        after = answer.headers.get("Retry-After") if answer else None
+        return retry.decide(
+            attempt,
+            answer.status if answer else None,
+            worth=isinstance(outcome, TransportError) and outcome.trouble in _WORTH,
+            wait=retry.retry_after(after, datetime.now(UTC)),
+            elapsed=elapsed,
+            retries=self._retries,
+            chance=random.random(),  # noqa: S311 - jitter, no secret
+        )
+
+    async def _outcome(self, call: Call) -> Answer | TransportError:
+        try:
+            return await self._attempt(call)
+        except TransportError as error:
+            return error
+
+    async def _attempt(self, call: Call) -> Answer:
+        """The first answer that is no redirect, with its body. Raises TransportError."""
+        hop = redirects.Hop(call.url, call.headers)
+        while True:
+            response = await self._transport.request(call.method, hop.url, hop.headers, call.data)
+            kept = False
+            try:
+                if response.status not in redirects.STATUSES:
+                    answer = await self._answer(call, response, elsewhere=hop.elsewhere)
+                    kept = answer.response is not None
+                    return answer
+                if call.data is not None:
+                    raise TransportError(Trouble.REDIRECT, "secrets are not sent on")
+                hop = redirects.follow(hop, response.headers.get("Location"))
+                await self._transport.body(response, ERROR_LIMIT)  # so that the connection can be used again
+            finally:
+                if not kept:
+                    response.close()
+
+    async def _answer(self, call: Call, response: aiohttp.ClientResponse, *, elsewhere: bool) -> Answer:
+        headers = response.headers
+        challenges, links = headers.getall("WWW-Authenticate", ()), headers.getall("Link", ())
+        answer = Answer(response.status, headers, tuple(challenges), tuple(links), b"", elsewhere)
+        success = response.ok
+        encoded = headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
+        if call.method == "HEAD":
+            return answer
+        if encoded and success:
+            raise TransportError(Trouble.ENCODED)
+        if success and call.limit is None and response.status in (200, 206):
+            return replace(answer, response=response)
+        limit = call.limit if success and call.limit is not None else ERROR_LIMIT
+        if success and (response.content_length or 0) > limit:
+            raise TransportError(Trouble.OVERSIZE, f"over {limit} bytes")
+        body = await self._transport.body(response, limit)
+        if success and len(body) > limit:
+            raise TransportError(Trouble.OVERSIZE, f"over {limit} bytes")
+        return replace(answer, body=b"" if encoded else body)

@@ -1,0 +1,83 @@
+"""Which proxy a request goes through: HTTP_PROXY, HTTPS_PROXY and NO_PROXY as registry:2 (Go) reads them.
+
+Not `trust_env` of the HTTP library: that reads ~/.netrc as well, whose credentials belong to nobody here,
+and knows no address ranges in NO_PROXY. Source: golang.org/x/net/http/httpproxy, documentation of Config.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from yarl import URL
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy, with its own credentials where its URL had some."""
+
+    url: URL
+    username: str | None = None
+    password: str = field(default="", repr=False)
+
+
+def proxy_for(url: URL, environ: Mapping[str, str]) -> Proxy | None:
+    """The proxy for this URL, None for the direct way.
+
+    Raises ValueError when the variable's value is no http(s) URL; the text names the variable only.
+    """
+    variable = "HTTPS_PROXY" if url.scheme == "https" else "HTTP_PROXY"
+    value = environ.get(variable) or environ.get(variable.lower()) or ""
+    no_proxy = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
+    if not value or _is_direct(url, no_proxy):
+        return None
+    try:
+        proxy = URL(value if "://" in value else f"http://{value}")
+    except ValueError:
+        raise ValueError(f"{variable} is not a URL") from None
+    if proxy.scheme not in ("http", "https") or not proxy.host:
+        raise ValueError(f"{variable} is not the URL of an HTTP proxy")
+    bare = proxy.with_user(None).with_path("/")
+    return Proxy(bare, proxy.user, proxy.password or "")
+
+
+def _is_direct(url: URL, no_proxy: str) -> bool:
+    host = (url.host or "").lower().rstrip(".")
+    address = _address(host)
+    if host == "localhost" or (address is not None and address.is_loopback):
+        return True
+    entries = (entry.strip().lower() for entry in no_proxy.split(","))
+    return any(_matches(entry, host, url.port, address) for entry in entries if entry)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return None
+
+
+def _matches(
+    entry: str,
+    host: str,
+    port: int | None,
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None,
+) -> bool:
+    """One entry: `*`, address, range, `domain` (with all below it), `.domain` or `*.domain` (below it)."""
+    if entry == "*":
+        return True
+    if address is not None and "/" in entry:
+        try:
+            return address in ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            return False
+    name, colon, digits = entry.rpartition(":")
+    if colon and digits.isdigit() and _address(entry) is None:
+        if int(digits) != port:
+            return False
+        entry = name
+    if address is not None:
+        return _address(entry) == address
+    entry = entry.removeprefix("*")
+    return host.endswith(entry) if entry.startswith(".") else host == entry or host.endswith(f".{entry}")

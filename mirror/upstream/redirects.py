@@ -1,0 +1,60 @@
+"""Where a redirect leads, and what goes along. Followed by hand, because a library forgets rules like these.
+
+1. At most MAX_REDIRECTS, and never to a URL that was asked already.
+2. Authorization stays with the origin (scheme, host and port) it was made for: blob storage must not see
+   it, and some refuse a request that has both a signature and a token.
+3. Never from https to http.
+4. Everything else, Range above all, is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from yarl import URL
+
+from mirror.upstream.failures import TransportError, Trouble
+
+MAX_REDIRECTS = 5  # Docker Hub and registry.k8s.io need two
+STATUSES = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A request's target and headers, and the URLs that were asked on the way to it."""
+
+    url: URL
+    headers: Mapping[str, str]
+    trail: tuple[URL, ...] = ()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another origin than the first one is asked now."""
+        return bool(self.trail) and self.trail[0].origin() != self.url.origin()
+
+
+def follow(hop: Hop, location: str | None) -> Hop:
+    """The next request after a redirect. Raises TransportError(REDIRECT) with the reason."""
+    if not location:
+        raise TransportError(Trouble.REDIRECT, "it has no target")
+    try:
+        # A signed URL must arrive as it was written; only what is no URL at all gets quoted.
+        written = location.isascii() and location.isprintable() and " " not in location
+        target = hop.url.join(URL(location, encoded=written)).with_fragment(None)
+        origin = target.origin()
+    except ValueError as error:
+        raise TransportError(Trouble.REDIRECT, "its target is not a URL") from error
+    if target.scheme not in ("http", "https") or not target.host:
+        raise TransportError(Trouble.REDIRECT, "its target is not on the web")
+    if hop.url.scheme == "https" and target.scheme == "http":
+        raise TransportError(Trouble.REDIRECT, "it leads from https to http")
+    trail = (*hop.trail, hop.url)
+    if target in trail:
+        raise TransportError(Trouble.REDIRECT, "it goes round in circles")
+    if len(trail) > MAX_REDIRECTS:
+        raise TransportError(Trouble.REDIRECT, f"it is one of more than {MAX_REDIRECTS}")
+    headers = hop.headers
+    if origin != hop.url.origin():
+        headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+    return Hop(target, headers, trail)

@@ -1,0 +1,196 @@
+"""One HTTP request and its body, within time limits: no redirects, no retries, no credentials of its own.
+
+Each request has one clock. It moves through the phases that the connector reports: waiting for a free
+connection, connecting, waiting for the header. The phase in which it runs out is the trouble.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from mirror.upstream.failures import TransportError, Trouble
+from mirror.upstream.proxies import Proxy, proxy_for
+from mirror.upstream.settings import Settings
+
+READ_BUFFER = 1 << 20  # bytes a connection holds before it stops reading; twice that at the most
+PART = 1 << 20  # bytes, the largest part given on at once
+QUEUE_SECONDS = 60.0  # for a free connection: as long as our clients may wait for a first byte
+SMALL_BODY_SECONDS = 60.0  # for a manifest, list, token or error in all, however evenly it drips
+HEADER_LINE = 16 << 10  # bytes; locations signed by object storage run to some 4 KiB
+NO_LIMITS = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
+
+
+class _Clock:
+    """The time limit of one request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.phase = Trouble.CONNECT_TIMEOUT
+        self.timeout = asyncio.timeout(settings.connect)
+        self._settings = settings
+
+    def enter(self, phase: Trouble) -> None:
+        """Start the phase's own time anew."""
+        seconds = {
+            Trouble.CROWDED: QUEUE_SECONDS,
+            Trouble.CONNECT_TIMEOUT: self._settings.connect,
+            Trouble.FIRSTBYTE_TIMEOUT: self._settings.firstbyte,
+        }[phase]
+        self.phase = phase
+        self.timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+class Transport:
+    """Owns the connections. Made in the running loop by the first request, ended by `close`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    async def request(
+        self, method: str, url: URL, headers: Mapping[str, str], data: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
+        """Send, and wait for the header. The caller closes the response. Raises TransportError."""
+        session = await self._open_session()
+        clock = _Clock(self._settings)
+        try:
+            proxy = proxy_for(url, os.environ)
+        except ValueError as error:
+            raise TransportError(Trouble.LOCAL, str(error)) from error
+        try:
+            async with clock.timeout:
+                return await session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=data,
+                    allow_redirects=False,
+                    proxy=proxy.url if proxy else None,
+                    proxy_auth=_proxy_auth(proxy),
+                    trace_request_ctx=clock,
+                )
+        except TimeoutError as error:
+            raise TransportError(clock.phase) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise TransportError(trouble_of(error)) from error
+
+    async def part(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """The next bytes of a body as they come, at most `limit` and PART; empty at its end.
+
+        Raises TransportError when nothing comes in time or the connection breaks.
+        """
+        try:
+            async with asyncio.timeout(self._settings.stall):
+                return await response.content.read(min(limit, PART))
+        except TimeoutError as error:
+            raise TransportError(Trouble.STALLED) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransportError(Trouble.BROKEN) from error
+
+    async def body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """A small body: whole, or its first `limit` + 1 bytes. Raises TransportError."""
+        parts: list[bytes] = []
+        left = limit + 1
+        try:
+            async with asyncio.timeout(SMALL_BODY_SECONDS):
+                while left > 0 and (part := await self.part(response, left)):
+                    parts.append(part)
+                    left -= len(part)
+        except TimeoutError as error:
+            raise TransportError(Trouble.STALLED) from error
+        return b"".join(parts)
+
+    async def close(self) -> None:
+        """Drop all connections; nothing is sent afterwards. Safe to call twice."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            async with self._opening:
+                if self._session is None:
+                    self._session = await self._new_session()
+        if self._closed:
+            await self._session.close()
+            raise TransportError(Trouble.LOCAL, "the mirror is stopping")
+        return self._session
+
+    async def _new_session(self) -> aiohttp.ClientSession:
+        try:
+            context = await asyncio.to_thread(_tls_context, self._settings.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise TransportError(Trouble.LOCAL, "the configured CA file cannot be used") from error
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=context, limit=0, limit_per_host=self._settings.connections, keepalive_timeout=30
+            ),
+            timeout=NO_LIMITS,  # `_Clock` and `part` keep the time
+            auto_decompress=False,
+            trust_env=False,  # see `proxies`
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=READ_BUFFER,
+            max_line_size=HEADER_LINE,
+            max_field_size=HEADER_LINE,
+            headers={"User-Agent": self._settings.user_agent, "Accept-Encoding": "identity"},
+            trace_configs=[_clock_hands()],
+        )
+
+
+def trouble_of(error: Exception) -> Trouble:
+    """What a library's error means."""
+    match error:
+        case aiohttp.ClientSSLError() | ssl.SSLError():
+            return Trouble.TLS
+        case aiohttp.ClientHttpProxyError() | aiohttp.ClientProxyConnectionError():
+            return Trouble.PROXY
+        case aiohttp.ClientConnectorDNSError():
+            return Trouble.NAME
+        case aiohttp.ClientConnectorError():
+            return Trouble.REFUSED
+        case aiohttp.ClientResponseError() | ValueError():
+            return Trouble.NONSENSE
+        case _:
+            return Trouble.BROKEN
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """The system's authorities and the configured file; certificates and names are always checked.
+
+    Reads files: runs in a thread. Raises OSError.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    return context
+
+
+def _proxy_auth(proxy: Proxy | None) -> aiohttp.BasicAuth | None:
+    return aiohttp.BasicAuth(proxy.username, proxy.password) if proxy and proxy.username else None
+
+
+def _clock_hands() -> aiohttp.TraceConfig:
+    """Moves each request's clock on as the connector reports."""
+    trace = aiohttp.TraceConfig()
+
+    def entering(phase: Trouble) -> Any:
+        async def moved(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+            context.trace_request_ctx.enter(phase)
+
+        return moved
+
+    trace.on_connection_queued_start.append(entering(Trouble.CROWDED))
+    trace.on_connection_create_start.append(entering(Trouble.CONNECT_TIMEOUT))
+    trace.on_connection_create_end.append(entering(Trouble.FIRSTBYTE_TIMEOUT))
+    trace.on_connection_reuseconn.append(entering(Trouble.FIRSTBYTE_TIMEOUT))
+    return trace
