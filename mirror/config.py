@@ -66,7 +66,6 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110 §5.5: fiel
 _SECRET_KEY = re.compile(
     r"password|secret|token|credential|connectionstring|authorization|cookie|.key\Z", re.I
 )
-_USERINFO = re.compile(r"//[^/@\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,5 +317,6 @@ def is_secret(key: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """The text without the user and password of a URL in it."""
-    return _USERINFO.sub(f"//{HIDDEN}@", text)
+    """The text without the user and password of a URL in it; hides too much rather than too little."""
+    start, end = text.find("//"), text.rfind("@")
+    return f"{text[: start + 2]}{HIDDEN}{text[end:]}" if 0 <= start < end else text

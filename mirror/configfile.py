@@ -15,13 +15,14 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from mirror.config import VERSION, Config
+from mirror.configdump import dump
 from mirror.configeffect import STORAGE_OPTIONS, apply_rules, check_driver
 from mirror.configenv import overlay, string_form
 from mirror.configproblems import ConfigError, Problem, Warning_, find, joined, show, text_of
 from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths
 from mirror.configtree import Items, Scalar, Table, Tree, TreeError, is_null, parse, resolved
 
-__all__ = ["ConfigError", "Loaded", "Warning_", "load"]
+__all__ = ["ConfigError", "Loaded", "Warning_", "dump", "load"]
 
 FILE_LIMIT: Final = 1 << 20  # bytes; of the file, and of the one with CA certificates
 NO_FILE_ROOT: Final = "./data"  # where images are kept when there is no file that says it
@@ -132,17 +133,23 @@ class _Conformer:
         if isinstance(shape, Free):
             return resolved(tree)
         if isinstance(shape, Leaf):
-            if isinstance(tree, Scalar):
-                return tree.text
-            return self._mismatch(tree, "a single value", path)
+            return self._leaf(tree, shape, path)
         if isinstance(shape, List):
             if isinstance(tree, Items):
-                given = [(index, entry) for index, entry in enumerate(tree.entries) if not is_null(entry)]
-                return [self.conform(entry, shape.item, (*path, index)) for index, entry in given]
+                return [self.conform(entry, shape.item, (*path, n)) for n, entry in enumerate(tree.entries)]
             return [] if is_null(tree) else self._mismatch(tree, "a list, such as [a, b]", path)
         if isinstance(tree, Table):
             return self._table(tree, shape, path)
         return {} if is_null(tree) else self._mismatch(tree, "a section of keys", path)
+
+    def _leaf(self, tree: Tree, shape: Leaf, path: tuple[str | int, ...]) -> Any:
+        if not isinstance(tree, Scalar):
+            return self._mismatch(tree, "a single value", path)
+        if shape.duration and tree.text.isascii() and tree.text.isdigit() and tree.text.strip("0"):
+            number = tree.text[:20]
+            text = f"{number} is in nanoseconds, as in the registry; write a unit, such as {number}s"
+            self.warnings.append(Warning_(tree.source, joined(*path), text))
+        return "" if is_null(tree) else tree.text
 
     def _table(self, table: Table, shape: Struct | Map, path: tuple[str | int, ...]) -> dict[str, Any]:
         data = {}
@@ -154,8 +161,8 @@ class _Conformer:
                     continue
                 below = shape.fields[key].shape
             assert below is not None
-            if isinstance(below, Leaf | Free) and is_null(entry):
-                continue  # `key:` with nothing behind it is the default
+            if isinstance(below, Leaf | Free) and (is_null(entry) or text_of(entry) == ""):
+                continue  # `key:` and `key: ""` are the default, as Go's empty values are in the registry
             data[key] = self.conform(entry, below, (*path, key))
         return data
 
@@ -176,6 +183,7 @@ class _Conformer:
         return _WRONG
 
 
+_OTHER: Final = {"missing": "a value; this key is required here"}  # what no parser of ours says
 _WRONG: Final = object()  # stands where a problem was noted already; no model takes it
 
 
@@ -192,7 +200,9 @@ def _validate(data: Any, tree: Table, problems: list[Problem]) -> Config | None:
             key = joined(*path)
             if any(known.key == key for known in problems):
                 continue  # of the wrong shape, said already
-            allowed = str(context.get("error") or context.get("allowed") or found["msg"])
+            allowed = str(
+                context.get("error") or context.get("allowed") or _OTHER.get(found["type"], found["msg"])
+            )
             problems.append(Problem(source, key, show(key, at), allowed))
         return None
 
@@ -208,8 +218,8 @@ def _check_ca(config: Config, tree: Table) -> list[Problem]:
             body = file.read(FILE_LIMIT + 1)
         if len(body) > FILE_LIMIT:
             return [Problem(source, "proxy.ca", given, f"a file of at most {FILE_LIMIT >> 20} MiB")]
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=body.decode("ascii", "replace"))
-    except ssl.SSLError:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=body.decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError):  # ValueError: nothing at all in it
         return [Problem(source, "proxy.ca", given, "a file with CA certificates in PEM form")]
     except OSError as error:
         return [Problem(source, "proxy.ca", given, f"a file that can be read ({error.strerror})")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mirror.config import is_secret, redacted
+from mirror.config import is_secret
 from mirror.configtree import Items, Scalar, Table, Tree, is_null
 from mirror.configvalues import HIDDEN
 
@@ -55,7 +55,8 @@ def show(key: str, tree: Tree | None) -> str:
         return "nothing"
     if is_secret(key.rpartition(".")[2]):
         return HIDDEN
-    text = redacted(tree.text)
+    before, at, after = tree.text.rpartition("@")  # what stands before may be user:password, in any form
+    text = f"{HIDDEN}@{after}" if at else before + after
     return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…")
 
 

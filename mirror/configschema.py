@@ -7,20 +7,23 @@ stands there).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PlainValidator
 
 from mirror.config import Config, StringForm
 from mirror.configsections import Go, Section
+from mirror.configvalues import parse_duration
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A single value."""
+
+    duration: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +81,17 @@ def describe(model: type[Section]) -> Struct:
         key = info.alias or name
         gos = {mark.name for mark in info.metadata if isinstance(mark, Go)}
         string_form = any(isinstance(mark, StringForm) for mark in info.metadata)
-        fields[key] = Field(key, _shape(info.annotation), frozenset({key.upper(), *gos}), string_form)
+        shape = _shape(info.annotation, info.metadata)
+        fields[key] = Field(key, shape, frozenset({key.upper(), *gos}), string_form)
     return Struct(fields, model.go_inline, model.go_map)
 
 
-def _shape(annotation: Any) -> Shape:
+def _shape(annotation: Any, metadata: Sequence[Any] = ()) -> Shape:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _shape(arguments[0])
+        return _shape(arguments[0], arguments[1:])
     if origin in (Union, UnionType):  # X | None
-        return _shape(next(argument for argument in arguments if argument is not type(None)))
+        return _shape(next(argument for argument in arguments if argument is not type(None)), metadata)
     if origin is tuple:
         return List(_shape(arguments[0]))
     if origin is dict:
@@ -97,7 +101,8 @@ def _shape(annotation: Any) -> Shape:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         assert issubclass(annotation, Section)
         return describe(annotation)
-    return Leaf()
+    parsers = [mark.func for mark in metadata if isinstance(mark, PlainValidator)]
+    return Leaf(duration=parse_duration in parsers)
 
 
 def paths(shape: Shape, prefix: str = "") -> Iterator[str]:
