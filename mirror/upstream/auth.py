@@ -63,6 +63,7 @@ class Authenticator:
         self._settings = settings
         self._registry = registry
         self._name = name
+        self._server = f"the token server of {name}"
         self._fetcher = fetcher
         self._plan: Basic | Bearer | None = None  # what the last challenge asked for
         self._tokens: LRUCache[tuple[Bearer, str], tokens.Token] = LRUCache(TOKENS)
@@ -99,9 +100,11 @@ class Authenticator:
         token = self._tokens.get((plan, scope))
         if token is None or used != f"Bearer {token.value}":
             return True  # somebody else has dropped or renewed it already
-        del self._tokens[plan, scope]
         young = asyncio.get_running_loop().time() - token.obtained < YOUNG
-        return not (young and any(c.parameters.get("error") == "insufficient_scope" for c in challenges))
+        if young and any(offer.parameters.get("error") == "insufficient_scope" for offer in challenges):
+            return False
+        del self._tokens[plan, scope]
+        return True
 
     async def close(self) -> None:
         """End the exchanges that run."""
@@ -124,7 +127,7 @@ class Authenticator:
             if verdict is realms.Verdict.FOREIGN and not self._settings.has_credentials:
                 return Bearer(realm, service, anonymous=True)
             stranger = stranger or realm
-        if self._settings.password and any(offer.scheme == "basic" for offer in challenges):
+        if self._settings.has_login and any(offer.scheme == "basic" for offer in challenges):
             return Basic(self._basic())
         if stranger:
             raise self._strange(stranger)
@@ -176,18 +179,16 @@ class Authenticator:
         secret = "" if plan.anonymous else self._settings.identity_token
         answer = None
         if secret:
-            answer = await self._fetcher.fetch(self._post(plan, scope, secret))
-        if answer is None or (answer.status in (404, 405) and self._settings.password):
-            # "If the POST is not supported, a client falls back to GET" (the OAuth2 document, in substance)
-            answer = await self._fetcher.fetch(self._get(plan, scope))
+            answer = await self._fetcher.fetch(self._post(plan, scope, secret), self._server)
+        if answer is None or (answer.status in (404, 405) and self._settings.has_login):
+            # Token servers without OAuth2 know GET only; a login can be sent that way, an identity token not.
+            answer = await self._fetcher.fetch(self._get(plan, scope), self._server)
         if answer.status != HTTPStatus.OK:
             raise self._failure(answer, plan)
         try:
             token = tokens.parse(answer.body, asyncio.get_running_loop().time(), _clock_of(answer))
         except tokens.TokenError as error:
-            raise Unavailable(
-                f"the token server of {self._name} is of no use: {error}", status=502
-            ) from error
+            raise Unavailable(f"{self._server} is of no use: {error}", status=502) from error
         _log.debug("upstream.token.obtained", registry=self._registry.host, scope=scope)
         return token
 
@@ -195,7 +196,7 @@ class Authenticator:
         query = {"service": plan.service} if plan.service else {}
         query["scope"] = scope
         headers = {}
-        if self._settings.username and self._settings.password and not plan.anonymous:
+        if self._settings.has_login and not plan.anonymous:
             query["account"] = self._settings.username
             headers["Authorization"] = self._basic()
         return Call("GET", URL(plan.realm).extend_query(query), headers, limit=TOKEN_BODY)
@@ -211,12 +212,12 @@ class Authenticator:
 
     def _failure(self, answer: Answer, plan: Bearer) -> RegistryError:
         if answer.status in (400, 404, 405, 410):
-            return Unavailable(f"the token server of {self._name} answered {answer.status}", status=502)
+            return Unavailable(f"{self._server} answered {answer.status}", status=502)
         return from_answer(
             answer.status,
             answer.headers,
             answer.body,
-            name=f"the token server of {self._name}",
+            name=self._server,
             missing=ErrorCode.NAME_UNKNOWN,
             what="a token",
             with_credentials=self._settings.has_credentials and not plan.anonymous,

@@ -26,7 +26,7 @@ class Calls:
         self._has_credentials = settings.has_credentials
         self.name = public_name(self._base)
         self.transport = Transport(settings)
-        self._fetcher = Fetcher(self.transport, self.name, settings.retries)
+        self._fetcher = Fetcher(self.transport, settings.retries)
         self._auth = Authenticator(settings, self._base, self.name, self._fetcher)
 
     def url(self, repository: Repository, rest: str) -> URL:
@@ -54,7 +54,7 @@ class Calls:
         while True:
             authorization = await self._auth.authorization(scope)
             extra = {"Authorization": authorization} if authorization else {}
-            answer = await self._fetcher.fetch(replace(call, headers={**(headers or {}), **extra}))
+            answer = await self._fetcher.fetch(replace(call, headers={**(headers or {}), **extra}), self.name)
             if answer.status != HTTPStatus.UNAUTHORIZED or answer.elsewhere:
                 return answer
             # `learned` and `renewed` each become true at most once: three requests at the most.

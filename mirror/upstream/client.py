@@ -125,14 +125,16 @@ class Client:
             answer = await self._open(repository, digest, {})  # it has: it cannot do ranges
         try:
             first, whole = self._extent(answer, start)
-            whole = whole if whole is not None else size
-            if whole is None:
-                whole = (await self.stat_blob(repository, digest)).size
-            if size is not None and whole != size:
+            if whole is not None and size not in (None, whole):
                 raise Corrupt(f"{self._calls.name} sent a blob of {whole} bytes where {size} were expected")
-        except BaseException:  # whatever it is: the connection must not be lost
+        except Corrupt:
             answer.close()
             raise
+        whole = whole if whole is not None else size
+        if whole is None:
+            answer.close()  # first: waiting for a second connection with one in hand can be waiting for ever
+            size = (await self.stat_blob(repository, digest)).size
+            return await self.blob(repository, digest, start=start, size=size)
         return RemoteBlob(Descriptor(digest, whole, BLOB_TYPE), first, self._calls, answer)
 
     async def tags(self, repository: Repository, n: int | None, last: str) -> Page:

@@ -58,15 +58,14 @@ class Answer:
 
 
 class Fetcher:
-    """Makes requests for one upstream, called `name` in errors."""
+    """Makes requests for one upstream."""
 
-    def __init__(self, transport: Transport, name: str, retries: int) -> None:
+    def __init__(self, transport: Transport, retries: int) -> None:
         self._transport = transport
-        self._name = name
         self._retries = retries
 
-    async def fetch(self, call: Call) -> Answer:
-        """The final answer. Raises Unavailable or Corrupt when there is none."""
+    async def fetch(self, call: Call, name: str) -> Answer:
+        """The final answer. Raises Unavailable or Corrupt, which call the server `name`, when none came."""
         time = asyncio.get_running_loop().time
         started = time()
         for attempt in itertools.count():
@@ -81,7 +80,7 @@ class Fetcher:
             elif isinstance(outcome, Answer):
                 return outcome
             else:
-                raise from_trouble(outcome, self._name) from outcome
+                raise from_trouble(outcome, name) from outcome
         raise AssertionError("unreachable: the attempts are bounded by retry.decide")
 
     def _pause(self, attempt: int, outcome: Answer | TransportError, elapsed: float) -> float | None:

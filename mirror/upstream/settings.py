@@ -34,9 +34,14 @@ class Settings:
             raise ValueError("time-outs and connections must be positive, retries not negative")
 
     @property
+    def has_login(self) -> bool:
+        """Whether there are a name and a password; as in registry:2, one without the other is nothing."""
+        return bool(self.username and self.password)
+
+    @property
     def has_credentials(self) -> bool:
-        """Whether there is anything secret to send; as in registry:2, a name alone is no login."""
-        return bool(self.identity_token or (self.username and self.password))
+        """Whether there is anything secret to send."""
+        return self.has_login or bool(self.identity_token)
 
 
 def registry_url(text: str) -> URL:

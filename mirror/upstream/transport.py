@@ -117,12 +117,12 @@ class Transport:
             await self._session.close()
 
     async def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
+        if self._session is None and not self._closed:
             async with self._opening:
                 if self._session is None:
                     self._session = await self._new_session()
-        if self._closed:
-            await self._session.close()
+        if self._closed or self._session is None:
+            await self.close()  # it may have been called while the session was being made
             raise TransportError(Trouble.LOCAL, "the mirror is stopping")
         return self._session
 
