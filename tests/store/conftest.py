@@ -1,0 +1,28 @@
+"""Both drivers, and a store on each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mirror.drivers.base import StorageDriver
+from mirror.drivers.filesystem import FilesystemDriver
+from mirror.drivers.inmemory import InMemoryDriver
+from mirror.store.content import ContentStore
+
+
+@pytest.fixture(params=["filesystem", "inmemory"])
+async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StorageDriver]:
+    """An empty driver."""
+    driver: StorageDriver
+    driver = FilesystemDriver(tmp_path / "root", 4) if request.param == "filesystem" else InMemoryDriver()
+    yield driver
+    await driver.close()
+
+
+@pytest.fixture
+def store(driver: StorageDriver) -> ContentStore:
+    """An empty store."""
+    return ContentStore(driver)
