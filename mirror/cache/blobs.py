@@ -114,8 +114,11 @@ class Blobs:
         self._memory.linked(repository, digest)
 
     async def _authorise(self, repository: Repository, digest: Digest) -> None:
-        """Return if a kept manifest of this repository names the blob, or the upstream says that it has it."""
-        if self._memory.named(repository, digest) is None and await self._store.names(repository, digest) is None:
+        """Return if a kept manifest of this repository names the blob, or the upstream has it there."""
+        if (
+            self._memory.named(repository, digest) is None
+            and await self._store.names(repository, digest) is None
+        ):
             await self._ask(repository, digest)
 
     async def _ask(self, repository: Repository, digest: Digest) -> Descriptor:

@@ -105,6 +105,8 @@ class Fill:
         self._file: SpoolFile | None = None
         self._window: Window | None = None
         self._received = 0  # bytes taken from the upstream and hashed, or about to be
+        self._batch: list[bytes] = []  # received, and waiting for the writer
+        self._gathered = 0  # bytes in it
         self._written = 0  # bytes that readers can have, hold-back aside
         self._spooled = 0  # of these, bytes that stand in the spool file
         self._readers: set[FillBlob] = set()
@@ -139,7 +141,7 @@ class Fill:
         await self._changed.wait()
 
     def part(self, position: int, stop: int) -> Part | None:
-        """What a reader at `position` can have now; None: wait. Raises the failure, after what came before it."""
+        """What a reader at `position` can have now; None: wait. Raises the failure after what it left."""
         if isinstance(self.failure, Corrupt):
             raise self.failure
         visible = min(stop, self._visible())
@@ -188,7 +190,7 @@ class Fill:
         except asyncio.CancelledError:
             self.failure = Unavailable("the mirror is stopping")
             raise
-        except Exception as error:  # noqa: BLE001 - a defect of ours must reach the waiting readers too
+        except Exception as error:
             self.failure = Unavailable("internal error of the mirror while fetching this blob", status=500)
             log.exception("fill.crashed", digest=str(self.digest), error=type(error).__name__)
         finally:
@@ -282,11 +284,9 @@ class Fill:
         self._notify()
 
     async def _pump(self, blob: Blob) -> None:
-        """Take bytes as they come; write what has gathered whenever the last batch is written (rule 10)."""
+        """Take bytes as they come, while what came before is being written (rule 10)."""
         assert self.size is not None
-        writing: asyncio.Task[None] | None = None
-        batch: list[bytes] = []
-        gathered = 0
+        writer: asyncio.Task[None] | None = None
         skip = self._received - blob.start
         try:
             async with contextlib.aclosing(blob.read(blob.start, self.size)) as parts:
@@ -296,24 +296,28 @@ class Fill:
                     skip = max(0, skip - len(part))
                     if not fresh:
                         continue
-                    batch.append(fresh)
-                    gathered += len(fresh)
+                    self._batch.append(fresh)
+                    self._gathered += len(fresh)
                     self._received += len(fresh)
-                    if writing is not None and (writing.done() or gathered >= BATCH):
-                        await writing
-                        writing = None
-                    if writing is None:
-                        writing = asyncio.create_task(self._take(batch))
-                        batch, gathered = [], 0
+                    if writer is not None and (writer.done() or self._gathered >= BATCH):
+                        await writer
+                        writer = None
+                    if writer is None:
+                        writer = asyncio.create_task(self._write())
         except asyncio.CancelledError:
-            if writing is not None:
-                writing.cancel()
+            if writer is not None:
+                writer.cancel()
             raise
         finally:  # also after a break: what has come is ours
-            if writing is not None:
-                await writing
-            if batch:
-                await self._take(batch)
+            if writer is not None:
+                await writer
+
+    async def _write(self) -> None:
+        """Take what has gathered, until nothing has."""
+        while self._batch:
+            batch = self._batch
+            self._batch, self._gathered = [], 0
+            await self._take(batch)
 
     async def _take(self, batch: list[bytes]) -> None:
         """Hash a batch and make it visible to readers: in the spool, or from now on in memory (rule 8)."""

@@ -26,7 +26,9 @@ class Fills:
     """Starts fills, finds the one under way, ends them with the application."""
 
     def __init__(self, upstream: Registry, store: ContentStore, spool: Spool) -> None:
-        self.completed = 0  # fills that have ended; lets a caller see that one ended while he looked elsewhere
+        self.completed = (
+            0  # fills that have ended; lets a caller see that one ended while he looked elsewhere
+        )
         self._upstream = upstream
         self._store = store
         self._spool = spool

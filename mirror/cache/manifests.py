@@ -1,4 +1,4 @@
-"""Manifests and tags: asked of the upstream once for all who ask at the same time, kept, and given when it is away."""
+"""Manifests and tags: asked of the upstream once for all who ask at once, kept, given when it is away."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ class Manifests:
             for tag in self._memory.take_pending(repository, digest):
                 await self._store.tag(repository, tag, digest)
         except StoreError as error:
-            log.warning("manifest.not_kept", repository=str(repository), digest=str(digest), reason=str(error))
+            log.warning(
+                "manifest.not_kept", repository=str(repository), digest=str(digest), reason=str(error)
+            )
         return manifest
 
     def _note_stale(self, repository: Repository, tag: Tag, reason: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import structlog
@@ -13,7 +14,6 @@ from mirror.cache.memory import Memory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
-from mirror.oci.manifest import parse
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import Blob, Page, RawManifest, Registry, RegistryError, Resolved
 from mirror.store.content import ContentStore
@@ -79,8 +79,10 @@ class PullThrough:
         return await self._store.repositories(n, last)
 
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[dict[str, Any], ...]:
-        """The upstream's; from the referrers tag where it has no API (OCI distribution-spec, "Referrers Tag
-        Schema"); those that we keep when it is away, if there are any."""
+        """The upstream's; where it has no API, those of the referrers tag; ours when it is away.
+
+        (OCI distribution-spec, "Referrers Tag Schema".)
+        """
         try:
             return await self._upstream.referrers(repository, digest)
         except AWAY as error:
@@ -114,3 +116,10 @@ class PullThrough:
         if not found and error is not None:
             raise error
         return found
+
+
+def _entries(index: RawManifest) -> tuple[dict[str, Any], ...]:
+    """The descriptors in an index whose digest was checked; what is no index has none."""
+    document = json.loads(index.body)
+    entries = document.get("manifests") if isinstance(document, dict) else None
+    return tuple(entry for entry in entries or () if isinstance(entry, dict))

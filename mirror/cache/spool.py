@@ -34,7 +34,7 @@ class SpoolFile:
         self.size = size  # bytes at hand when it was opened
 
     def write(self, offset: int, chunks: Sequence[bytes]) -> None:
-        """Write all chunks from `offset` on. Raises OSError; what stands behind `offset` is then undefined."""
+        """Write all chunks from `offset` on. On OSError what stands behind it is undefined."""
         descriptor = self.file.fileno()
         for chunk in chunks:
             view = memoryview(chunk)

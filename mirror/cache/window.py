@@ -8,7 +8,7 @@ WINDOW_LIMIT = 8 << 20  # bytes held per fill: enough to keep several readers bu
 
 
 class Window:
-    """A sliding stretch of bytes [base, end) in chunks. Not a queue: every reader reads at its own position."""
+    """A sliding stretch of bytes [base, end) in chunks; every reader reads at its own position."""
 
     def __init__(self, base: int) -> None:
         self.base = base

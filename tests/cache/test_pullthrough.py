@@ -1,0 +1,326 @@
+"""The registry made of store and upstream: what it asks, what it keeps, whom it lets read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.digest import Digest
+from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Tag
+from mirror.registry import RateLimited, RegistryError, Unavailable
+from tests.cache.kit import A, B, Parts, joined, until, whole
+from tests.support.puppet import Puppet
+
+ONE = Tag("1")
+LAYER = b"layer" * 1000
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+def describe(data: bytes, media_type: str = "application/octet-stream") -> dict[str, object]:
+    return {"mediaType": media_type, "digest": str(Digest.of(data)), "size": len(data)}
+
+
+def manifest(*blobs: bytes, **more: object) -> bytes:
+    config, *layers = blobs or (b"{}",)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": describe(config),
+        "layers": [describe(layer) for layer in layers],
+        **more,
+    }
+    return json.dumps(document).encode()
+
+
+IMAGE = manifest(b"{}", LAYER)
+NEWER = manifest(b"{}", LAYER, b"more")
+
+
+async def pull(parts: Parts, digest: Digest, upstream: Puppet) -> bytes:
+    """A cold blob through repository A, to its end and kept."""
+    before = parts.fills.completed
+    opening = asyncio.create_task(parts.registry.blob(A, digest))
+    (await upstream.next_transfer()).finish()
+    data = await whole(await opening)
+    await until(lambda: parts.fills.completed > before)
+    return data
+
+
+def verbs(upstream: Puppet) -> list[str]:
+    return [call.split()[0] for call in upstream.calls]
+
+
+async def test_a_cold_tag_costs_one_head_and_one_get_by_the_digest_that_the_head_gave(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        assert (await parts.registry.manifest(A, ONE)).body == IMAGE
+        assert (await parts.store.manifest(A, ONE)).descriptor.digest == digest
+    assert upstream.calls == ["resolve library/a 1", f"manifest library/a {digest}"]
+
+
+async def test_simultaneous_requests_for_a_tag_share_one_head_and_one_get(tmp_path: Path) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    upstream.hold["resolve"] = asyncio.Event()
+    async with joined(tmp_path, upstream) as parts:
+        many = [asyncio.create_task(parts.registry.manifest(A, ONE)) for _ in range(200)]
+        await until(lambda: bool(upstream.calls))
+        upstream.hold["resolve"].set()
+        assert {found.body for found in await asyncio.gather(*many)} == {IMAGE}
+    assert verbs(upstream) == ["resolve", "manifest"]
+
+
+async def test_a_head_of_a_tag_then_its_digest_leaves_the_tag_kept(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:  # as dockerd and containerd ask
+        assert (await parts.registry.stat_manifest(A, ONE)).digest == digest
+        await parts.registry.manifest(A, digest)
+        assert (await parts.store.resolve(A, ONE)).descriptor.digest == digest
+    assert verbs(upstream) == ["resolve", "manifest"]
+
+
+async def test_a_tag_that_moves_is_followed(tmp_path: Path) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, ONE)
+        upstream.add_manifest(NEWER, "library/a", "1")
+        assert (await parts.registry.manifest(A, ONE)).body == NEWER
+        assert (await parts.store.manifest(A, ONE)).body == NEWER
+
+
+async def test_a_warm_digest_asks_the_upstream_nothing_also_after_a_restart(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, digest)
+        await parts.registry.manifest(A, digest)
+    async with joined(tmp_path, upstream) as parts:
+        assert (await parts.registry.manifest(A, digest)).body == IMAGE
+        assert (await parts.registry.stat_manifest(A, digest)).size == len(IMAGE)
+    assert verbs(upstream) == ["manifest"]
+
+
+@pytest.mark.parametrize("failure", [Unavailable("away"), RateLimited("slow down", retry_after=60)])
+async def test_a_kept_tag_is_given_when_the_upstream_is_away(tmp_path: Path, failure: RegistryError) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, ONE)
+    upstream.refuse = {"resolve": failure, "manifest": failure}
+    async with joined(tmp_path, upstream) as parts:
+        assert (await parts.registry.manifest(A, ONE)).body == IMAGE
+        assert (await parts.registry.stat_manifest(A, ONE)).size == len(IMAGE)
+        with pytest.raises(RegistryError) as caught:
+            await parts.registry.manifest(A, Tag("cold"))
+        assert caught.value is failure
+
+
+async def test_a_kept_tag_is_given_when_only_the_new_manifest_cannot_be_had(tmp_path: Path) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, ONE)
+        upstream.add_manifest(NEWER, "library/a", "1")
+        upstream.refuse = {"manifest": RateLimited("quota")}
+        assert (await parts.registry.manifest(A, ONE)).body == IMAGE
+
+
+@pytest.mark.parametrize("code", [ErrorCode.MANIFEST_UNKNOWN, ErrorCode.UNAUTHORIZED, ErrorCode.DENIED])
+async def test_a_refusal_of_the_upstream_is_passed_on_also_for_a_kept_tag(
+    tmp_path: Path, code: ErrorCode
+) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, ONE)
+        upstream.refuse = {"resolve": RegistryError(code)}
+        with pytest.raises(RegistryError) as caught:
+            await parts.registry.manifest(A, ONE)
+        assert caught.value.code is code
+
+
+async def test_an_upstream_that_hangs_holds_a_kept_tag_no_longer_than_the_deadline(tmp_path: Path) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream, deadline=0.02) as parts:
+        await parts.registry.manifest(A, ONE)
+        upstream.add_manifest(NEWER, "library/a", "1")
+        upstream.hold["resolve"] = asyncio.Event()
+        assert (await parts.registry.manifest(A, ONE)).body == IMAGE
+        assert (await parts.registry.stat_manifest(A, ONE)).size == len(IMAGE)
+        assert verbs(upstream).count("resolve") == 2, "the question goes on behind, once"
+        upstream.hold["resolve"].set()
+
+
+async def test_a_store_that_cannot_write_fails_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("a file where the root folder should be")
+    upstream = Puppet()
+    digest = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path / "root", upstream, spool=tmp_path / "spool") as parts:
+        assert (await parts.registry.manifest(A, ONE)).body == IMAGE
+        assert (await parts.registry.manifest(A, digest)).body == IMAGE
+
+
+async def test_a_manifest_that_is_damaged_on_disk_is_fetched_again(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, digest)
+    path = tmp_path / f"docker/registry/v2/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
+    path.write_bytes(b"")
+    async with joined(tmp_path, upstream) as parts:
+        assert (await parts.registry.manifest(A, digest)).body == IMAGE
+    assert path.read_bytes() == IMAGE
+
+
+async def test_a_head_of_a_cold_blob_moves_no_content(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER)
+    async with joined(tmp_path, upstream) as parts:
+        assert (await parts.registry.stat_blob(A, digest)).size == len(LAYER)
+        assert await parts.store.blob_size(digest) is None
+    assert verbs(upstream) == ["stat_blob"]
+
+
+async def test_a_warm_blob_asks_the_upstream_nothing_also_after_a_restart(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER)
+    async with joined(tmp_path, upstream) as parts:
+        assert await pull(parts, digest, upstream) == LAYER
+    async with joined(tmp_path, upstream) as parts:
+        assert await whole(await parts.registry.blob(A, digest)) == LAYER
+        assert (await parts.registry.stat_blob(A, digest)).size == len(LAYER)
+    assert verbs(upstream) == ["blob"]
+
+
+async def test_a_repository_without_the_blob_gets_none_of_what_another_has(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER, "library/a")
+    async with joined(tmp_path, upstream) as parts:
+        await pull(parts, digest, upstream)
+        for ask in (parts.registry.blob, parts.registry.stat_blob):
+            with pytest.raises(RegistryError) as caught:
+                await ask(B, digest)
+            assert caught.value.code is ErrorCode.BLOB_UNKNOWN
+        upstream.refuse["stat_blob"] = Unavailable("away")
+        with pytest.raises(Unavailable):
+            await parts.registry.blob(B, digest)
+
+
+async def test_a_repository_that_has_the_blob_upstream_is_linked_and_nothing_is_fetched_again(
+    tmp_path: Path,
+) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER, "library/a")
+    upstream.add(LAYER, "library/b")
+    async with joined(tmp_path, upstream) as parts:
+        await pull(parts, digest, upstream)
+        assert await whole(await parts.registry.blob(B, digest)) == LAYER
+        assert await whole(await parts.registry.blob(B, digest)) == LAYER
+        assert await parts.store.is_linked(B, digest)
+    assert verbs(upstream) == ["blob", "stat_blob"]
+
+
+async def test_a_blob_that_a_kept_manifest_names_needs_no_word_of_the_upstream(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER, "library/a")
+    image = upstream.add_manifest(IMAGE, "library/b", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await pull(parts, digest, upstream)
+        await parts.registry.manifest(B, image)
+    async with joined(tmp_path, upstream) as parts:  # nothing is in memory: the store is asked
+        assert await whole(await parts.registry.blob(B, digest)) == LAYER
+    assert verbs(upstream) == ["blob", "manifest"]
+
+
+async def test_a_fill_under_way_serves_a_repository_only_after_it_was_allowed(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER, "library/a")
+    async with joined(tmp_path, upstream) as parts:
+        opening = asyncio.create_task(parts.registry.blob(A, digest))
+        transfer = await upstream.next_transfer()
+        blob = await opening
+        with pytest.raises(RegistryError) as caught:
+            await parts.registry.blob(B, digest)
+        assert caught.value.code is ErrorCode.BLOB_UNKNOWN
+        upstream.add(LAYER, "library/b")
+        shared = await parts.registry.blob(B, digest)
+        transfer.finish()
+        assert await whole(blob) == await whole(shared) == LAYER
+        await until(lambda: parts.fills.completed == 1)
+        assert await parts.store.is_linked(B, digest)
+    assert verbs(upstream) == ["blob", "stat_blob", "stat_blob"]
+
+
+async def test_a_blob_whose_data_is_gone_is_fetched_again_though_all_links_are_there(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER)
+    async with joined(tmp_path, upstream) as parts:
+        await pull(parts, digest, upstream)
+        path = tmp_path / f"docker/registry/v2/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
+        path.unlink()
+        assert await pull(parts, digest, upstream) == LAYER
+        os.truncate(path, 0)
+        assert await pull(parts, digest, upstream) == LAYER
+        assert path.read_bytes() == LAYER
+
+
+async def test_a_blob_of_another_size_than_its_manifest_says_is_fetched_again(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER)
+    image = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, image)
+        await pull(parts, digest, upstream)
+        path = tmp_path / f"docker/registry/v2/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
+        os.truncate(path, 100)
+        assert await pull(parts, digest, upstream) == LAYER
+
+
+async def test_tags_are_the_upstreams_else_ours_else_the_upstreams_failure(tmp_path: Path) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1", "2")
+    async with joined(tmp_path, upstream) as parts:
+        assert (await parts.registry.tags(A, None, "")).names == ("1", "2")
+        await parts.registry.manifest(A, ONE)
+        upstream.refuse["tags"] = Unavailable("away")
+        assert (await parts.registry.tags(A, None, "")).names == ("1",)
+        with pytest.raises(Unavailable, match="away"):
+            await parts.registry.tags(B, None, "")
+        upstream.refuse["tags"] = RegistryError(ErrorCode.NAME_UNKNOWN)
+        with pytest.raises(RegistryError):
+            await parts.registry.tags(A, None, "")
+
+
+async def test_referrers_come_from_the_tag_where_the_upstream_has_no_api(tmp_path: Path) -> None:
+    upstream = Puppet()
+    subject = Digest.of(IMAGE)
+    entry = {**describe(b"sbom", OCI_MANIFEST), "artifactType": "application/spdx+json"}
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
+    upstream.add_manifest(index, "library/a", f"sha256-{subject.hex}")
+    upstream.refuse["referrers"] = RegistryError(ErrorCode.UNSUPPORTED)
+    async with joined(tmp_path, upstream) as parts:
+        assert await parts.registry.referrers(A, subject) == (entry,)
+        assert await parts.registry.referrers(A, Digest.of(b"other")) == ()
+
+
+async def test_referrers_are_the_kept_ones_when_the_upstream_is_away(tmp_path: Path) -> None:
+    upstream = Puppet()
+    artifact = manifest(b"{}", subject=describe(IMAGE, OCI_MANIFEST), artifactType="application/spdx+json")
+    digest = upstream.add_manifest(artifact, "library/a", "sbom")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, digest)
+        upstream.refuse["referrers"] = Unavailable("away")
+        (found,) = await parts.registry.referrers(A, Digest.of(IMAGE))
+        assert found["digest"] == str(digest)
+        with pytest.raises(Unavailable):
+            await parts.registry.referrers(A, Digest.of(b"other"))
