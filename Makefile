@@ -1,0 +1,50 @@
+# make run    mirrors Docker Hub on port 5000 from ./data
+# make demo   the same against a small local upstream, without a network: a cold and a warm pull
+# make test   lint, types, import contracts, unit, integration and real clients
+# make check  the quick part of it: no real clients, no container image
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: run demo test check lint packages clean
+
+run: $(VENV)/.run
+	$(BIN)/mirror serve
+
+demo: $(VENV)/.run
+	$(BIN)/python examples/demo.py
+
+test: packages lint
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: lint
+	$(BIN)/pytest -m "not clients and not image" $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The container clients and servers that the tests drive; installed as root, else only named.
+packages:
+	@tests/packages
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
+	@tests/packages --venv $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

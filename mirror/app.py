@@ -1,0 +1,188 @@
+"""The composition root: Config -> driver -> store -> upstream -> cache -> server, and their lifetimes.
+
+The only place that reads `Config`. It joins rooms and decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import tempfile
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from pydantic import SecretStr
+
+from mirror import __version__
+from mirror import log as logging
+from mirror.cache.fills import Fills
+from mirror.cache.pullthrough import PullThrough
+from mirror.cache.spool import Spool
+from mirror.config import Config, Storage
+from mirror.configfile import Loaded
+from mirror.drivers.base import StorageDriver
+from mirror.drivers.filesystem import FilesystemDriver
+from mirror.drivers.inmemory import InMemoryDriver
+from mirror.server import routes
+from mirror.server.settings import Settings as ServerSettings
+from mirror.store.content import ContentStore
+from mirror.upstream.client import Client
+from mirror.upstream.settings import Settings as UpstreamSettings
+
+BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
+SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
+NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout 0 means "do not wait"
+SPOOL = Path("mirror", "spool")  # below the root directory
+
+log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The mirror cannot start; the text says why and what to do."""
+
+
+async def serve(loaded: Loaded) -> None:
+    """Serve until SIGTERM or SIGINT, then drain for `http.draintimeout`. Raises StartError."""
+    config = loaded.config
+    logging.configure(config.log.level, config.log.formatter, config.log.fields)
+    for warning in loaded.warnings:
+        log.warning("config.warning", detail=str(warning))
+    with _storage(config.storage) as (driver, spool_folder):
+        app = build(config, driver, spool_folder)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=app[routes.SETTINGS].keepalive_timeout,
+            shutdown_timeout=config.http.draintimeout or NO_WAIT,
+        )
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop, stop, number)
+        await runner.setup()
+        try:
+            await _listen(runner, config.http.addr.host, config.http.addr.port)
+            log.info(
+                "mirror.started",
+                version=__version__,
+                addr=str(config.http.addr),
+                upstream=config.proxy.remoteurl,
+                storage=driver.name,
+            )
+            await stop.wait()
+            log.info("mirror.stopping", draintimeout=config.http.draintimeout)
+        finally:
+            await runner.cleanup()
+    log.info("mirror.stopped")
+
+
+def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Application:
+    """All rooms joined. What lives in time starts and stops with the application; the driver does so too."""
+    proxy = config.proxy
+    store = ContentStore(driver)
+    upstream = Client(
+        UpstreamSettings(
+            remoteurl=proxy.remoteurl,
+            username=proxy.username,
+            password=_reveal(proxy.password),
+            identity_token=_reveal(proxy.identitytoken),
+            realms=proxy.realms,
+            ca_file=proxy.ca,
+            connect=proxy.timeouts.connect,
+            firstbyte=proxy.timeouts.firstbyte,
+            stall=proxy.timeouts.stall,
+            retries=proxy.retries,
+            user_agent=f"mirror/{__version__}",
+        )
+    )
+    fills = Fills(upstream, store, Spool(spool_folder))
+    registry = PullThrough(
+        store,
+        upstream,
+        fills,
+        deadline=proxy.deadline,
+        descriptors=config.storage.cache.blobdescriptorsize,
+    )
+    app = routes.build(
+        registry,
+        ServerSettings(
+            prefix=config.http.prefix,
+            headers=config.http.headers,
+            catalog_max=config.catalog.maxentries,
+            tags_max=config.tags.maxtags,
+            upstream_name=proxy.remoteurl,
+            access_log=not config.log.accesslog.disabled,
+        ),
+    )
+
+    async def lifetime(_app: web.Application) -> AsyncGenerator[None, None]:
+        sweeper = asyncio.create_task(_sweep(fills))
+        yield
+        sweeper.cancel()
+        await asyncio.gather(sweeper, return_exceptions=True)
+        await registry.close()
+        await fills.close()
+        await upstream.close()
+        await driver.close()
+
+    app.cleanup_ctx.append(lifetime)
+    return app
+
+
+@contextlib.contextmanager
+def _storage(storage: Storage) -> Iterator[tuple[StorageDriver, Path]]:
+    """The driver, and the local folder for unfinished fills."""
+    if storage.filesystem is None:
+        with tempfile.TemporaryDirectory(prefix="mirror-spool-") as folder:
+            yield InMemoryDriver(), Path(folder)
+        return
+    root = storage.filesystem.rootdirectory
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not os.access(root, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root))
+    except OSError as error:
+        raise StartError(
+            f"storage.filesystem.rootdirectory: cannot use {root}: {error.strerror}. "
+            f"Make it a folder that user {os.getuid()} can write, or name another one."
+        ) from error
+    if not os.access(root, os.W_OK):
+        log.warning(
+            "storage.readonly",
+            rootdirectory=str(root),
+            detail=f"user {os.getuid()} cannot write here: what is kept is served, nothing new is kept",
+        )
+    yield FilesystemDriver(root, storage.filesystem.maxthreads), root / SPOOL
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host or None, port, backlog=BACKLOG).start()
+    except OSError as error:
+        raise StartError(
+            f"http.addr: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}. "
+            "Stop what uses it, or choose another address."
+        ) from error
+
+
+async def _sweep(fills: Fills) -> None:
+    while True:
+        await fills.sweep()
+        await asyncio.sleep(SWEEP_INTERVAL)
+
+
+def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
+    """The first signal drains; the second ends at once."""
+    if stop.is_set():
+        os._exit(128 + number)
+    stop.set()
+
+
+def _reveal(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""

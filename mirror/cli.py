@@ -1,0 +1,102 @@
+"""The command line: parse arguments, call one function."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from mirror import __version__, app, configfile
+
+PATH_VARIABLE = "REGISTRY_CONFIGURATION_PATH"
+
+EPILOG = """\b
+Examples:
+  mirror serve                        Docker Hub on port 5000, kept in ./data
+  mirror serve config.yml             as a registry:2 configuration file says
+  mirror config.yml                   the same
+  mirror config config.yml            what that file and the environment come to
+\b
+  REGISTRY_PROXY_REMOTEURL=https://quay.io mirror serve
+"""
+
+
+class ServeByDefault(click.Group):
+    """`mirror FILE.yml` is `mirror serve FILE.yml`, as the registry's image has it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0].endswith((".yml", ".yaml")):
+            args = ["serve", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=ServeByDefault, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-v", "--version", prog_name="mirror")
+def cli() -> None:
+    """A pull-through caching mirror for container registries.
+
+    Takes the configuration file, the REGISTRY_* variables and the data folder of registry:2 as they are.
+    """
+
+
+@cli.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def serve(file: Path | None) -> None:
+    """Serve until SIGTERM.
+
+    Without FILE: the one that REGISTRY_CONFIGURATION_PATH names, else the defaults (Docker Hub, port 5000,
+    ./data). REGISTRY_* variables override any of them.
+    """
+    loaded = _load(file)
+    try:
+        asyncio.run(app.serve(loaded))
+    except app.StartError as error:
+        _stop(str(error))
+
+
+@cli.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def config(file: Path | None) -> None:
+    """Print the effective configuration as YAML, with secrets hidden.
+
+    FILE is found as by `serve`; warnings go to the standard error.
+    """
+    loaded = _load(file)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(configfile.dump(loaded.config), nl=False)
+
+
+@cli.command("help", hidden=True)
+@click.pass_context
+def help_(ctx: click.Context) -> None:
+    """Show this text, as `registry help` does."""
+    assert ctx.parent is not None
+    click.echo(ctx.parent.get_help())
+
+
+def _load(file: Path | None) -> configfile.Loaded:
+    if file is None and (named := os.environ.get(PATH_VARIABLE)):
+        file = Path(named)
+    try:
+        return configfile.load(file, os.environ)
+    except configfile.ConfigError as error:
+        _stop(str(error))
+
+
+def _stop(text: str) -> NoReturn:
+    """Exit status 1, as registry's; each line says what is wrong."""
+    for line in text.splitlines():
+        click.echo(f"mirror: {line}", err=True)
+    sys.exit(1)
+
+
+def main() -> None:
+    """The console command."""
+    cli(prog_name="mirror")
