@@ -61,6 +61,7 @@ class Upstream(ThreadingHTTPServer):
         self.manifests = {TAG: manifest, self.digest: manifest}
         self.asked: list[str] = []
         self.sent = 0
+        self.down = False
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def forget(self) -> None:
@@ -78,6 +79,9 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        if self.server.down:  # a connection that was kept alive
+            self.close_connection = True
+            return
         time.sleep(ROUND_TRIP)
         self.server.asked.append(self.command)
         kind, _, reference = self.path.removeprefix(f"/v2/{NAME}/").partition("/")
@@ -180,6 +184,7 @@ def main() -> None:
         ):
             row("cold", port)
             row("warm", port)
+            upstream.down = True
             upstream.shutdown()
             upstream.server_close()
             thread.join()

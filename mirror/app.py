@@ -56,9 +56,7 @@ async def serve(loaded: Loaded) -> None:
         app = build(config, driver, spool_folder)
         runner = web.AppRunner(
             app,
-            access_log=None,
             handle_signals=False,
-            keepalive_timeout=app[routes.SETTINGS].keepalive_timeout,
             shutdown_timeout=config.http.draintimeout or NO_WAIT,
         )
         stop = asyncio.Event()
