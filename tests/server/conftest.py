@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
 
 
@@ -19,7 +20,13 @@ def registry() -> Iterator[MemoryRegistry]:
 
 
 @pytest.fixture
-def events() -> Iterator[list[structlog.typing.EventDict]]:
+def events() -> Iterator[Events]:
     """What is logged during the test, in order."""
-    with structlog.testing.capture_logs() as captured:
-        yield captured
+    before = structlog.get_config()
+    captured = Events()
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, captured.take],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+    )
+    yield captured
+    structlog.configure(**before)

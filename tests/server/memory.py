@@ -31,10 +31,13 @@ class MemoryBlob:
     chunk: int = 64 << 10
     start: int = 0
     closed: int = 0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     reads: list[tuple[int, int]] = field(default_factory=list)
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
         self.reads.append((start, stop))
+        self.begun.set()
         held = self.breaks is not None or self.gate is not None
         limit = max(start, min(stop, self.break_at)) if held else stop
         async for part in self._parts(start, limit):
@@ -57,6 +60,7 @@ class MemoryBlob:
 
     async def close(self) -> None:
         self.closed += 1
+        self.ended.set()
 
 
 class MemoryRegistry:

@@ -1,0 +1,375 @@
+"""How bodies leave, end, and break off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from aiohttp import web
+
+from mirror.oci.errors import ErrorCode
+from mirror.registry import RegistryError, Unavailable
+from mirror.server import body as sending
+from mirror.server.routes import Settings, build
+from tests.server.events import Events
+from tests.server.memory import MemoryBlob, MemoryRegistry
+from tests.server.raw import PATIENCE, Answer, ask, exchange, parse_broken, serving, small_socket
+
+MIB = 1 << 20
+CONTENT = bytes(range(256)) * (24 * MIB // 256)  # more than loopback's socket buffers take
+
+
+def target(blob: MemoryBlob) -> str:
+    """The blob's path."""
+    return f"/v2/library/x/blobs/{blob.descriptor.digest}"
+
+
+async def within(event: asyncio.Event) -> None:
+    """Wait for what must happen."""
+    async with asyncio.timeout(PATIENCE):
+        await event.wait()
+
+
+@contextmanager
+def counted_sendfile(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The byte counts of the kernel's sendfile calls."""
+    counts: list[int] = []
+    real = os.sendfile
+
+    def spy(out: int, source: int, offset: int, count: int) -> int:
+        sent = real(out, source, offset, count)
+        counts.append(sent)
+        return sent
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sendfile", spy)
+        yield counts
+
+
+async def test_a_file_leaves_by_sendfile(registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, and nothing through Python."""
+    blob = registry.add_blob(CONTENT, file=True)
+    with counted_sendfile(monkeypatch) as counts:
+        async with serving(registry) as port:
+            answer = await ask(port, target(blob))
+    assert answer.body == CONTENT
+    assert sum(counts) == len(CONTENT)
+
+
+async def test_readers_of_one_open_file_do_not_disturb_each_other(registry: MemoryRegistry) -> None:
+    """The file's own position belongs to nobody: eight readers, eight ranges, one file object."""
+    blob = registry.add_blob(CONTENT, file=True)
+    async with serving(registry) as port:
+        ranges = [(n * MIB, (n + 3) * MIB) for n in range(8)]
+        answers = await asyncio.gather(
+            *(ask(port, target(blob), headers={"Range": f"bytes={a}-{b - 1}"}) for a, b in ranges)
+        )
+    for (a, b), answer in zip(ranges, answers, strict=True):
+        assert answer.body == CONTENT[a:b]
+
+
+async def test_without_sendfile_readers_do_not_disturb_each_other(
+    registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that has no sendfile: the fallback must not seek the shared file."""
+
+    def refuse(*_arguments: int) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "sendfile", refuse)
+    blob = registry.add_blob(CONTENT, file=True)
+    assert blob.file is not None
+    blob.file.seek(77)
+    async with serving(registry) as port:
+        ranges = [(n * MIB, (n + 3) * MIB) for n in range(4)]
+        answers = await asyncio.gather(
+            *(ask(port, target(blob), headers={"Range": f"bytes={a}-{b - 1}"}) for a, b in ranges)
+        )
+    for (a, b), answer in zip(ranges, answers, strict=True):
+        assert answer.body == CONTENT[a:b]
+    assert blob.file.tell() == 77
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
+async def test_a_failure_before_the_first_byte_is_an_ordinary_error(
+    file: bool, registry: MemoryRegistry
+) -> None:
+    """Nothing was sent, so the client is told, with Retry-After."""
+    blob = registry.add_blob(CONTENT, file=file)
+    blob.breaks = Unavailable("the upstream registry does not answer", retry_after=2.1)
+    async with serving(registry) as port:
+        answer = await ask(port, target(blob))
+    assert answer.status == 503
+    assert answer.one("Retry-After") == "3"
+    assert b"does not answer" in answer.body
+    assert blob.closed == 1
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
+@pytest.mark.parametrize(
+    "cause", [Unavailable("gone"), ValueError("a defect"), TimeoutError(), OSError(5, "io")]
+)
+async def test_a_failure_in_the_middle_ends_the_connection_early(
+    file: bool, cause: Exception, registry: MemoryRegistry, events: Events
+) -> None:
+    """Short by FIN, nothing behind what was sent, one event, the blob closed."""
+    blob = registry.add_blob(CONTENT, file=file)
+    blob.breaks, blob.break_at = cause, len(CONTENT) - MIB
+    async with serving(registry) as port:
+        request = f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n"  # keep-alive: only the break ends it
+        answer = parse_broken(await exchange(port, request.encode()))
+    assert answer.one("Content-Length") == str(len(CONTENT))
+    assert answer.body == CONTENT[: blob.break_at]
+    assert blob.closed == 1
+    broken = events.named("blob.broken")
+    assert len(broken) == 1
+    assert broken[0]["digest"] == str(blob.descriptor.digest)
+    known = isinstance(cause, RegistryError)
+    assert broken[0]["log_level"] == ("warning" if known else "error")
+    assert len(events.all) == 2  # this and the request's
+
+
+async def test_a_file_that_is_too_short_breaks_the_answer_off(
+    registry: MemoryRegistry, events: Events
+) -> None:
+    """Somebody cut it behind our back: what is there is sent, and never ended cleanly."""
+    blob = registry.add_blob(CONTENT, file=True)
+    assert blob.file is not None
+    blob.file.truncate(len(CONTENT) - 5)
+    async with serving(registry) as port:
+        request = f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n"
+        answer = parse_broken(await exchange(port, request.encode()))
+    assert answer.body == CONTENT[:-5]
+    assert answer.one("Content-Length") == str(len(CONTENT))
+    assert (await events.wait("blob.broken"))["digest"] == str(blob.descriptor.digest)
+
+
+@pytest.mark.parametrize("chunk", [64 << 10, 32 * MIB], ids=["chunks", "at once"])
+async def test_bytes_behind_the_end_are_never_sent(
+    chunk: int, registry: MemoryRegistry, events: Events
+) -> None:
+    """A registry that gives more than it said is broken off as well."""
+    blob = registry.add_blob(CONTENT)
+    blob.extra, blob.chunk = b"more", chunk
+    async with serving(registry) as port:
+        request = f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n"
+        answer = parse_broken(await exchange(port, request.encode()))
+    assert answer.body == CONTENT
+    assert (await events.wait("blob.broken"))["log_level"] == "warning"
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
+async def test_a_client_that_goes_away_is_normal(
+    file: bool, registry: MemoryRegistry, events: Events
+) -> None:
+    """The blob is closed, nothing above debug is logged but the request itself."""
+    blob = registry.add_blob(CONTENT, file=file)
+    async with serving(registry) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+        await reader.readexactly(100_000)
+        writer.transport.abort()
+        await within(blob.ended)
+        assert (await ask(port, "/v2/")).status == 200
+    assert events.named("client.gone")
+    others = [event for event in events.all if event["event"] != "response completed"]
+    assert {event["log_level"] for event in others} == {"debug"}
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
+async def test_a_client_that_reads_nothing_is_dropped(
+    file: bool, registry: MemoryRegistry, events: Events
+) -> None:
+    """After the time-out, whatever its socket still holds."""
+    blob = registry.add_blob(CONTENT, file=file)
+    async with serving(registry, Settings(access_log=False, write_timeout=0.3)) as port:
+        client = small_socket(port)
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(client, f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+            await within(blob.ended)
+        finally:
+            client.close()
+    assert events.named("client.dropped")
+
+
+async def test_a_client_that_leaves_a_large_manifest_unread_is_dropped(
+    registry: MemoryRegistry, events: Events
+) -> None:
+    """Small answers are bounded too, not only blobs."""
+    registry.add_manifest("big", b"x" * (4 * MIB))
+    async with serving(registry, Settings(access_log=False, write_timeout=0.3)) as port:
+        client = small_socket(port)
+        try:
+            request = b"GET /v2/library/x/manifests/big HTTP/1.1\r\nHost: m\r\n\r\n"
+            await asyncio.get_running_loop().sock_sendall(client, request * 4)
+            await events.wait("client.dropped")
+        finally:
+            client.close()
+
+
+async def test_a_slow_upstream_is_no_slow_client(registry: MemoryRegistry, events: Events) -> None:
+    """Waiting for the registry's bytes does not count against the client."""
+    blob = registry.add_blob(CONTENT)
+    blob.gate, blob.break_at = asyncio.Event(), MIB
+    async with serving(registry, Settings(access_log=False, write_timeout=0.2)) as port:
+        asked = asyncio.create_task(ask(port, target(blob)))
+        done, _ = await asyncio.wait([asked], timeout=0.6)
+        assert not done
+        blob.gate.set()
+        assert (await asked).body == CONTENT
+    assert not events.named("client.dropped")
+
+
+async def test_headers_wait_for_the_first_bytes(registry: MemoryRegistry) -> None:
+    """So that what fails before them is a status, not a broken body."""
+    blob = registry.add_blob(CONTENT)
+    blob.gate = asyncio.Event()
+    blob.breaks = Unavailable("nothing came")
+    async with serving(registry) as port:
+        asked = asyncio.create_task(ask(port, target(blob)))
+        await within(blob.begun)
+        blob.gate.set()
+        assert (await asked).status == 503
+
+
+async def test_a_file_over_tls_is_whole(registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sendfile there, and the shared file's position is left alone."""
+    blob = registry.add_blob(CONTENT, file=True)
+    server_side, client_side = await certificate()
+    runner = web.AppRunner(build(registry, Settings(access_log=False)))
+    await runner.setup()
+    with counted_sendfile(monkeypatch) as counts:
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_side)
+            await site.start()
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=client_side)
+            writer.write(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n".encode())
+            answer = parse_broken(await reader.read())
+            writer.close()
+        finally:
+            await runner.cleanup()
+    assert answer.body == CONTENT
+    assert counts == []
+
+
+async def certificate() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A throw-away certificate, for a server and for a client that does not check it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=m -keyout {folder}/k -out {folder}/c"
+        process = await asyncio.create_subprocess_exec(
+            "openssl", *command.split(), stderr=asyncio.subprocess.DEVNULL
+        )
+        assert await process.wait() == 0
+        server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server_side.load_cert_chain(f"{folder}/c", f"{folder}/k")
+    client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_side.check_hostname, client_side.verify_mode = False, ssl.CERT_NONE
+    return server_side, client_side
+
+
+async def test_the_server_stops_in_the_middle_of_a_body(registry: MemoryRegistry) -> None:
+    """A stop does not hang on a client that reads nothing, and closes the blob."""
+    blob = registry.add_blob(CONTENT, file=True)
+    runner = web.AppRunner(build(registry, Settings(access_log=False)), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    client = small_socket(site.port)
+    try:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+        await within(blob.begun)
+        async with asyncio.timeout(PATIENCE):
+            await runner.cleanup()
+        await within(blob.ended)
+    finally:
+        client.close()
+
+
+def test_pieces_grow_for_the_quick_and_shrink_for_the_slow() -> None:
+    """Within their bounds."""
+    assert sending.next_piece(sending.FIRST_PIECE, 0.01, 60) == 2 * sending.FIRST_PIECE
+    assert sending.next_piece(sending.LARGEST_PIECE, 0.01, 60) == sending.LARGEST_PIECE
+    assert sending.next_piece(sending.LARGEST_PIECE, 5, 60) == sending.LARGEST_PIECE
+    assert sending.next_piece(sending.LARGEST_PIECE, 30, 60) == sending.LARGEST_PIECE // 4
+    assert sending.next_piece(sending.FIRST_PIECE, 59, 60) == sending.FIRST_PIECE
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"),
+    [
+        (RegistryError(ErrorCode.UNAUTHORIZED, "the upstream refuses us"), 401, None),
+        (RegistryError(ErrorCode.DENIED, "no"), 403, None),
+        (RegistryError(ErrorCode.NAME_UNKNOWN), 404, None),
+        (RegistryError(ErrorCode.TOOMANYREQUESTS, "slow down", retry_after=29.01), 429, "30"),
+        (RegistryError(ErrorCode.TOOMANYREQUESTS, "slow down", retry_after=1e300), 429, "86400"),
+        (Unavailable("later", status=504, retry_after=0), 504, "0"),
+        (Unavailable("later", status=502), 502, None),
+    ],
+)
+async def test_a_failure_of_the_registry_is_passed_on_faithfully(
+    error: RegistryError, status: int, retry_after: str | None, registry: MemoryRegistry
+) -> None:
+    """Status, code, message, Retry-After; never a challenge."""
+    registry.fails = {"manifest": error, "stat_blob": error, "blob": error, "tags": error}
+    async with serving(registry) as port:
+        answers: list[Answer] = [
+            await ask(port, "/v2/library/x/manifests/v1"),
+            await ask(port, f"/v2/library/x/blobs/sha256:{'0' * 64}"),
+            await ask(port, f"/v2/library/x/blobs/sha256:{'0' * 64}", "HEAD"),
+            await ask(port, "/v2/library/x/tags/list"),
+        ]
+    for answer in answers:
+        assert answer.status == status
+        assert answer.one("Retry-After") == retry_after
+        assert answer.one("WWW-Authenticate") is None
+    assert f'"code":"{error.code.name}","message":"{error.message}"' in answers[0].body.decode()
+
+
+async def test_a_defect_tells_the_client_nothing_but_where_to_look(
+    registry: MemoryRegistry, events: Events
+) -> None:
+    """500 with the request's id; the traceback is in the log under the same id."""
+    registry.fails = {"manifest": ZeroDivisionError("secret internals")}
+    async with serving(registry) as port:
+        answer = await ask(port, "/v2/library/x/manifests/v1")
+    assert answer.status == 500
+    assert b"secret" not in answer.body
+    assert (
+        b'"code":"UNKNOWN","message":"internal error, see the log of the mirror, request id ' in answer.body
+    )
+    request_id = answer.body.decode().rpartition("request id ")[2][:36]
+    completed = events.named("response completed with error")[0]
+    assert completed["http.request.id"] == request_id
+    assert completed["log_level"] == "error"
+    failed = events.named("request.failed")[0]
+    assert (failed["http.request.id"], bool(failed["exc_info"])) == (request_id, True)
+
+
+async def test_referrers_are_an_index_and_can_be_filtered(registry: MemoryRegistry) -> None:
+    """The spec's media type, filter and header; unknown names have none; no API is 404."""
+    registry.referring = ({"digest": "a", "artifactType": "t/a"}, {"digest": "b", "artifactType": "t/b"})
+    at = f"/v2/library/x/referrers/sha256:{'0' * 64}"
+    async with serving(registry) as port:
+        both = await ask(port, at)
+        one = await ask(port, at + "?artifactType=t%2Fb")
+        registry.fails = {"referrers": RegistryError(ErrorCode.NAME_UNKNOWN)}
+        none = await ask(port, at)
+        registry.fails = {"referrers": RegistryError(ErrorCode.UNSUPPORTED)}
+        unsupported = await ask(port, at)
+    index = "application/vnd.oci.image.index.v1+json"
+    head = f'{{"schemaVersion":2,"mediaType":"{index}","manifests":['
+    assert both.one("Content-Type") == index
+    assert both.one("OCI-Filters-Applied") is None
+    first, second = '{"digest":"a","artifactType":"t/a"}', '{"digest":"b","artifactType":"t/b"}'
+    assert both.body.decode() == f"{head}{first},{second}]}}\n"
+    assert one.body.decode() == f"{head}{second}]}}\n"
+    assert one.one("OCI-Filters-Applied") == "artifactType"
+    assert (none.status, none.body.decode()) == (200, f"{head}]}}\n")
+    assert unsupported.status == 404
