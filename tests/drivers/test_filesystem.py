@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,10 +18,8 @@ from mirror.drivers.base import DriverError, NoSpaceError, PathNotFoundError, St
 from mirror.drivers.filesystem import FilesystemDriver
 from tests.drivers.conformance import DriverConformance
 from tests.drivers.syscalls import Syscalls
+from tests.support.memory import memory_folder
 from tests.support.programs import find, require, require_root
-
-# Where fsync costs nothing, if there is such a place: the conformance suite makes thousands of files.
-MEMORY = next((folder for folder in ("/dev/shm",) if Path(folder).is_dir()), None)
 
 
 def left_behind(root: Path) -> list[Path]:
@@ -47,14 +43,11 @@ class TestConformance(DriverConformance):
     @pytest.fixture
     async def driver(self) -> AsyncIterator[StorageDriver]:
         """Nothing temporary is left after any test."""
-        base = Path(tempfile.mkdtemp(dir=MEMORY))
-        driver = FilesystemDriver(base / "root", threads=4)
-        try:
+        with memory_folder() as base:
+            driver = FilesystemDriver(base / "root", threads=4)
             yield driver
             await driver.close()
             assert left_behind(base) == []
-        finally:
-            shutil.rmtree(base)
 
 
 async def test_a_write_is_durable_before_it_is_visible_and_its_name_before_it_returns(

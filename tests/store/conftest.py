@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -11,15 +10,17 @@ from mirror.drivers.base import StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.store.content import ContentStore
+from tests.support.memory import memory_folder
 
 
 @pytest.fixture(params=["filesystem", "inmemory"])
-async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StorageDriver]:
+async def driver(request: pytest.FixtureRequest) -> AsyncIterator[StorageDriver]:
     """An empty driver."""
-    driver: StorageDriver
-    driver = FilesystemDriver(tmp_path / "root", 4) if request.param == "filesystem" else InMemoryDriver()
-    yield driver
-    await driver.close()
+    with memory_folder() as folder:
+        driver: StorageDriver
+        driver = FilesystemDriver(folder / "root", 4) if request.param == "filesystem" else InMemoryDriver()
+        yield driver
+        await driver.close()
 
 
 @pytest.fixture

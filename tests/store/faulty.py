@@ -1,0 +1,114 @@
+"""A driver that fails when it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import BinaryIO
+
+from mirror.drivers.base import DriverError, Info, OpenFile, StorageDriver
+
+
+class FaultyDriver:
+    """Passes on to `inner`, notes the writes that succeeded, and fails the `fail_at`th call (from 0).
+
+    With `dead` every later call fails as well: the process ended there, as far as the storage is concerned.
+    With `after` the failing call has its effect first: it was done, and the word of it got lost.
+    """
+
+    name = "faulty"
+
+    def __init__(
+        self,
+        inner: StorageDriver,
+        *,
+        fail_at: int | None = None,
+        dead: bool = False,
+        after: bool = False,
+        failure: type[DriverError] = DriverError,
+    ) -> None:
+        self._inner = inner
+        self._fail_at = fail_at
+        self._dead = dead
+        self._after = after
+        self._failure = failure
+        self.calls = 0
+        self.writes: list[tuple[str, str]] = []
+        self.fail_reading = False
+
+    def _fails(self) -> bool:
+        index, self.calls = self.calls, self.calls + 1
+        return self._fail_at is not None and (
+            index == self._fail_at or (self._dead and index > self._fail_at)
+        )
+
+    def _check(self, path: str) -> None:
+        if self._fails():
+            raise self._failure(path, "injected")
+
+    async def get(self, path: str, limit: int) -> bytes:
+        self._check(path)
+        return await self._inner.get(path, limit)
+
+    async def put(self, path: str, data: bytes) -> None:
+        fails = self._fails()
+        if not fails or self._after:
+            await self._inner.put(path, data)
+            self.writes.append(("put", path))
+        if fails:
+            raise self._failure(path, "injected")
+
+    async def move_in(self, source: Path, path: str) -> None:
+        fails = self._fails()
+        if not fails or self._after:
+            await self._inner.move_in(source, path)
+            self.writes.append(("move_in", path))
+        if fails:
+            raise self._failure(path, "injected")
+
+    async def open(self, path: str) -> OpenFile:
+        self._check(path)
+        return _FaultyFile(self, path, await self._inner.open(path))
+
+    async def stat(self, path: str) -> Info:
+        self._check(path)
+        return await self._inner.stat(path)
+
+    async def list(self, path: str) -> list[str]:
+        self._check(path)
+        return await self._inner.list(path)
+
+    async def delete(self, path: str) -> None:
+        fails = self._fails()
+        if not fails or self._after:
+            await self._inner.delete(path)
+            self.writes.append(("delete", path))
+        if fails:
+            raise self._failure(path, "injected")
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class _FaultyFile:
+    def __init__(self, driver: FaultyDriver, path: str, inner: OpenFile) -> None:
+        self._driver = driver
+        self._path = path
+        self._inner = inner
+
+    @property
+    def size(self) -> int:
+        return self._inner.size
+
+    @property
+    def local(self) -> BinaryIO | None:
+        return None
+
+    async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        async for chunk in self._inner.chunks(start, stop):
+            if self._driver.fail_reading:
+                raise DriverError(self._path, "injected")
+            yield chunk
+
+    async def close(self) -> None:
+        await self._inner.close()
