@@ -20,7 +20,7 @@ from mirror.configsections import (
     Headers,
     Health,
     LogHook,
-    Middleware,
+    MiddlewareLists,
     Notifications,
     Policy,
     Redis,
@@ -296,7 +296,7 @@ class Config(Section):
     loglevel: Level | None = None
     storage: Annotated[Storage, StringForm()] = Storage(filesystem=Filesystem())
     auth: Annotated[dict[str, dict[str, Any]], StringForm()] = Field(default_factory=dict)
-    middleware: dict[str, tuple[Middleware, ...]] = Field(default_factory=dict)
+    middleware: MiddlewareLists = MiddlewareLists()
     reporting: Reporting = Reporting()
     http: Http = Http()
     notifications: Notifications = Notifications()

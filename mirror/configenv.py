@@ -144,7 +144,7 @@ class _Variable:
         near = nearest(self.parts[depth], list(shape.fields))
         if near is None:
             return None
-        return PREFIX + "_".join([*self.parts[:depth], near.upper(), *self.parts[depth + 1 :]])
+        return PREFIX + "_".join([*self.parts[:depth], near, *self.parts[depth + 1 :]]).upper()
 
 
 def string_form(tree: Tree) -> Tree:

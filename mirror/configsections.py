@@ -62,6 +62,12 @@ class Middleware(Section):
     options: dict[str, Any] = {}
 
 
+class MiddlewareLists(Section):
+    registry: tuple[Middleware, ...] = ()
+    repository: tuple[Middleware, ...] = ()
+    storage: tuple[Middleware, ...] = ()
+
+
 class Bugsnag(Section):
     apikey: Secret | None = None
     releasestage: Text = ""

@@ -8,6 +8,7 @@ variable.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,13 +17,17 @@ import yaml
 from yaml import events
 
 TEXT_LIMIT: Final = 1 << 20  # characters; the largest real files have some tens of KiB
-NODES_MAX: Final = 20_000  # with aliases expanded
+NODES_MAX: Final = 10_000  # with aliases expanded
 DEPTH_MAX: Final = 32  # the deepest key of the registry is at 6
 
 _resolve: Callable[[type[yaml.Node], str, tuple[bool, bool]], str | None] = yaml.resolver.Resolver().resolve
 _KINDS = {f"tag:yaml.org,2002:{kind}": kind for kind in ("str", "int", "float", "bool", "null", "timestamp")}
 _MERGE = "tag:yaml.org,2002:merge"
 _VALUE = "tag:yaml.org,2002:value"  # a lone `=`, which is text
+
+# NB: no message may show a value: `password: *secret` is an alias to YAML, and its name the secret.
+_QUOTED_VALUE = re.compile(r"\b(tag handle|alias|anchor) .*", re.DOTALL)
+_QUOTE_IT = "put a text that begins with {} in single quotes"
 
 
 class TreeError(ValueError):
@@ -78,9 +83,8 @@ def parse(text: str, source: str, *, lines: bool) -> Tree | None:
         return _Builder(source, lines=lines).build(iter(yaml.parse(text, Loader=yaml.SafeLoader)))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise TreeError(
-            mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}"
-        ) from error
+        problem = _QUOTED_VALUE.sub(r"\1", error.problem or error.context or "")
+        raise TreeError(mark.line + 1 if mark else 1, f"not YAML: {problem}") from error
     except yaml.YAMLError as error:  # the reader's: a character that YAML does not allow
         raise TreeError(1, "not YAML: a control character or another one that YAML does not allow") from error
 
@@ -119,7 +123,7 @@ class _Builder:
         self._count(event, depth)
         if isinstance(event, events.AliasEvent):
             if event.anchor not in self._anchors:  # also an alias inside its own anchor
-                raise TreeError(_line(event), f"alias *{event.anchor} without its anchor before it")
+                raise TreeError(_line(event), f"an alias without its anchor; {_QUOTE_IT.format('*')}")
             return self._copy(self._anchors[event.anchor], event, depth)
         tree: Tree
         if isinstance(event, events.ScalarEvent):
@@ -167,7 +171,7 @@ class _Builder:
         if tag == _MERGE:
             return Scalar(event.value, "merge", self._place(event), plain)
         if tag != _VALUE and tag not in _KINDS:
-            raise TreeError(_line(event), f"tag {str(tag)[:100]!r} is not supported")
+            raise TreeError(_line(event), f"a tag that is not supported; {_QUOTE_IT.format('!')}")
         kind = _KINDS.get(tag, "str")
         return Scalar(event.value, "str" if kind == "timestamp" else kind, self._place(event), plain)
 

@@ -1,0 +1,27 @@
+"""Configurations for the tests of that room: as a file's text and variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mirror.configfile import Loaded, load
+
+MINIMAL = "version: 0.1\nstorage: {inmemory: {}}\n"
+
+
+def load_text(folder: Path, text: str, **environ: str) -> Loaded:
+    """What a file with this text, and these variables, come to."""
+    return load(write(folder, text), environ)
+
+
+def load_env(environ: Mapping[str, str]) -> Loaded:
+    """What these variables come to without a file."""
+    return load(None, environ)
+
+
+def write(folder: Path, text: str) -> Path:
+    """The file `config.yml` in the folder."""
+    path = folder / "config.yml"
+    path.write_text(text, encoding="utf-8")
+    return path
