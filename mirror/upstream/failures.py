@@ -92,7 +92,7 @@ def from_answer(
         return RegistryError(ErrorCode.UNAUTHORIZED, f"{name} {text} {what}{says}")
     if status in (402, 403, 451):
         return RegistryError(ErrorCode.DENIED, f"{name} denies access to {what}{says}")
-    # Clients know 500 to 504; other 5xx (Cloudflare has 520 to 530) and what nobody expects are a bad gateway.
+    # Clients know 500 to 504; other 5xx (Cloudflare: 520 to 530) and the unexpected are a bad gateway.
     faithful = status if 500 <= status <= HTTPStatus.GATEWAY_TIMEOUT else 502
     return Unavailable(f"{name} answered {status} for {what}{says}", status=faithful, retry_after=wait)
 

@@ -6,6 +6,7 @@ and knows no address ranges in NO_PROXY. Source: golang.org/x/net/http/httpproxy
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +16,10 @@ from yarl import URL
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy, with its own credentials where its URL had some."""
+    """An HTTP proxy; `authorization` is for its Proxy-Authorization, empty where there is none."""
 
     url: URL
-    username: str | None = None
-    password: str = field(default="", repr=False)
+    authorization: str = field(default="", repr=False)
 
 
 def proxy_for(url: URL, environ: Mapping[str, str]) -> Proxy | None:
@@ -39,7 +39,10 @@ def proxy_for(url: URL, environ: Mapping[str, str]) -> Proxy | None:
     if proxy.scheme not in ("http", "https") or not proxy.host:
         raise ValueError(f"{variable} is not the URL of an HTTP proxy")
     bare = proxy.with_user(None).with_path("/")
-    return Proxy(bare, proxy.user, proxy.password or "")
+    if not proxy.user:
+        return Proxy(bare)
+    login = f"{proxy.user}:{proxy.password or ''}".encode()
+    return Proxy(bare, "Basic " + base64.b64encode(login).decode())
 
 
 def _is_direct(url: URL, no_proxy: str) -> bool:

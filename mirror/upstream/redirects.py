@@ -31,7 +31,12 @@ class Hop:
     @property
     def elsewhere(self) -> bool:
         """Whether another origin than the first one is asked now."""
-        return bool(self.trail) and self.trail[0].origin() != self.url.origin()
+        return bool(self.trail) and origin(self.trail[0]) != origin(self.url)
+
+
+def origin(url: URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port (RFC 6454). Raises ValueError when the URL's host or port cannot be."""
+    return url.scheme, (url.host or "").lower(), url.port
 
 
 def follow(hop: Hop, location: str | None) -> Hop:
@@ -42,7 +47,7 @@ def follow(hop: Hop, location: str | None) -> Hop:
         # A signed URL must arrive as it was written; only what is no URL at all gets quoted.
         written = location.isascii() and location.isprintable() and " " not in location
         target = hop.url.join(URL(location, encoded=written)).with_fragment(None)
-        origin = target.origin()
+        there = origin(target)
     except ValueError as error:
         raise TransportError(Trouble.REDIRECT, "its target is not a URL") from error
     if target.scheme not in ("http", "https") or not target.host:
@@ -55,6 +60,6 @@ def follow(hop: Hop, location: str | None) -> Hop:
     if len(trail) > MAX_REDIRECTS:
         raise TransportError(Trouble.REDIRECT, f"it is one of more than {MAX_REDIRECTS}")
     headers = hop.headers
-    if origin != hop.url.origin():
+    if there != origin(hop.url):
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
     return Hop(target, headers, trail)

@@ -18,7 +18,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.upstream.failures import TransportError, Trouble
-from mirror.upstream.proxies import Proxy, proxy_for
+from mirror.upstream.proxies import proxy_for
 from mirror.upstream.settings import Settings
 
 READ_BUFFER = 1 << 20  # bytes a connection holds before it stops reading; twice that at the most
@@ -67,16 +67,18 @@ class Transport:
             proxy = proxy_for(url, os.environ)
         except ValueError as error:
             raise TransportError(Trouble.LOCAL, str(error)) from error
+        login = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
+        tunnelled = url.scheme == "https"  # then the proxy sees the CONNECT only, else the request itself
         try:
             async with clock.timeout:
                 return await session.request(
                     method,
                     url,
-                    headers=headers,
+                    headers=headers if tunnelled else {**headers, **login},
                     data=data,
                     allow_redirects=False,
                     proxy=proxy.url if proxy else None,
-                    proxy_auth=_proxy_auth(proxy),
+                    proxy_headers=login if tunnelled and login else None,
                     trace_request_ctx=clock,
                 )
         except TimeoutError as error:
@@ -173,10 +175,6 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
     if ca_file is not None:
         context.load_verify_locations(cafile=ca_file)
     return context
-
-
-def _proxy_auth(proxy: Proxy | None) -> aiohttp.BasicAuth | None:
-    return aiohttp.BasicAuth(proxy.username, proxy.password) if proxy and proxy.username else None
 
 
 def _clock_hands() -> aiohttp.TraceConfig:

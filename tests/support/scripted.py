@@ -137,6 +137,7 @@ class Upstream:
         self.seen: list[Seen] = []
         self.repositories: dict[str, Content] = {}
         self._rules: list[_Rule] = []
+        self._waiting: list[asyncio.Future[None]] = []
         self._released: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -212,6 +213,14 @@ class Upstream:
         """As `lines`, with headers and all."""
         return [s for s in self.seen if method in ("", s.method) and re.search(path, s.path)]
 
+    async def arrived(self, method: str = "", path: str = "", count: int = 1) -> None:
+        """Wait (10 s at most) until `count` requests have been seen as by `find`. In the server's loop."""
+        async with asyncio.timeout(10):
+            while len(self.find(method, path)) < count:
+                arrival = asyncio.get_running_loop().create_future()
+                self._waiting.append(arrival)
+                await arrival
+
     # serving
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -225,6 +234,10 @@ class Upstream:
             id(request.transport),
         )
         self.seen.append(seen)
+        waiting, self._waiting = self._waiting, []
+        for arrival in waiting:
+            if not arrival.done():
+                arrival.set_result(None)
         denied = self._denied(request) if request.path.startswith("/v2/") else None
         fault = self._fault_for(request, denied=denied is not None)
         if denied is not None and not fault.early:
