@@ -33,7 +33,7 @@ class Fills:
         self._store = store
         self._spool = spool
         self._fills: dict[Digest, Fill] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Fill] = {}
         self._slots = asyncio.Semaphore(RUNNING_LIMIT)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="fill")
 
@@ -58,8 +58,8 @@ class Fills:
         )
         self._fills[digest] = fill
         task = asyncio.create_task(self._run(fill))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = fill
+        task.add_done_callback(self._tasks.pop)
         return fill
 
     async def _run(self, fill: Fill) -> None:
@@ -88,8 +88,12 @@ class Fills:
             log.info("spool.removed", file=name)
 
     async def close(self) -> None:
-        """Break off what is under way; the spool files stay for the next start."""
-        for task in self._tasks:
-            task.cancel()
+        """Break off what is under way; the spool files stay for the next start.
+
+        What clients have whole already is still handed to the store: that takes no upstream.
+        """
+        for task, fill in self._tasks.items():
+            if not fill.verified:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=True)
