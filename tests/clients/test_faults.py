@@ -46,15 +46,6 @@ def test_a_corrupted_blob_never_reaches_a_client_whole_and_is_not_kept(
     assert fetch(blob_url(mirror.url, image, layer)).digest == layer
 
 
-def test_a_client_fails_a_pull_with_a_corrupted_blob(
-    mirror: MirrorProcess, skopeo: Skopeo, recorder: Recorder, catalog: Catalog, layer: str
-) -> None:
-    """skopeo says so, rather than to keep a wrong layer."""
-    recorder.clear(Rule(path=layer, corrupt=1000))
-    mirror.fresh(recorder.url)
-    assert not skopeo.pull(hub_ref(catalog["library/big:1"])).ok
-
-
 def test_after_kill_9_in_mid_fill_the_next_pull_resumes_by_range(
     start_mirror: Callable[..., MirrorProcess], recorder: Recorder, catalog: Catalog, layer: str
 ) -> None:
@@ -99,7 +90,7 @@ def test_with_a_full_disk_a_pull_succeeds_and_nothing_of_it_is_kept(
         kept = [digest for digest in image.platforms[AMD64].layers if mirror.blob_file(digest).exists()]
         assert kept == []
         wait_until(lambda: mirror.spooled() == [], "the room is free again")
-        assert re.search(r"no space|disk.{0,10}full", mirror.log, re.IGNORECASE)
+        assert re.search("fill.not_keeping.*bytes are wanted", mirror.log)
     finally:
         mirror.stop()
         mirror.storage = roomy

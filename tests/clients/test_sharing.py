@@ -78,7 +78,8 @@ def test_six_open_ended_ranges_that_each_leave_early_share_one_fetch(
 
     with ThreadPoolExecutor(RANGES) as pool:
         answers = pool.map(read, range(RANGES))
-        wait_until(lambda: len(begun) == RANGES, "every reader has its headers")
+        # A range's headers wait for its first bytes, so the other half of the readers has none yet.
+        wait_until(lambda: len(begun) == RANGES // 2, "every reader of the first half has its headers")
         recorder.release()
         parts = list(answers)
     assert [part.status for part in parts] == [206] * RANGES
