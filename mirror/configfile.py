@@ -80,6 +80,7 @@ def _read(path: Path) -> Table:
         raise ConfigError(f"{path}: empty: the least is a line `version: {VERSION}` and a storage section")
     if not isinstance(tree, Table):
         raise ConfigError(f"{path}: not a section with keys such as version, storage, http and proxy")
+    tree.source = str(path)  # what is nowhere in the file is on no line of it
     version = tree.entries.get("version")
     if text_of(version) != VERSION:
         source = version.source if version else str(path)

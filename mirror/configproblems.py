@@ -54,7 +54,7 @@ def show(key: str, tree: Tree | None) -> str:
     if tree is None or is_null(tree):
         return "nothing"
     if is_secret(key.rpartition(".")[2]):
-        return HIDDEN
+        return HIDDEN if tree.text else "nothing"
     before, at, after = tree.text.rpartition("@")  # what stands before may be user:password, in any form
     text = f"{HIDDEN}@{after}" if at else before + after
     return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…")

@@ -1,0 +1,110 @@
+"""docs/configuration.md and examples/ are true of the models."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mirror.config import Config
+from mirror.configeffect import RULES, Effect
+from mirror.configfile import dump, load
+from mirror.configschema import ROOT, Shape, Struct
+
+TOP = Path(__file__).parents[2]
+EXAMPLES = sorted((TOP / "examples").glob("*.yml"))
+
+
+def section(title: str) -> list[list[str]]:
+    """The rows of the table under a heading, cell by cell, with the marks of code taken off."""
+    text = (TOP / "docs" / "configuration.md").read_text(encoding="utf-8")
+    body = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in body.splitlines() if line.startswith("| `")]
+    return [[cell.strip().strip("`") for cell in row] for row in rows]
+
+
+def leaves(shape: Shape, prefix: str = "") -> Iterator[str]:
+    """Every key that has no keys of ours below it."""
+    if isinstance(shape, Struct) and shape.fields:
+        for key, field in shape.fields.items():
+            yield from leaves(field.shape, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix
+
+
+def test_every_key_in_effect_is_documented_and_no_other() -> None:
+    elsewhere = tuple(rule.key for rule in RULES if rule.value is None)
+    in_effect = {
+        key
+        for key in leaves(ROOT)
+        if key not in elsewhere and not key.startswith(tuple(f"{e}." for e in elsewhere))
+    }
+    documented = [row[0] for row in section("In effect")]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == in_effect
+
+
+@pytest.mark.parametrize(
+    ("title", "effect"),
+    [
+        ("Stops the start", Effect.REFUSED),
+        ("Not in effect in this version", Effect.LATER),
+        ("Without a meaning for a mirror", Effect.NEVER),
+    ],
+)
+def test_every_other_key_stands_in_the_table_of_its_effect(title: str, effect: Effect) -> None:
+    keys = {rule.key for rule in RULES if rule.effect is effect and rule.value is None}
+    assert {row[0] for row in section(title)} == keys
+
+
+def test_the_documented_defaults_are_the_defaults() -> None:
+    shown = yaml.safe_load(dump(Config()))
+    for key, default, _variable, _text in section("In effect"):
+        value = shown
+        for part in key.split("."):
+            value = value.get(part, "") if isinstance(value, dict) else ""
+        written = {"True": "true", "False": "false", "": "-"}.get(str(value), str(value))
+        assert (key, default) == (key, written)
+
+
+def test_the_documented_variables_are_those_of_their_keys() -> None:
+    for key, _default, variable, _text in section("In effect"):
+        if key != "version":
+            name = "REGISTRY_" + key.replace(".", "_").upper()
+            assert re.fullmatch(rf"{name}(_…|_0)?|REGISTRY_STORAGE=inmemory", variable), key
+
+
+def test_there_are_examples() -> None:
+    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES[:3], ids=lambda path: path.name)
+def test_an_example_of_ours_loads_without_a_warning(path: Path) -> None:
+    assert load(path, {}).warnings == ()
+
+
+def test_a_file_of_registry_2_loads_and_each_key_that_does_nothing_is_named() -> None:
+    loaded = load(EXAMPLES[3], {})
+    assert loaded.config.proxy.remoteurl == "https://registry-1.docker.io"
+    assert {warning.key for warning in loaded.warnings} == {
+        "health",
+        "http.debug",
+        "http.secret",
+        "proxy.ttl",
+        "storage.delete",
+        "storage.maintenance.uploadpurging",
+    }
+
+
+def test_the_clients_snippets_parse() -> None:
+    clients = TOP / "examples" / "clients"
+    assert json.loads((clients / "daemon.json").read_text())["registry-mirrors"] == ["http://127.0.0.1:5000"]
+    hosts = tomllib.loads((clients / "hosts.toml").read_text())
+    assert hosts["host"]["http://127.0.0.1:5000"]["capabilities"] == ["pull", "resolve"]
+    registries = tomllib.loads((clients / "registries.conf").read_text())
+    assert registries["registry"][0]["mirror"][0]["location"] == "127.0.0.1:5000"

@@ -1,0 +1,131 @@
+"""The table of keys that do not do what they do in the registry: each is refused or warned of, and once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mirror.configeffect import RULES, Effect
+from mirror.configfile import ConfigError
+from mirror.configschema import ROOT, paths
+from tests.support.configs import MINIMAL, load_text
+
+GIVEN = {  # something at each key of the table that is not like nothing
+    "auth": "{htpasswd: {realm: r}}",
+    "http.tls": "{certificate: /c}",
+    "http.net": "unix",
+    "storage.s3": "{bucket: b}",
+    "storage.s3aws": "{bucket: b}",
+    "storage.azure": "{}",
+    "storage.gcs": "",
+    "storage.oss": "{bucket: b}",
+    "storage.swift": "{container: c}",
+    "middleware.storage": "[{name: cloudfront}]",
+    "proxy.upstreams": "{ghcr.io: {remoteurl: 'https://ghcr.io'}}",
+    "proxy.exec": "{command: /c}",
+    "proxy.ttl": "0",
+    "proxy.freshness": "{rules: [{match: '*:latest', fresh: 10s}]}",
+    "proxy.stale": "1h",
+    "proxy.negative": "1s",
+    "cache.maxsize": "1GiB",
+    "cache.minfree": "5%",
+    "notifications": "{endpoints: [{name: a, url: 'http://b'}]}",
+    "health": "{storagedriver: {enabled: true}}",
+    "http.debug": "{addr: ':5001'}",
+    "http.host": "https://a.example",
+    "http.h2c": "{enabled: true}",
+    "redis": "{addr: 'a:1'}",
+    "storage.cache.blobdescriptor": "redis",
+    "storage.cache.layerinfo": "redis",
+    "log.hooks": "[{type: mail}]",
+    "log.reportcaller": "true",
+    "http.relativeurls": "true",
+    "http.secret": "s",
+    "storage.delete": "{enabled: true}",
+    "storage.tag": "{concurrencylimit: 5}",
+    "storage.maintenance.uploadpurging": "{enabled: true, age: 168h, interval: 24h, dryrun: false}",
+    "proxy.cachewritetimeout": "5m",
+    "validation": "{manifests: {urls: {allow: [a]}}}",
+    "policy": "{repository: {classes: [image]}}",
+    "compatibility": "{schema1: {enabled: true}}",
+    "reporting": "{bugsnag: {apikey: k}}",
+    "middleware.registry": "[{name: a}]",
+    "middleware.repository": "[{name: a}]",
+}
+
+
+def document(key: str, value: str) -> str:
+    """A file with this value at this key, and with a storage driver."""
+    if key.startswith("storage."):
+        inner = value
+        for part in reversed(key.split(".")[1:]):
+            inner = f"{{{part}: {inner}}}"
+        driver = "" if RULE[key].effect is Effect.REFUSED else "inmemory: {}, "
+        return f"version: 0.1\nstorage: {{{driver}{inner[1:-1]}}}\n"
+    first, *rest = key.split(".")
+    for part in reversed(rest):
+        value = f"{{{part}: {value}}}"
+    return f"{MINIMAL}{first}: {value}\n"
+
+
+RULE = {rule.key: rule for rule in RULES}
+
+
+def test_the_table_names_known_keys_each_once() -> None:
+    assert len(RULE) == len(RULES)
+    assert set(RULE) == set(GIVEN)
+    assert set(RULE) <= set(paths(ROOT))
+
+
+@pytest.mark.parametrize("key", [rule.key for rule in RULES if rule.effect is Effect.REFUSED])
+def test_what_would_be_unsafe_to_ignore_stops_the_start(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_text(tmp_path, document(key, GIVEN[key]))
+    said = str(refused.value)
+    assert f": {key}: got " in said
+    assert RULE[key].why in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("key", [rule.key for rule in RULES if rule.effect is not Effect.REFUSED])
+def test_what_is_not_in_effect_gets_one_warning(tmp_path: Path, key: str) -> None:
+    loaded = load_text(tmp_path, document(key, GIVEN[key]))
+    assert [(warning.key, warning.text) for warning in loaded.warnings] == [
+        (key, f"{RULE[key].effect.value}: {RULE[key].why}")
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "auth: none\n",
+        "auth: {none: {}}\n",
+        "auth: {}\n",
+        "auth:\n",
+        "http: {tls: {certificate: '', key: '', clientcas: []}, net: tcp, secret: ''}\n",
+        "http: {debug: {prometheus: {enabled: false, path: /metrics}}, h2c: {enabled: false}}\n",
+        "middleware: {storage: [{name: cloudfront, disabled: true}]}\n",
+        "proxy: {upstreams: {}, exec: }\n",
+        "health: {storagedriver: {enabled: false, interval: 10s, threshold: 3}}\n",
+        "notifications: {endpoints: [{name: a, disabled: true}]}\n",
+        "log: {hooks: [], reportcaller: false}\n",
+    ],
+)
+def test_what_is_empty_or_switched_off_is_not_given(tmp_path: Path, text: str) -> None:
+    assert load_text(tmp_path, MINIMAL + text).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "auth", ["htpasswd", "{htpasswd: }", "{silly: {}}", "{none: {}, token: {}}", "{x: {}}"]
+)
+def test_authentication_is_never_dropped_in_silence(tmp_path: Path, auth: str) -> None:
+    with pytest.raises(ConfigError, match=r": auth: got a section: not supported in this version"):
+        load_text(tmp_path, f"{MINIMAL}auth: {auth}\n")
+
+
+def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\AREGISTRY_AUTH_HTPASSWD_PATH: auth: got a section: "):
+        load_text(tmp_path, MINIMAL, REGISTRY_AUTH_HTPASSWD_PATH="/etc/htpasswd")
+    with pytest.raises(ConfigError, match=r"\AREGISTRY_HTTP_TLS_CERTIFICATE: http\.tls: got a section: "):
+        load_text(tmp_path, MINIMAL, REGISTRY_HTTP_TLS_CERTIFICATE="/c")
