@@ -158,7 +158,11 @@ async def _parts(opened: Blob, plan: _Plan) -> AsyncGenerator[Part, None]:
 async def _answer(
     context: Context, request: web.Request, digest: Digest, opened: Blob, plan: _Plan
 ) -> web.StreamResponse:
-    """Send the plan. Failures before the headers are raised; later ones break the answer off."""
+    """Send the plan. Failures before the headers are raised; later ones break the answer off.
+
+    NB: `force_close` makes aiohttp close the connection after what was sent, by FIN. Not `abort`: containerd
+    resumes after FIN, and fails for good after a reset.
+    """
     async with aclosing(_parts(opened, plan)) as parts:
         first = await anext(parts, None)
         response = web.StreamResponse(status=plan.status, headers=plan.headers)
@@ -176,19 +180,16 @@ async def _answer(
             drop(request)
             response.force_close()
         except Exception as error:  # noqa: BLE001 - whatever it is, no body may look complete after it
-            _break_off(request, response, digest, error)
+            _log_break(digest, error)
+            response.force_close()
         finally:
             current().sent = writer.sent
     return response
 
 
-def _break_off(request: web.Request, response: web.StreamResponse, digest: Digest, error: Exception) -> None:
-    """End the connection early, after what was sent."""
+def _log_break(digest: Digest, error: Exception) -> None:
     if isinstance(error, RegistryError):
         current().error = error
         log.warning("blob.broken", digest=str(digest), reason=str(error))
     else:
         log.error("blob.broken", digest=str(digest), reason="internal error", exc_info=error)
-    response.force_close()
-    if request.transport is not None:
-        request.transport.close()  # not abort: FIN is resumed by containerd, a reset is fatal to it

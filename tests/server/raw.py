@@ -32,16 +32,23 @@ class Answer:
 
 
 @asynccontextmanager
-async def serving(registry: Registry, settings: Settings | None = None) -> AsyncIterator[int]:
-    """The port of a real server."""
-    runner = web.AppRunner(build(registry, settings or Settings(access_log=False)))
+async def running(registry: Registry, settings: Settings | None = None) -> AsyncIterator[web.AppRunner]:
+    """A server that does not listen yet."""
+    runner = web.AppRunner(build(registry, settings or Settings(access_log=False)), shutdown_timeout=0.1)
     await runner.setup()
     try:
+        yield runner
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def serving(registry: Registry, settings: Settings | None = None) -> AsyncIterator[int]:
+    """The port of a real server."""
+    async with running(registry, settings) as runner:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         yield site.port
-    finally:
-        await runner.cleanup()
 
 
 async def ask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -36,7 +37,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED.keys())
 async def test_malformed_http_gets_400_and_no_error_is_logged(
-    data: bytes, registry: MemoryRegistry, events: Events
+    data: bytes, registry: MemoryRegistry, events: Events, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Podman begins each pull with a TLS hello: such things are not worth a line at the default level."""
     async with serving(registry) as port:
@@ -45,9 +46,10 @@ async def test_malformed_http_gets_400_and_no_error_is_logged(
     if answered:
         assert parse_broken(answered).status == 400
     assert registry.calls == []
-    levels = {event["log_level"] for event in events.all if not event["event"].startswith("response")}
-    assert levels <= {"debug"}
+    others = [event for event in events.all if not event["event"].startswith("response")]
+    assert {event["log_level"] for event in others} <= {"debug"}
     assert {event["log_level"] for event in events.all} <= {"debug", "info"}
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
 @pytest.mark.parametrize("size", [8000, 30_000])
@@ -132,6 +134,15 @@ async def test_a_large_push_is_refused_at_once_and_not_read(
     assert answer.one("Connection") == "close"
     # What the sockets of both sides hold comes on top of what is read.
     assert sent < middleware.LINGER_BYTES + (32 << 20)
+
+
+async def test_a_push_that_is_sent_before_the_answer_is_read_gets_it(registry: MemoryRegistry) -> None:
+    """Closing on unread bytes would make the kernel throw the answer away."""
+    body = b"x" * (middleware.LINGER_BYTES - 1000)
+    head = b"PUT /v2/library/x/manifests/v1 HTTP/1.1\r\nHost: m\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with serving(registry) as port:
+        for _ in range(10):
+            assert (await exchange(port, head + body)).startswith(b"HTTP/1.1 405 ")
 
 
 async def test_a_client_that_waits_for_continue_gets_the_answer(registry: MemoryRegistry) -> None:

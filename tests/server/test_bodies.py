@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -15,10 +17,10 @@ from aiohttp import web
 from mirror.oci.errors import ErrorCode
 from mirror.registry import RegistryError, Unavailable
 from mirror.server import body as sending
-from mirror.server.routes import Settings, build
+from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import MemoryBlob, MemoryRegistry
-from tests.server.raw import PATIENCE, Answer, ask, exchange, parse_broken, serving, small_socket
+from tests.server.raw import PATIENCE, Answer, ask, exchange, parse_broken, running, serving, small_socket
 
 MIB = 1 << 20
 CONTENT = bytes(range(256)) * (24 * MIB // 256)  # more than loopback's socket buffers take
@@ -163,6 +165,19 @@ async def test_bytes_behind_the_end_are_never_sent(
     assert (await events.wait("blob.broken"))["log_level"] == "warning"
 
 
+async def test_too_many_bytes_never_shift_what_follows(registry: MemoryRegistry, events: Events) -> None:
+    """Several ranges: the second would be wrong, and its end cut to the length that was announced."""
+    blob = registry.add_blob(CONTENT)
+    blob.extra = b"more"
+    async with serving(registry) as port:
+        request = f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\nRange: bytes=0-9,20-29\r\n\r\n"
+        answer = parse_broken(await exchange(port, request.encode()))
+    assert answer.status == 206
+    assert len(answer.body) < int(answer.one("Content-Length") or 0)
+    assert b"more" not in answer.body
+    await events.wait("blob.broken")
+
+
 @pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
 async def test_a_client_that_goes_away_is_normal(
     file: bool, registry: MemoryRegistry, events: Events
@@ -183,19 +198,33 @@ async def test_a_client_that_goes_away_is_normal(
 
 @pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
 async def test_a_client_that_reads_nothing_is_dropped(
-    file: bool, registry: MemoryRegistry, events: Events
+    file: bool, registry: MemoryRegistry, events: Events, tmp_path: Path
 ) -> None:
-    """After the time-out, whatever its socket still holds."""
+    """After the time-out. Over a Unix socket, where the kernel would never do it for us."""
     blob = registry.add_blob(CONTENT, file=file)
-    async with serving(registry, Settings(access_log=False, write_timeout=0.3)) as port:
-        client = small_socket(port)
-        try:
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendall(client, f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+    async with running(registry, Settings(access_log=False, write_timeout=0.3)) as runner:
+        await web.UnixSite(runner, str(tmp_path / "s")).start()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "s"))
+            client.sendall(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
             await within(blob.ended)
-        finally:
-            client.close()
-    assert events.named("client.dropped")
+            await events.wait("client.dropped")
+
+
+async def test_the_kernel_drops_a_client_that_leaves_a_small_answer_unread(registry: MemoryRegistry) -> None:
+    """Such an answer never blocks a write of ours, and would keep a closing connection for ever."""
+    async with running(registry, Settings(access_log=False, write_timeout=7.5)) as runner:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        assert runner.server is not None
+        [connection] = runner.server.connections
+        assert connection.transport is not None
+        served = connection.transport.get_extra_info("socket")
+        assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
+        writer.close()
 
 
 async def test_a_client_that_leaves_a_large_manifest_unread_is_dropped(
@@ -242,18 +271,14 @@ async def test_a_file_over_tls_is_whole(registry: MemoryRegistry, monkeypatch: p
     """No sendfile there, and the shared file's position is left alone."""
     blob = registry.add_blob(CONTENT, file=True)
     server_side, client_side = await certificate()
-    runner = web.AppRunner(build(registry, Settings(access_log=False)))
-    await runner.setup()
-    with counted_sendfile(monkeypatch) as counts:
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_side)
-            await site.start()
+    async with running(registry) as runner:
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_side)
+        await site.start()
+        with counted_sendfile(monkeypatch) as counts:
             reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=client_side)
             writer.write(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n".encode())
             answer = parse_broken(await reader.read())
             writer.close()
-        finally:
-            await runner.cleanup()
     assert answer.body == CONTENT
     assert counts == []
 
@@ -276,20 +301,15 @@ async def certificate() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 async def test_the_server_stops_in_the_middle_of_a_body(registry: MemoryRegistry) -> None:
     """A stop does not hang on a client that reads nothing, and closes the blob."""
     blob = registry.add_blob(CONTENT, file=True)
-    runner = web.AppRunner(build(registry, Settings(access_log=False)), shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    client = small_socket(site.port)
-    try:
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(client, f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
-        await within(blob.begun)
-        async with asyncio.timeout(PATIENCE):
-            await runner.cleanup()
-        await within(blob.ended)
-    finally:
-        client.close()
+    async with running(registry) as runner:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        with small_socket(site.port) as client:
+            client.sendall(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+            await within(blob.begun)
+            async with asyncio.timeout(PATIENCE):
+                await runner.cleanup()
+            await within(blob.ended)
 
 
 def test_pieces_grow_for_the_quick_and_shrink_for_the_slow() -> None:
