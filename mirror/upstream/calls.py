@@ -14,6 +14,7 @@ from mirror.oci.names import Repository
 from mirror.upstream.auth import Authenticator
 from mirror.upstream.failures import TransportError, from_answer, from_trouble
 from mirror.upstream.fetch import Answer, Call, Fetcher
+from mirror.upstream.redirects import as_written
 from mirror.upstream.settings import Settings, public_name, registry_url
 from mirror.upstream.transport import Transport
 
@@ -48,7 +49,7 @@ class Calls:
         `limit` as in `Call`. Raises RegistryError when there is no answer, or no token.
         """
         url = self.url(repository, rest)
-        call = Call(method, url.with_query(query) if query else url, limit=limit)
+        call = Call(method, as_written(f"{url}?{query}") if query else url, limit=limit)
         scope = f"repository:{repository}:pull"
         learned = renewed = False
         while True:

@@ -12,8 +12,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
-from yarl import URL
-
 from mirror.oci.digest import Digest, DigestError
 from mirror.oci.errors import ErrorCode
 from mirror.oci.links import next_link
@@ -22,6 +20,7 @@ from mirror.oci.names import InvalidNameError, Repository, Tag
 from mirror.registry import MANIFEST_LIMIT, Corrupt, Page, RegistryError, Unavailable
 from mirror.upstream.calls import Calls
 from mirror.upstream.fetch import Answer
+from mirror.upstream.redirects import as_written
 
 TAGS_LIMIT = 8 << 20  # bytes a page: registry:2 sends all tags at once; 100,000 long ones are 4 MiB
 PAGES = 1000  # of tags; ghcr.io gives 100 tags a page unless asked for more
@@ -124,7 +123,7 @@ def _next(calls: Calls, repository: Repository, path: str, answer: Answer) -> st
         return None
     own = calls.url(repository, path)
     try:
-        target = own.join(URL(link, encoded=True))
+        target = own.join(as_written(link))
     except ValueError as error:
         raise Unavailable(f"{calls.name} links the next page of a list to no URL", status=502) from error
     if target.host != own.host:  # the host only: a registry behind a TLS proxy gets scheme and port wrong

@@ -34,6 +34,14 @@ class Hop:
         return bool(self.trail) and origin(self.trail[0]) != origin(self.url)
 
 
+def as_written(text: str) -> URL:
+    """A URL that an upstream wrote: signatures cover its spelling, so only what is no URL at all is quoted.
+
+    Raises ValueError, also later from its properties.
+    """
+    return URL(text, encoded=text.isascii() and text.isprintable() and " " not in text)
+
+
 def origin(url: URL) -> tuple[str, str, int | None]:
     """Scheme, host and port (RFC 6454). Raises ValueError when the URL's host or port cannot be."""
     return url.scheme, (url.host or "").lower(), url.port
@@ -44,9 +52,7 @@ def follow(hop: Hop, location: str | None) -> Hop:
     if not location:
         raise TransportError(Trouble.REDIRECT, "it has no target")
     try:
-        # A signed URL must arrive as it was written; only what is no URL at all gets quoted.
-        written = location.isascii() and location.isprintable() and " " not in location
-        target = hop.url.join(URL(location, encoded=written)).with_fragment(None)
+        target = hop.url.join(as_written(location)).with_fragment(None)
         there = origin(target)
     except ValueError as error:
         raise TransportError(Trouble.REDIRECT, "its target is not a URL") from error

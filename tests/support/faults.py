@@ -104,10 +104,10 @@ class Sender:
         stop = min([len(body), *ends])
         while self.sent < stop:
             piece = body[self.sent : min(stop, self.sent + PIECE)]
-            await response.write(piece)
-            self.sent += len(piece)
             if fault.rate:
                 await asyncio.sleep(len(piece) / fault.rate)
+            await response.write(piece)
+            self.sent += len(piece)
         if fault.stall_after is not None and stop == fault.stall_after:
             await self._released.wait()
             self._break(reset=False)
