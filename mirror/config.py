@@ -8,13 +8,13 @@ Durations are in seconds. Only the composition root reads this.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from mirror.confighosts import Address, AddressValue, Prefix, RealmHost, RemoteUrl, Url
+from mirror.configsecrets import Secret
 from mirror.configsections import (
     Compatibility,
     Headers,
@@ -26,36 +26,29 @@ from mirror.configsections import (
     Redis,
     Reporting,
     Section,
+    StringForm,
     Validation,
 )
+from mirror.configstorage import Filesystem, Storage
 from mirror.configvalues import (
-    HIDDEN,
-    Address,
-    AddressValue,
     Count,
     Duration,
     Flag,
     Integer,
     Level,
     PathValue,
-    Prefix,
-    RealmHost,
-    RemoteUrl,
-    Secret,
     SizeValue,
     Text,
-    Url,
     between,
     one_of,
     within,
 )
 
+__all__ = ["DEFAULT_REMOTEURL", "VERSION", "Cache", "Config", "Http", "Log", "Proxy", "Storage"]
+
 VERSION: Final = "0.1"  # the only one that the registry ever had
 DEFAULT_REMOTEURL: Final = "https://registry-1.docker.io"
 DEFAULT_MAXENTRIES: Final = 1000  # of a page; the registry's own, for catalog and tags
-DESCRIPTORS_MAX: Final = 1_000_000  # some 300 MB; the registry's "0: no limit" means this here
-THREADS_MIN: Final = 25  # the registry's filesystem driver takes no less either
-THREADS_MAX: Final = 1000
 WAIT_MAX: Final = 600.0  # seconds; no client waits longer for a first byte (150 s were measured)
 DRAIN_MAX: Final = 86400.0  # seconds
 DEADLINE_MAX: Final = 60.0  # seconds; dockerd and containerd give a mirror up later than that
@@ -63,14 +56,6 @@ RETRIES_MAX: Final = 10
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110 §5.1: token
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110 §5.5: field-value, without CR, LF, NUL
-_SECRET_KEY = re.compile(
-    r"password|secret|token|credential|connectionstring|authorization|cookie|.key\Z", re.I
-)
-
-
-@dataclass(frozen=True, slots=True)
-class StringForm:
-    """A section of one kind that may be given as that kind's name: `storage: filesystem`."""
 
 
 class AccessLog(Section):
@@ -84,75 +69,6 @@ class Log(Section):
     hooks: tuple[LogHook, ...] = ()
     accesslog: AccessLog = AccessLog()
     reportcaller: Flag = False
-
-
-class Filesystem(Section):
-    rootdirectory: PathValue = Path("/var/lib/registry")
-    maxthreads: Annotated[
-        Integer, AfterValidator(between(0, THREADS_MAX)), AfterValidator(lambda n: max(n, THREADS_MIN))
-    ] = 100
-
-
-class InMemory(Section):
-    pass
-
-
-class DescriptorCache(Section):
-    """How many blob descriptors are kept in memory; the mirror keeps them there whatever the kind is."""
-
-    blobdescriptor: Annotated[str, PlainValidator(one_of("", "inmemory", "redis"))] = ""
-    layerinfo: Annotated[str, PlainValidator(one_of("", "inmemory", "redis"))] = ""  # its name until 2015
-    blobdescriptorsize: Annotated[
-        Integer, AfterValidator(between(0, DESCRIPTORS_MAX)), AfterValidator(lambda n: n or DESCRIPTORS_MAX)
-    ] = 10000
-
-
-class Delete(Section):
-    enabled: Flag = False
-
-
-class UploadPurging(Section):
-    enabled: Flag = True
-    age: Duration = 168 * 3600.0
-    interval: Duration = 24 * 3600.0
-    dryrun: Flag = False
-
-
-class ReadOnly(Section):
-    enabled: Flag = False
-
-
-class Maintenance(Section):
-    uploadpurging: UploadPurging = UploadPurging()
-    readonly: ReadOnly = ReadOnly()
-
-
-class Redirect(Section):
-    disable: Flag = False
-
-
-class TagOptions(Section):
-    concurrencylimit: Count = 0
-
-
-class Storage(Section):
-    """Exactly one of `filesystem` and `inmemory` is given; the other drivers stop the start."""
-
-    go_map: ClassVar[bool] = True
-
-    filesystem: Filesystem | None = None
-    inmemory: InMemory | None = None
-    s3: dict[str, Any] | None = None
-    s3aws: dict[str, Any] | None = None
-    azure: dict[str, Any] | None = None
-    gcs: dict[str, Any] | None = None
-    oss: dict[str, Any] | None = None
-    swift: dict[str, Any] | None = None
-    cache: DescriptorCache = DescriptorCache()
-    delete: Delete = Delete()
-    maintenance: Maintenance = Maintenance()
-    redirect: Redirect = Redirect()
-    tag: TagOptions = TagOptions()
 
 
 class LetsEncrypt(Section):
@@ -309,14 +225,3 @@ class Config(Section):
     compatibility: Compatibility = Compatibility()
     validation: Validation = Validation()
     policy: Policy = Policy()
-
-
-def is_secret(key: str) -> bool:
-    """Whether what stands at this key, or header name, is never shown."""
-    return _SECRET_KEY.search(key) is not None
-
-
-def redacted(text: str) -> str:
-    """The text without the user and password of a URL in it; hides too much rather than too little."""
-    start, end = text.find("//"), text.rfind("@")
-    return f"{text[: start + 2]}{HIDDEN}{text[end:]}" if 0 <= start < end else text

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from mirror.config import Config, is_secret, redacted
+from mirror.config import Config
 from mirror.configeffect import RULES
-from mirror.configvalues import HIDDEN
+from mirror.configsecrets import HIDDEN, is_secret, redacted
 
 
 def dump(config: Config) -> str:

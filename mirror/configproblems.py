@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mirror.config import is_secret
+from mirror.configsecrets import HIDDEN, is_secret
 from mirror.configtree import Items, Scalar, Table, Tree, is_null
-from mirror.configvalues import HIDDEN
 
 SHOWN_MAX: Final = 100  # characters of a value in a message
 

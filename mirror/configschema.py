@@ -14,8 +14,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, PlainValidator
 
-from mirror.config import Config, StringForm
-from mirror.configsections import Go, Section
+from mirror.config import Config
+from mirror.configsections import Go, Section, StringForm
 from mirror.configvalues import parse_duration
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mirror.configvalues import Count, Duration, Flag, Integer, Secret, Text
+from mirror.configsecrets import Secret
+from mirror.configvalues import Count, Duration, Flag, Integer, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Go:
     """
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StringForm:
+    """A section of one kind that may be given as that kind's name: `storage: filesystem`."""
 
 
 class Section(BaseModel):

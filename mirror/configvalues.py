@@ -11,14 +11,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, PlainSerializer, PlainValidator, SecretStr
-
-HIDDEN = "***"  # stands wherever a secret would
+from pydantic import AfterValidator, PlainSerializer, PlainValidator
 
 _UNITS = {  # nanoseconds; the names are those of Go's time.ParseDuration
     "ns": 1,
@@ -33,7 +29,8 @@ _UNITS = {  # nanoseconds; the names are those of Go's time.ParseDuration
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|\u03bcs|ms|s|m|h)")
 _DURATION = re.compile(rf"[+-]?(?:0|(?:{_DURATION_PART.pattern})+)\Z")
 _NANOSECONDS_MAX = 2**63 - 1  # Go's time.Duration is an int64
-_INTEGER = re.compile(r"[+-]?(?:0x[0-9a-f]+|0b[01]+|0o?[0-7]+|0|[1-9][0-9]*)\Z", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?(?:0x[0-9a-f]+|0b[01]+|0o[0-7]+|[0-9]+)\Z", re.IGNORECASE)
+_OCTAL = frozenset("01234567")
 _TRUE = frozenset({"true", "yes", "on", "y"})  # YAML 1.1, as the registry reads it
 _FALSE = frozenset({"false", "no", "off", "n"})
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*(%|[a-z]*)\Z", re.IGNORECASE)
@@ -43,22 +40,9 @@ _SIZE_UNITS = {
     **{f"{letter}b": 1000**power for power, letter in enumerate("kmgtp", 1)},
     **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgtp", 1)},
 }
-_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?\Z")
-_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?\Z")
 
 DURATION_FORM = "a duration such as 30s, 1h30m or 168h"
 SIZE_FORM = "a size such as 200GiB or 500MB, or a share of the disk such as 5%"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen; `host` "" is every address of the machine, `port` 0 any free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +77,11 @@ def parse_integer(value: object) -> int:
     if len(text) > 20 or _INTEGER.match(text) is None:  # 20 characters hold any int64
         raise ValueError("an integer")
     digits = text.lstrip("+-")
-    octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
-    return int(text, 8 if octal else 0)
+    if (
+        digits.isdigit() and digits[0] == "0"
+    ):  # C's octal; with an 8 or 9 in it the registry takes it as decimal
+        return int(text, 8 if set(digits) <= _OCTAL else 10)
+    return int(text, 0)
 
 
 def parse_duration(value: object) -> float:
@@ -137,61 +124,6 @@ def parse_size(value: object) -> Size:
             raise ValueError("a share between 0% and 100%")
         return Size(percent=float(amount))
     return Size(bytes=int(amount * _SIZE_UNITS[unit]))
-
-
-def parse_address(value: object) -> Address:
-    """`:5000`, `127.0.0.1:5000`, `[::1]:5000`, `name:5000`."""
-    allowed = "HOST:PORT, such as :5000, 127.0.0.1:5000 or [::1]:5000, with a port from 0 to 65535"
-    host, colon, port = parse_text(value).rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
-        raise ValueError(allowed)
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    if not _is_host(host, in_brackets=bracketed) and (host or bracketed):
-        raise ValueError(allowed)
-    return Address(host, int(port))
-
-
-def parse_remoteurl(value: object) -> str:
-    """The URL of a registry, without a slash at its end; a path stays.
-
-    A user and password in it are refused: a URL is logged, shown in errors and in `ps`.
-    """
-    text = parse_text(value)
-    if "://" not in text:
-        raise ValueError(f"a URL with its scheme: write https://{text}" if _is_endpoint(text) else _URL_FORM)
-    url = _split_url(text)
-    if url.username is not None or url.password is not None:
-        raise ValueError("a URL without user and password: give those in proxy.username and proxy.password")
-    if url.query or url.fragment or "?" in text or "#" in text:
-        raise ValueError("a URL without ?query and #fragment")
-    if _URL_PATH.match(url.path) is None:
-        raise ValueError("a URL whose path is of letters, digits and . _ ~ - only")
-    return text.rstrip("/")
-
-
-def parse_url(value: object) -> str:
-    """Any http or https URL, or nothing."""
-    text = parse_text(value)
-    if text:
-        _split_url(text)
-    return text
-
-
-def parse_prefix(value: object) -> str:
-    """The path below which the API is served, `/team/a`: without a slash at its end, "" for none."""
-    text = parse_text(value)
-    if text and (not text.startswith("/") or _URL_PATH.match(text) is None or "/." in text):
-        raise ValueError("a path such as /registry/, of letters, digits and . _ ~ - only")
-    return text.rstrip("/")
-
-
-def parse_realm_host(value: object) -> str:
-    """HOST or HOST:PORT, in lower case."""
-    text = parse_text(value)
-    if not _is_endpoint(text) or "/" in text:
-        raise ValueError("a host such as auth.example.com, or HOST:PORT; no scheme and no path")
-    return text.lower()
 
 
 def parse_level(value: object) -> str:
@@ -241,53 +173,11 @@ def between(low: int, high: int) -> Callable[[int], int]:
     return check
 
 
-_URL_FORM = "an http or https URL with a host, such as https://registry-1.docker.io"
-
-
-def _split_url(text: str) -> SplitResult:
-    """Raises ValueError unless it is http(s)://host[:port]… in printable ASCII."""
-    try:
-        url = urlsplit(text)
-        port = url.port  # this, too, raises ValueError
-    except ValueError:
-        raise ValueError(_URL_FORM) from None
-    printable = text.isascii() and text.isprintable() and " " not in text
-    if not printable or url.scheme not in ("http", "https") or port == 0:
-        raise ValueError(_URL_FORM)
-    if not _is_host(url.hostname or "", in_brackets="[" in url.netloc):
-        raise ValueError(_URL_FORM)
-    return url
-
-
-def _is_endpoint(text: str) -> bool:
-    """Whether it could stand between `https://` and the end of a URL."""
-    try:
-        url = _split_url(f"https://{text}")
-    except ValueError:
-        return False
-    return url.username is None and not url.query and not url.fragment
-
-
-def _is_host(host: str, *, in_brackets: bool) -> bool:
-    if not in_brackets:
-        return _HOST_NAME.match(host) is not None
-    try:
-        return ip_address(host).version == 6
-    except ValueError:
-        return False
-
-
 Text = Annotated[str, PlainValidator(parse_text)]
 Flag = Annotated[bool, PlainValidator(parse_flag)]
 Integer = Annotated[int, PlainValidator(parse_integer)]
 Count = Annotated[Integer, AfterValidator(between(0, 2**31 - 1))]
 Duration = Annotated[float, PlainValidator(parse_duration), PlainSerializer(format_duration)]
 SizeValue = Annotated[Size, PlainValidator(parse_size), PlainSerializer(str)]
-AddressValue = Annotated[Address, PlainValidator(parse_address), PlainSerializer(str)]
-RemoteUrl = Annotated[str, PlainValidator(parse_remoteurl)]
-Url = Annotated[str, PlainValidator(parse_url)]
-Prefix = Annotated[str, PlainValidator(parse_prefix)]
-RealmHost = Annotated[str, PlainValidator(parse_realm_host)]
 PathValue = Annotated[Path, PlainValidator(parse_path), PlainSerializer(str)]
 Level = Annotated[str, PlainValidator(parse_level)]
-Secret = Annotated[SecretStr, PlainSerializer(lambda secret: HIDDEN if secret.get_secret_value() else "")]

@@ -8,7 +8,8 @@ import pytest
 
 from mirror.config import Config
 from mirror.configfile import FILE_LIMIT, ConfigError, load
-from mirror.configvalues import Address, Size
+from mirror.confighosts import Address
+from mirror.configvalues import Size
 from tests.support.configs import MINIMAL, load_env, load_text, write
 
 

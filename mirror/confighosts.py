@@ -1,0 +1,123 @@
+"""Addresses and URLs in the configuration; by the same rules as `mirror.configvalues`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import PlainSerializer, PlainValidator
+
+from mirror.configvalues import parse_text
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?\Z")
+_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?\Z")
+_URL_FORM = "an http or https URL with a host, such as https://registry-1.docker.io"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; `host` "" is every address of the machine, `port` 0 any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(value: object) -> Address:
+    """`:5000`, `127.0.0.1:5000`, `[::1]:5000`, `name:5000`."""
+    allowed = "HOST:PORT, such as :5000, 127.0.0.1:5000 or [::1]:5000, with a port from 0 to 65535"
+    host, colon, port = parse_text(value).rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
+        raise ValueError(allowed)
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not _is_host(host, in_brackets=bracketed) and (host or bracketed):
+        raise ValueError(allowed)
+    return Address(host, int(port))
+
+
+def parse_remoteurl(value: object) -> str:
+    """The URL of a registry, without a slash at its end; a path stays.
+
+    A user and password in it are refused: a URL is logged, shown in errors and in `ps`.
+    """
+    text = parse_text(value)
+    if "://" not in text:
+        raise ValueError(f"a URL with its scheme: write https://{text}" if _is_endpoint(text) else _URL_FORM)
+    url = _split_url(text)
+    if url.username is not None or url.password is not None:
+        raise ValueError("a URL without user and password: give those in proxy.username and proxy.password")
+    if url.query or url.fragment or "?" in text or "#" in text:
+        raise ValueError("a URL without ?query and #fragment")
+    if _URL_PATH.match(url.path) is None:
+        raise ValueError("a URL whose path is of letters, digits and . _ ~ - only")
+    return text.rstrip("/")
+
+
+def parse_url(value: object) -> str:
+    """Any http or https URL, or nothing."""
+    text = parse_text(value)
+    if text:
+        _split_url(text)
+    return text
+
+
+def parse_prefix(value: object) -> str:
+    """The path below which the API is served, `/team/a`: without a slash at its end, "" for none."""
+    text = parse_text(value)
+    if text and (not text.startswith("/") or _URL_PATH.match(text) is None or "/." in text):
+        raise ValueError("a path such as /registry/, of letters, digits and . _ ~ - only")
+    return text.rstrip("/")
+
+
+def parse_realm_host(value: object) -> str:
+    """HOST or HOST:PORT, in lower case."""
+    text = parse_text(value)
+    if not _is_endpoint(text) or "/" in text:
+        raise ValueError("a host such as auth.example.com, or HOST:PORT; no scheme and no path")
+    return text.lower()
+
+
+def _split_url(text: str) -> SplitResult:
+    """Raises ValueError unless it is http(s)://host[:port]… in printable ASCII."""
+    try:
+        url = urlsplit(text)
+        port = url.port  # this, too, raises ValueError
+    except ValueError:
+        raise ValueError(_URL_FORM) from None
+    printable = text.isascii() and text.isprintable() and " " not in text
+    if not printable or url.scheme not in ("http", "https") or port == 0:
+        raise ValueError(_URL_FORM)
+    if not _is_host(url.hostname or "", in_brackets="[" in url.netloc):
+        raise ValueError(_URL_FORM)
+    return url
+
+
+def _is_endpoint(text: str) -> bool:
+    """Whether it could stand between `https://` and the end of a URL."""
+    try:
+        url = _split_url(f"https://{text}")
+    except ValueError:
+        return False
+    return url.username is None and not url.query and not url.fragment
+
+
+def _is_host(host: str, *, in_brackets: bool) -> bool:
+    if not in_brackets:
+        return _HOST_NAME.match(host) is not None
+    try:
+        return ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+AddressValue = Annotated[Address, PlainValidator(parse_address), PlainSerializer(str)]
+RemoteUrl = Annotated[str, PlainValidator(parse_remoteurl)]
+Url = Annotated[str, PlainValidator(parse_url)]
+Prefix = Annotated[str, PlainValidator(parse_prefix)]
+RealmHost = Annotated[str, PlainValidator(parse_realm_host)]

@@ -1,0 +1,27 @@
+"""What is never shown: in messages, in the log, in the printed configuration."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import PlainSerializer, SecretStr
+
+HIDDEN: Final = "***"  # stands wherever a secret would
+
+_SECRET_KEY = re.compile(
+    r"password|secret|token|credential|connectionstring|authorization|cookie|.key\Z", re.I
+)
+
+Secret = Annotated[SecretStr, PlainSerializer(lambda secret: HIDDEN if secret.get_secret_value() else "")]
+
+
+def is_secret(key: str) -> bool:
+    """Whether what stands at this key, or header name, is never shown."""
+    return _SECRET_KEY.search(key) is not None
+
+
+def redacted(text: str) -> str:
+    """The text without the user and password of a URL in it; hides too much rather than too little."""
+    start, end = text.find("//"), text.rfind("@")
+    return f"{text[: start + 2]}{HIDDEN}{text[end:]}" if 0 <= start < end else text

@@ -1,0 +1,84 @@
+"""The `storage` section: one driver, and what the registry puts beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import AfterValidator, PlainValidator
+
+from mirror.configsections import Section
+from mirror.configvalues import Count, Duration, Flag, Integer, PathValue, between, one_of
+
+DESCRIPTORS_MAX: Final = 1_000_000  # of some 330 bytes each; what the registry's "0: no limit" means here
+THREADS_MIN: Final = 25  # the registry's filesystem driver takes no less either
+THREADS_MAX: Final = 1000
+
+
+class Filesystem(Section):
+    rootdirectory: PathValue = Path("/var/lib/registry")
+    maxthreads: Annotated[
+        Integer, AfterValidator(between(0, THREADS_MAX)), AfterValidator(lambda n: max(n, THREADS_MIN))
+    ] = 100
+
+
+class InMemory(Section):
+    pass
+
+
+class DescriptorCache(Section):
+    """How many blob descriptors are kept in memory; the mirror keeps them there whatever the kind is."""
+
+    blobdescriptor: Annotated[str, PlainValidator(one_of("", "inmemory", "redis"))] = ""
+    layerinfo: Annotated[str, PlainValidator(one_of("", "inmemory", "redis"))] = ""  # its name until 2015
+    blobdescriptorsize: Annotated[
+        Integer, AfterValidator(between(0, DESCRIPTORS_MAX)), AfterValidator(lambda n: n or DESCRIPTORS_MAX)
+    ] = 10000
+
+
+class Delete(Section):
+    enabled: Flag = False
+
+
+class UploadPurging(Section):
+    enabled: Flag = True
+    age: Duration = 168 * 3600.0
+    interval: Duration = 24 * 3600.0
+    dryrun: Flag = False
+
+
+class ReadOnly(Section):
+    enabled: Flag = False
+
+
+class Maintenance(Section):
+    uploadpurging: UploadPurging = UploadPurging()
+    readonly: ReadOnly = ReadOnly()
+
+
+class Redirect(Section):
+    disable: Flag = False
+
+
+class TagOptions(Section):
+    concurrencylimit: Count = 0
+
+
+class Storage(Section):
+    """Exactly one of `filesystem` and `inmemory` is given; the other drivers stop the start."""
+
+    go_map: ClassVar[bool] = True
+
+    filesystem: Filesystem | None = None
+    inmemory: InMemory | None = None
+    s3: dict[str, Any] | None = None
+    s3aws: dict[str, Any] | None = None
+    azure: dict[str, Any] | None = None
+    gcs: dict[str, Any] | None = None
+    oss: dict[str, Any] | None = None
+    swift: dict[str, Any] | None = None
+    cache: DescriptorCache = DescriptorCache()
+    delete: Delete = Delete()
+    maintenance: Maintenance = Maintenance()
+    redirect: Redirect = Redirect()
+    tag: TagOptions = TagOptions()
