@@ -196,7 +196,7 @@ def _redacted(key: str, value: Any, depth: int) -> Any:
 
 def escape(text: str) -> str:
     """The text as the inside of a quoted ASCII string: no line break or control character is left."""
-    return json.dumps(text)[1:-1].replace("\x7f", "\\u007f")
+    return json.dumps(text)[1:-1]
 
 
 def _text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
@@ -234,7 +234,7 @@ def _logstash(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).replace("\x7f", "\\u007f")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
 _RENDERERS: Mapping[str, Callable[[WrappedLogger, str, EventDict], str]] = {

@@ -209,6 +209,10 @@ async def test_a_client_that_reads_nothing_is_dropped(
             client.sendall(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
             await within(blob.ended)
             await events.wait("client.dropped")
+            for _ in range(10):  # turns of the loop
+                await asyncio.sleep(0)
+            assert runner.server is not None
+            assert runner.server.connections == []  # not waiting for the client to take the rest
 
 
 async def test_the_kernel_drops_a_client_that_leaves_a_small_answer_unread(registry: MemoryRegistry) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mirror import log
@@ -131,6 +131,8 @@ def test_secrets_are_hidden_in_every_form_and_place() -> None:
 
 
 @settings(max_examples=100)
+@example("\x7f", "\x7f", "text")
+@example("\x7f", "\x7f", "json")
 @given(st.text(), st.text(min_size=1), st.sampled_from(["text", "json", "logstash"]))
 def test_whatever_is_logged_is_one_line_of_ascii(value: str, key: str, formatter: str) -> None:
     """No line break, escape sequence or direction mark of a client's making reaches a terminal."""
