@@ -52,7 +52,7 @@ async def serve(loaded: Loaded) -> None:
     logging.configure(config.log.level, config.log.formatter, config.log.fields)
     for warning in loaded.warnings:
         log.warning("config.warning", detail=str(warning))
-    with _storage(config.storage) as (driver, spool_folder):
+    with storage(config.storage) as (driver, spool_folder):
         app = build(config, driver, spool_folder)
         runner = web.AppRunner(
             app,
@@ -134,13 +134,13 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
 
 
 @contextlib.contextmanager
-def _storage(storage: Storage) -> Iterator[tuple[StorageDriver, Path]]:
+def storage(settings: Storage) -> Iterator[tuple[StorageDriver, Path]]:
     """The driver, and the local folder for unfinished fills."""
-    if storage.filesystem is None:
+    if settings.filesystem is None:
         with tempfile.TemporaryDirectory(prefix="mirror-spool-") as folder:
             yield InMemoryDriver(), Path(folder)
         return
-    root = storage.filesystem.rootdirectory
+    root = settings.filesystem.rootdirectory
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not os.access(root, os.R_OK | os.X_OK):
@@ -156,7 +156,7 @@ def _storage(storage: Storage) -> Iterator[tuple[StorageDriver, Path]]:
             rootdirectory=str(root),
             detail=f"user {os.getuid()} cannot write here: what is kept is served, nothing new is kept",
         )
-    yield FilesystemDriver(root, storage.filesystem.maxthreads), root / SPOOL
+    yield FilesystemDriver(root, settings.filesystem.maxthreads), root / SPOOL
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> None:

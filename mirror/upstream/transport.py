@@ -97,6 +97,9 @@ class Transport:
         except TimeoutError as error:
             raise TransportError(Trouble.STALLED) from error
         except (aiohttp.ClientError, OSError) as error:
+            arrived = _arrived(response.content, min(limit, PART))
+            if arrived:
+                return arrived
             raise TransportError(Trouble.BROKEN) from error
 
     async def body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -164,6 +167,15 @@ def trouble_of(error: Exception) -> Trouble:
             return Trouble.NONSENSE
         case _:
             return Trouble.BROKEN
+
+
+def _arrived(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """Bytes that came before the connection broke, and were not read yet.
+
+    NB: aiohttp gives none of them away once the stream has failed: up to READ_BUFFER bytes would be asked for
+    again after each break, and an upstream that always breaks off before that would never get further.
+    """
+    return content._read_nowait(limit) if content._buffer else b""
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -1,0 +1,117 @@
+"""The whole mirror in front of a scripted upstream: configuration file, real sockets, real disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from mirror import app, configfile
+from tests.support.scripted import Upstream, serve
+
+KEPT_WITHIN = 10.0  # seconds
+TIMEOUT = aiohttp.ClientTimeout(total=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client got; `body` as far as it came, `complete` whether that was all that was announced."""
+
+    status: int
+    headers: Any
+    body: bytes
+    complete: bool
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The first error of the envelope."""
+        found: dict[str, Any] = json.loads(self.body)["errors"][0]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A running mirror."""
+
+    url: str
+    root: Path
+    session: aiohttp.ClientSession
+
+    async def ask(self, method: str, path: str, headers: dict[str, str] | None = None) -> Answer:
+        """One request to `/v2/<path>`."""
+        async with self.session.request(
+            method, f"{self.url}/v2/{path}", headers=headers, allow_redirects=False
+        ) as response:
+            body = bytearray()
+            try:
+                async for chunk in response.content.iter_any():
+                    body += chunk
+            except aiohttp.ClientPayloadError:
+                return Answer(response.status, response.headers, bytes(body), complete=False)
+            return Answer(response.status, response.headers, bytes(body), complete=True)
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        return await self.ask("GET", path, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    async def kept(self, digest: str) -> bytes:
+        """The bytes that the store has of this digest, which clients may have a moment earlier."""
+        async with asyncio.timeout(KEPT_WITHIN):
+            while not self.data(digest).exists():  # noqa: ASYNC110 - a file, not an event
+                await asyncio.sleep(0.01)
+        return await asyncio.to_thread(self.data(digest).read_bytes)
+
+    def data(self, digest: str) -> Path:
+        """Where the store keeps this digest's bytes."""
+        algorithm, value = digest.split(":")
+        return self.root / "docker/registry/v2/blobs" / algorithm / value[:2] / value / "data"
+
+
+@asynccontextmanager
+async def running(root: Path, upstream_url: str, **proxy: Any) -> AsyncGenerator[Mirror, None]:
+    """The mirror of `upstream_url`, as `mirror serve` would run this configuration."""
+    file = root.with_suffix(".yml")
+    quick = {"timeouts": {"connect": "2s", "firstbyte": "300ms", "stall": "300ms"}, "retries": 1}
+    config = {
+        "version": 0.1,
+        "log": {"accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(root)}},
+        "http": {"addr": "127.0.0.1:5000"},
+        "proxy": {"remoteurl": upstream_url, **quick, **proxy},
+    }
+    await asyncio.to_thread(file.write_text, json.dumps(config))
+    loaded = configfile.load(file, {})
+    assert not loaded.warnings
+    async with AsyncExitStack() as stack:
+        driver, spool = stack.enter_context(app.storage(loaded.config.storage))
+        runner = web.AppRunner(app.build(loaded.config, driver, spool), shutdown_timeout=1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        session = aiohttp.ClientSession(timeout=TIMEOUT, auto_decompress=False)
+        stack.push_async_callback(session.close)
+        yield Mirror(f"http://127.0.0.1:{runner.addresses[0][1]}", root, session)
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def upstream() -> Upstream:
+    """An upstream that behaves until it is told otherwise."""
+    return Upstream()
+
+
+@pytest.fixture
+async def mirror(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Mirror]:
+    """A mirror of `upstream`."""
+    async with serve(upstream) as url, running(tmp_path / "data", url) as started:
+        yield started
