@@ -177,7 +177,7 @@ class Proxy(Section):
     ca: PathValue | None = None
     deadline: Annotated[Duration, AfterValidator(within(0, DEADLINE_MAX))] = 1.0
     timeouts: Timeouts = Timeouts()
-    retries: Annotated[Integer, AfterValidator(between(0, RETRIES_MAX))] = 4
+    retries: Annotated[Integer, AfterValidator(between(0, RETRIES_MAX))] = 2
     exec: Exec | None = None
     ttl: Duration = 168 * 3600.0
     cachewritetimeout: Duration | None = None

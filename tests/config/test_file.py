@@ -41,7 +41,7 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     assert config == Config()
     assert config.storage.filesystem is not None
     assert config.storage.filesystem.rootdirectory == Path("/var/lib/registry")
-    assert (config.http.draintimeout, config.proxy.deadline, config.proxy.retries) == (30.0, 1.0, 4)
+    assert (config.http.draintimeout, config.proxy.deadline, config.proxy.retries) == (30.0, 1.0, 2)
     timeouts = config.proxy.timeouts
     assert (timeouts.connect, timeouts.firstbyte, timeouts.stall) == (10.0, 30.0, 30.0)
     assert (config.catalog.maxentries, config.tags.maxtags) == (1000, 1000)
