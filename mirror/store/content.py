@@ -20,7 +20,7 @@ from mirror.store import layout, listing
 from mirror.store.blob import MEDIA_TYPE, StoredBlob
 from mirror.store.errors import reading, unknown_blob, unknown_manifest, unknown_name, writing
 from mirror.store.links import Links, holds
-from mirror.store.manifests import Manifests
+from mirror.store.manifests import Kept, Manifests
 
 
 class ContentStore:
@@ -95,15 +95,18 @@ class ContentStore:
 
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[dict[str, Any], ...]:
         """The kept manifests whose subject is `digest`; none is no error."""
-        found = []
+
+        def refers(kept: Kept) -> bool:
+            return kept.manifest.subject is not None and kept.manifest.subject.digest == digest
+
         with reading():
-            async with aclosing(self._manifests.scan(repository)) as all_kept:
-                async for kept in all_kept:
-                    subject = kept.manifest.subject
-                    if subject is None or subject.digest != digest:
-                        continue
-                    if await self._manifests.read(repository, kept.descriptor.digest) is not None:
-                        found.append(kept.as_referrer())
+            async with aclosing(self._manifests.find(repository, refers)) as referrers:
+                found = [
+                    kept.as_referrer()
+                    async for kept in referrers
+                    # What was parsed once says nothing about the bytes now.
+                    if await self._manifests.read(repository, kept.descriptor.digest) is not None
+                ]
         return tuple(found)
 
     # What `cache` asks before it decides.
@@ -132,11 +135,11 @@ class ContentStore:
     async def names(self, repository: Repository, digest: Digest) -> Descriptor | None:
         """The descriptor by which a manifest kept in this repository names the digest, as blob or child."""
         with reading():
-            async with aclosing(self._manifests.scan(repository)) as all_kept:
-                async for kept in all_kept:
-                    for descriptor in (*kept.manifest.blobs, *kept.manifest.children):
-                        if descriptor.digest == digest:
-                            return descriptor
+            async with aclosing(
+                self._manifests.find(repository, lambda kept: digest in kept.names)
+            ) as naming:
+                async for kept in naming:
+                    return kept.names[digest]
         return None
 
     # Writing: each step only where the tree is not so already, since every write costs two fsyncs or more.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -23,9 +24,9 @@ from mirror.store.links import Links, read_bounded
 log = structlog.get_logger()
 
 INLINE_LIMIT = 64 << 10  # bytes; hashing and parsing more than this takes milliseconds, so a thread does it
-SCAN_LIMIT = 2000  # manifests of one repository that a scan looks at: some tenths of a second at worst
+SCAN_LIMIT = 2000  # manifests of one repository that are looked at: about a second when none was parsed
 SCAN_BATCH = 16  # reads under way at a time; below the number of threads that a driver has
-PARSED_LIMIT = 65_536  # descriptors in the parsed manifests remembered; about 20 MB
+PARSED_LIMIT = 65_536  # descriptors in the manifests remembered: 20 MB, and more than MANIFEST_LIMIT can hold
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class Kept:
 
     descriptor: Descriptor
     manifest: Manifest
+    names: Mapping[Digest, Descriptor]  # its blobs and children
 
     def as_referrer(self) -> dict[str, Any]:
         """Its entry in the answer of the referrers API (distribution-spec, "Listing Referrers")."""
@@ -84,12 +86,15 @@ class Manifests:
         except ManifestError as error:
             self._links.broken(link, f"the data is no manifest: {error}")
             return None
-        self._remember(kept)
+        self._parsed[digest] = kept
         return RawManifest(kept.descriptor, body)
 
-    async def scan(self, repository: Repository) -> AsyncGenerator[Kept, None]:
-        """What the repository's manifests are, in the order of their digests; at most SCAN_LIMIT.
+    async def find(
+        self, repository: Repository, wanted: Callable[[Kept], bool]
+    ) -> AsyncGenerator[Kept, None]:
+        """The repository's manifests that are `wanted`, in the order of their digests.
 
+        At most SCAN_LIMIT manifests are looked at; those parsed before cost nothing unless they are wanted.
         Raises DriverError.
         """
         left = SCAN_LIMIT
@@ -99,9 +104,13 @@ class Manifests:
                 log.info("store.scan.cut", repository=str(repository), manifests=len(found), looked_at=left)
             found = found[:left]
             left -= len(found)
-            async for kept in in_batches(found, lambda digest: self._kept(repository, digest)):
-                if kept is not None:
-                    yield kept
+            maybe = [digest for digest in found if (kept := self._parsed.get(digest)) is None or wanted(kept)]
+            async with aclosing(
+                in_batches(maybe, lambda digest: self._kept(repository, digest))
+            ) as looked_at:
+                async for kept in looked_at:
+                    if kept is not None and wanted(kept):
+                        yield kept
 
     async def _revisions(self, repository: Repository, algorithm: str) -> list[Digest]:
         try:
@@ -120,13 +129,9 @@ class Manifests:
             return None
         return kept
 
-    def _remember(self, kept: Kept) -> None:
-        if _weight(kept) <= PARSED_LIMIT:
-            self._parsed[kept.descriptor.digest] = kept
-
 
 def _weight(kept: Kept) -> int:
-    return 1 + len(kept.manifest.blobs) + len(kept.manifest.children)
+    return 1 + len(kept.names)
 
 
 def _digests(algorithm: str, names: Iterable[str]) -> Iterable[Digest]:
@@ -142,7 +147,8 @@ def _check(digest: Digest, body: bytes) -> Kept:
     if not digest.matches(body):
         raise ManifestError("it does not match its digest")
     manifest = parse(body)
-    return Kept(Descriptor(digest, len(body), manifest.media_type), manifest)
+    names = {each.digest: each for each in (*manifest.blobs, *manifest.children)}
+    return Kept(Descriptor(digest, len(body), manifest.media_type), manifest, names)
 
 
 async def _off_loop(body: bytes, work: Callable[[], T]) -> T:
