@@ -56,8 +56,8 @@ def _line(line: str) -> Iterator[Challenge]:
     position = 0
     while found := _SCHEME.match(line, position):
         scheme, position = found[1].lower(), found.end()
-        token68 = None if _PARAMETER.match(line, position) else _TOKEN68.match(line, position)
-        if token68 is not None:
+        # A parameter is never taken for a token68: its value follows the "=".
+        if token68 := _TOKEN68.match(line, position):
             position = token68.end()
             yield Challenge(scheme, {}, token68[1])
             continue

@@ -100,6 +100,7 @@ def test_the_longest_name_wins(path: str, expected: Endpoint) -> None:
         "/v2/a/manifests/latest\n", "/v2/a/manifests/" + "t" * 129, "/v2/a/blobs/foo", "/v2/a/referrers/foo",
         "/v2/a___b/tags/list", "/v2/a-/tags/list", "/v2/a\n/tags/list", "/v2/\u00e9/tags/list",
         "/v2/a/tags/lists", "/v2/a/blobs/uploads/a!b", f"/v2/a/blobs/{D}\n",
+        "/v2/a/blobs/b/uploads/u", "//" + "a" * MAX_PATH,
         "/v2/" + "a" * 256 + "/tags/list", "/v2/" + "a/" * MAX_PATH + "tags/list",
     ],
 )  # fmt: skip
