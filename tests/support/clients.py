@@ -98,9 +98,9 @@ class Commands:
             log.write(f"$ {' '.join(argv)}\n{output}\n[exit {process.returncode}]\n")
         return Done(process.returncode == 0, output, time.monotonic() - began)
 
-    def ask(self, argv: list[str]) -> str:
+    def ask(self, argv: list[str], timeout: float = COMMAND_TIMEOUT) -> str:
         """The output of a command. Raises HarnessError when it fails."""
-        done = self.run(argv)
+        done = self.run(argv, timeout)
         if not done.ok:
             raise HarnessError(f"{' '.join(argv)}: {done.output}")
         return done.output

@@ -103,7 +103,8 @@ class Dockerd(Commands):
 
     name = "dockerd"
 
-    def __init__(self, space: Workspace, mirror: str) -> None:
+    def __init__(self, space: Workspace, mirror: str, *, storage_driver: str = "vfs") -> None:
+        """vfs works everywhere; "" lets dockerd choose, which is quicker where images are large."""
         super().__init__(space, self.name)
         require_root()
         require("dockerd", "docker")
@@ -120,7 +121,7 @@ class Dockerd(Commands):
             "containerd": str(self.containerd.socket),
             "containerd-namespace": "docker",
             "containerd-plugins-namespace": "docker-plugins",
-            "storage-driver": "vfs",
+            "storage-driver": storage_driver,
             # No network of its own: it must not touch the machine's routes and filters.
             "bridge": "none",
             "iptables": False,
