@@ -49,11 +49,10 @@ class Basic:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The registry wants a token from this realm; `anonymous`: the realm must not see credentials."""
+    """The registry wants a token from this realm. Made only for a realm that may see what there is to see."""
 
     realm: str
     service: str
-    anonymous: bool
 
 
 class Authenticator:
@@ -123,9 +122,9 @@ class Authenticator:
             verdict = await self._judge(realm)
             service = offer.parameters.get("service", "")
             if verdict is realms.Verdict.TRUSTED:
-                return Bearer(realm, service, anonymous=False)
+                return Bearer(realm, service)
             if verdict is realms.Verdict.FOREIGN and not self._settings.has_credentials:
-                return Bearer(realm, service, anonymous=True)
+                return Bearer(realm, service)  # lscr.io sends to ghcr.io: an anonymous token tells nothing
             stranger = stranger or realm
         if self._settings.has_login and any(offer.scheme == "basic" for offer in challenges):
             return Basic(self._basic())
@@ -176,15 +175,14 @@ class Authenticator:
 
     async def _exchange(self, plan: Bearer, scope: str) -> tokens.Token:
         """Ask the token server. Raises RegistryError."""
-        secret = "" if plan.anonymous else self._settings.identity_token
         answer = None
-        if secret:
-            answer = await self._fetcher.fetch(self._post(plan, scope, secret), self._server)
+        if self._settings.identity_token:
+            answer = await self._fetcher.fetch(self._post(plan, scope), self._server)
         if answer is None or (answer.status in (404, 405) and self._settings.has_login):
             # Token servers without OAuth2 know GET only; a login can be sent that way, an identity token not.
             answer = await self._fetcher.fetch(self._get(plan, scope), self._server)
         if answer.status != HTTPStatus.OK:
-            raise self._failure(answer, plan)
+            raise self._failure(answer)
         try:
             token = tokens.parse(answer.body, asyncio.get_running_loop().time(), _clock_of(answer))
         except tokens.TokenError as error:
@@ -196,21 +194,21 @@ class Authenticator:
         query = {"service": plan.service} if plan.service else {}
         query["scope"] = scope
         headers = {}
-        if self._settings.has_login and not plan.anonymous:
+        if self._settings.has_login:
             query["account"] = self._settings.username
             headers["Authorization"] = self._basic()
         return Call("GET", URL(plan.realm).extend_query(query), headers, limit=TOKEN_BODY)
 
-    def _post(self, plan: Bearer, scope: str, secret: str) -> Call:
-        form = {"grant_type": "refresh_token", "refresh_token": secret, "client_id": CLIENT_ID}
-        form |= {"service": plan.service, "scope": scope}
+    def _post(self, plan: Bearer, scope: str) -> Call:
+        form = {"grant_type": "refresh_token", "refresh_token": self._settings.identity_token}
+        form |= {"client_id": CLIENT_ID, "service": plan.service, "scope": scope}
         return Call("POST", URL(plan.realm), data=form, limit=TOKEN_BODY)
 
     def _basic(self) -> str:
         login = f"{self._settings.username}:{self._settings.password}"
         return "Basic " + base64.b64encode(login.encode()).decode()
 
-    def _failure(self, answer: Answer, plan: Bearer) -> RegistryError:
+    def _failure(self, answer: Answer) -> RegistryError:
         if answer.status in (400, 404, 405, 410):
             return Unavailable(f"{self._server} answered {answer.status}", status=502)
         return from_answer(
@@ -220,7 +218,7 @@ class Authenticator:
             name=self._server,
             missing=ErrorCode.NAME_UNKNOWN,
             what="a token",
-            with_credentials=self._settings.has_credentials and not plan.anonymous,
+            with_credentials=self._settings.has_credentials,
             elsewhere=answer.elsewhere,
         )
 

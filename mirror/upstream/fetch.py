@@ -135,8 +135,6 @@ class Fetcher:
         if success and call.limit is None and response.status in (200, 206):
             return replace(answer, response=response)
         limit = call.limit if success and call.limit is not None else ERROR_LIMIT
-        if success and (response.content_length or 0) > limit:
-            raise TransportError(Trouble.OVERSIZE, f"over {limit} bytes")
         body = await self._transport.body(response, limit)
         if success and len(body) > limit:
             raise TransportError(Trouble.OVERSIZE, f"over {limit} bytes")
