@@ -119,10 +119,10 @@ def _media_type(document: dict[str, Any], content_type: str | None) -> str:
         if media_type not in INDEXES | MANIFESTS:
             media_type = OCI_MANIFEST if document.get("manifests") is None else OCI_INDEX
         return media_type
-    if not isinstance(media_type, str) or media_type not in INDEXES | MANIFESTS:
-        raise ManifestError(
-            f"manifests of the media type {str(media_type)[:MAX_MEDIA_TYPE]!r} are not supported"
-        )
+    if not isinstance(media_type, str):
+        raise ManifestError("the manifest's mediaType is not a text")
+    if media_type not in INDEXES | MANIFESTS:
+        raise ManifestError(f"manifests of the type {media_type[:MAX_MEDIA_TYPE]!r} are not supported")
     return media_type
 
 
