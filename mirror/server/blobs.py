@@ -18,7 +18,7 @@ from aiohttp import web
 
 from mirror.oci.conditions import etag, if_range, none_match
 from mirror.oci.digest import Digest
-from mirror.oci.ranges import ByteRange, ContentRange, Unsatisfiable, parse_range
+from mirror.oci.ranges import MAX_POSITION, ByteRange, ContentRange, Unsatisfiable, parse_range
 from mirror.oci.request import BlobEndpoint
 from mirror.registry import Blob, Corrupt, Part, RegistryError
 from mirror.server.body import ClientGoneError, ClientSlowError, Writer
@@ -55,27 +55,21 @@ async def blob(context: Context, request: web.Request, endpoint: BlobEndpoint) -
     """
     repository, digest = endpoint.repository, endpoint.digest
     condition = ",".join(request.headers.getall("If-None-Match", ())) or None
-    wanted = request.headers.get("Range")
-    if request.method == "HEAD" or condition or wanted:
+    if request.method == "HEAD" or condition:
         size = (await context.registry.stat_blob(repository, digest)).size
         if none_match(condition, digest, bare=False):
             return web.Response(status=304, headers=_validators(digest))
         if request.method == "HEAD":
             return web.Response(headers=_headers(digest, size))
+    # The size comes with the opened blob: asking for it first would cost a request upstream for each range.
+    opened = await context.registry.blob(repository, digest, start=_first_byte(request, digest))
+    try:
+        size = opened.descriptor.size
         try:
             plan = _plan(request, digest, size)
         except Unsatisfiable as error:
             headers = {"Content-Range": f"bytes */{size}", "Docker-Content-Digest": str(digest)}
             return plain(416, str(error), headers)
-        first = min((start for _, start, _ in plan.pieces), default=0)
-        opened = await context.registry.blob(repository, digest, start=first, size=size)
-    else:
-        opened = await context.registry.blob(repository, digest)
-        plan = _whole(digest, opened.descriptor.size)
-        size = opened.descriptor.size
-    try:
-        if opened.descriptor.size != size:
-            raise Corrupt("the size of the blob changed while it was asked for")
         return await _answer(context, request, digest, opened, plan)
     finally:
         await opened.close()
@@ -102,10 +96,23 @@ def _whole(digest: Digest, size: int) -> _Plan:
     return _Plan(200, _headers(digest, size), ((b"", 0, size),))
 
 
+def _first_byte(request: web.Request, digest: Digest) -> int:
+    """The first byte that can be needed, before the size is known: 0 but for one range that says it."""
+    if not if_range(request.headers.get("If-Range"), digest):
+        return 0
+    try:
+        ranges = parse_range(request.headers.get("Range"), MAX_POSITION)
+    except Unsatisfiable:
+        return 0
+    if ranges is None or len(ranges) != 1:
+        return 0
+    # No blob reaches the upper half of 64 bits: there lies what was counted from the end.
+    return ranges[0].start if ranges[0].start < MAX_POSITION // 2 else 0
+
+
 def _plan(request: web.Request, digest: Digest, size: int) -> _Plan:
     """What is sent of a blob of this size. Raises Unsatisfiable."""
-    condition = request.headers.get("If-Range")
-    if condition is not None and not if_range(condition, digest):
+    if not if_range(request.headers.get("If-Range"), digest):
         return _whole(digest, size)
     ranges = parse_range(request.headers.get("Range"), size)
     if ranges is None:

@@ -1,8 +1,8 @@
 """Manifests and indexes, by tag and by digest.
 
-What the reference names is sent, whatever the client accepts: distribution converts or hides by `Accept`
-(facts of its clients: some send one line, some six, in changing order), so that one tag had three digests.
-A client that cannot read a type sees so by Content-Type.
+What the reference names is sent, whatever the client accepts. distribution converts or hides by `Accept`, of
+which some clients send one line and some six in changing order: one tag then has three digests. A client that
+cannot read a type sees so by Content-Type.
 """
 
 from __future__ import annotations
