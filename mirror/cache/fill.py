@@ -229,7 +229,8 @@ class Fill:
             try:
                 await self._attempt()
             except RegistryError as error:
-                if isinstance(error, Corrupt) and self.size is None and before:
+                misfit = isinstance(error, Corrupt) or error.code is ErrorCode.RANGE_INVALID
+                if misfit and before and self.size is None:
                     await self._start_over(error)
                     continue
                 breaks = 1 if self._received - before >= PROGRESS else breaks + 1

@@ -108,7 +108,8 @@ class Spool:
 def _locked(path: Path) -> BinaryIO | None:
     """Open (or make) and lock the file at `path`; None when somebody else holds it."""
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
+        # The store takes the file with its permission bits: what the umask leaves, as in registry:2.
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -184,6 +184,16 @@ async def test_a_blob_that_never_ends_well_ends_short_and_goes_on_at_the_next_pu
     assert [seen.headers.get("Range") for seen in upstream.find("GET", "/blobs/")] == ["bytes=400000-"]
 
 
+async def test_a_spool_that_is_longer_than_the_blob_is_dropped(mirror: Mirror, upstream: Upstream) -> None:
+    digest = upstream.add_blob(NAME, LAYER)
+    spool = mirror.root / "mirror" / "spool"
+    await asyncio.to_thread(spool.mkdir, parents=True, exist_ok=True)
+    file = spool / f"sha256-{digest.removeprefix('sha256:')}.part"
+    await asyncio.to_thread(file.write_bytes, LAYER + b"more")
+    assert (await mirror.get(f"{NAME}/blobs/{digest}")).body == LAYER
+    assert [seen.status for seen in upstream.find("GET", "/blobs/")] == [416, 200]
+
+
 async def test_a_wrong_byte_never_reaches_a_client_in_a_whole_body(
     mirror: Mirror, upstream: Upstream
 ) -> None:
