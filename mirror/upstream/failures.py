@@ -110,5 +110,7 @@ def _envelope(body: bytes) -> tuple[str, str]:
         return "", ""
     if not isinstance(message, str) or not message.strip() or not message.isprintable():
         return code, ""
+    if code in ErrorCode.__members__ and message.lower() == ErrorCode[code].message.lower():
+        return code, ""  # the standard's words say nothing new
     says = _QUERY.sub(r"\1", message.strip())[:SAYS_LIMIT]
     return code, f"; upstream says: {says}"

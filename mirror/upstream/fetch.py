@@ -39,7 +39,7 @@ class Call:
 class Answer:
     """A final answer. `body` is whole for a success, the beginning for an error.
 
-    `response` is set where a 200 or 206 was left on its connection: whoever has the answer closes it.
+    `response` is set where a success was left on its connection: whoever has the answer closes it.
     `elsewhere`: it came from another origin than the one asked.
     """
 
@@ -117,7 +117,7 @@ class Fetcher:
                 if call.data is not None:
                     raise TransportError(Trouble.REDIRECT, "secrets are not sent on")
                 hop = redirects.follow(hop, response.headers.get("Location"))
-                await self._transport.body(response, ERROR_LIMIT)  # so that the connection can be used again
+                await self._transport.scrap(response, ERROR_LIMIT)
             finally:
                 if not kept:
                     response.close()
@@ -130,12 +130,14 @@ class Fetcher:
         encoded = headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
         if call.method == "HEAD":
             return answer
-        if encoded and success:
+        if not success:
+            body = await self._transport.scrap(response, ERROR_LIMIT)
+            return replace(answer, body=b"" if encoded else body)
+        if encoded:
             raise TransportError(Trouble.ENCODED)
-        if success and call.limit is None and response.status in (200, 206):
+        if call.limit is None:
             return replace(answer, response=response)
-        limit = call.limit if success and call.limit is not None else ERROR_LIMIT
-        body = await self._transport.body(response, limit)
-        if success and len(body) > limit:
-            raise TransportError(Trouble.OVERSIZE, f"over {limit} bytes")
-        return replace(answer, body=b"" if encoded else body)
+        body = await self._transport.body(response, call.limit)
+        if len(body) > call.limit:
+            raise TransportError(Trouble.OVERSIZE, f"over {call.limit} bytes")
+        return replace(answer, body=body)

@@ -7,6 +7,7 @@ connection, connecting, waiting for the header. The phase in which it runs out i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ from mirror.upstream.settings import Settings
 READ_BUFFER = 1 << 20  # bytes a connection holds before it stops reading; twice that at the most
 PART = 1 << 20  # bytes, the largest part given on at once
 QUEUE_SECONDS = 60.0  # for a free connection: as long as our clients may wait for a first byte
-SMALL_BODY_SECONDS = 60.0  # for a manifest, list, token or error in all, however evenly it drips
+SMALL_BODY_SECONDS = 60.0  # for a manifest, list or token in all, however evenly it drips
+SCRAP_SECONDS = 5.0  # for the body of an error or a redirect in all: it is not worth more
 HEADER_LINE = 16 << 10  # bytes; locations signed by object storage run to some 4 KiB
 NO_LIMITS = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
 
@@ -105,15 +107,28 @@ class Transport:
     async def body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """A small body: whole, or its first `limit` + 1 bytes. Raises TransportError."""
         parts: list[bytes] = []
-        left = limit + 1
         try:
             async with asyncio.timeout(SMALL_BODY_SECONDS):
-                while left > 0 and (part := await self.part(response, left)):
-                    parts.append(part)
-                    left -= len(part)
+                await self._read(response, limit + 1, parts)
         except TimeoutError as error:
             raise TransportError(Trouble.STALLED) from error
         return b"".join(parts)
+
+    async def scrap(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """What comes of the body of an answer whose status says it all: at most `limit` bytes, soon.
+
+        Reading it to its end lets the connection be used again. docker-registry 2.8.2 breaks off its 416s.
+        """
+        parts: list[bytes] = []
+        with contextlib.suppress(TransportError, TimeoutError):
+            async with asyncio.timeout(SCRAP_SECONDS):
+                await self._read(response, limit, parts)
+        return b"".join(parts)
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, into: list[bytes]) -> None:
+        while limit > 0 and (part := await self.part(response, limit)):
+            into.append(part)
+            limit -= len(part)
 
     async def close(self) -> None:
         """Drop all connections; nothing is sent afterwards. Safe to call twice."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
@@ -169,6 +170,20 @@ async def test_an_error_body_without_end_is_not_read_to_its_end(connect: Connect
             await client.manifest(ALPINE, THREE)
     assert caught.value.status == 403
     assert upstream.seen[0].sent < 32 << 20
+
+
+@pytest.mark.parametrize("fault", [Fault(cut_after=3), Fault(length=5000), Fault(cut_after=0, reset=True)])
+async def test_the_status_counts_also_where_the_body_of_an_error_breaks_off(
+    connect: Connect, fault: Fault
+) -> None:
+    """docker-registry 2.8.2 announces the blob's length with its 416."""
+    upstream = Upstream()
+    upstream.fault("GET", "", replace(fault, status=403, body=b"forbidden"))
+    async with connect(upstream) as client:
+        with pytest.raises(RegistryError) as caught:
+            await client.manifest(ALPINE, THREE)
+    assert caught.value.status == 403
+    assert upstream.lines() == [GET]
 
 
 async def test_a_missing_ca_file_is_our_own_trouble() -> None:
