@@ -45,11 +45,11 @@ def debian() -> tuple[str, str]:
     if release is None or shutil.which("apt-get") is None:
         missing("the base image is made from a Debian host's own release")
     form = "$(IDENTIFIER) $(RELEASE) $(REPO_URI)"
-    for line in run(["apt-get", "indextargets", "--format", form]).splitlines():
-        identifier, name, uri = line.split()
-        if (identifier, name) == ("Packages", release[1]):
-            return release[1], uri
-    missing(f"apt knows no mirror of {release[1]}")
+    listed = [line.split() for line in run(["apt-get", "indextargets", "--format", form]).splitlines()]
+    uris = [uri for identifier, name, uri in listed if (identifier, name) == ("Packages", release[1])]
+    if not uris:
+        missing(f"apt knows no mirror of {release[1]}")
+    return release[1], uris[0]
 
 
 @pytest.fixture(scope="session")
