@@ -7,7 +7,6 @@ comes from the client's configuration, as on a user's machine. podman and skopeo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from tests.support.images import AMD64, Image
+from tests.support.layers import sha256
 from tests.support.procs import HarnessError, Workspace, client_env
 from tests.support.programs import find
 
@@ -186,7 +186,7 @@ class Skopeo(Commands):
         want = image.platforms[platform]
         digests = {}
         for path in (self.folder / "copy").iterdir():
-            digests[path.name] = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+            digests[path.name] = sha256(path.read_bytes())
         same(f"skopeo {ref}: manifest", digests.get("manifest.json"), want.manifest)
         for digest in [want.config, *want.layers]:
             same(f"skopeo {ref}: blob", digests.get(digest.split(":")[1]), digest)
