@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,30 @@ def test_a_corrupted_blob_never_reaches_a_client_whole_and_is_not_kept(
 
     recorder.clear()
     assert fetch(blob_url(mirror.url, image, layer)).digest == layer
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"truncate": TINY}, {"truncate": TINY, "reset": True}, {"reset": True}, {"status": 503}],
+    ids=["cut with FIN", "cut with RST", "reset before the answer", "503"],
+)
+def test_a_client_without_a_way_back_notices_nothing_of_an_upstream_that_breaks_off(
+    fault: dict[str, Any],
+    mirror: MirrorProcess,
+    skopeo: Skopeo,
+    recorder: Recorder,
+    catalog: Catalog,
+    layer: str,
+) -> None:
+    """skopeo fails for good after one cut, one reset or one 503 of a layer: it gets none of them."""
+    image = catalog["library/big:1"]
+    recorder.clear(Rule(path=layer, method="GET", times=1, **fault))
+    mirror.fresh(recorder.url)
+    done = skopeo.pull(hub_ref(image))
+    assert done.ok, done.output
+    skopeo.verify(image, hub_ref(image))
+    resumed = [e.request_headers.get("range") is not None for e in recorder.select("GET", layer)]
+    assert resumed == [False, "truncate" in fault], recorder.trace()
 
 
 def test_after_kill_9_in_mid_fill_the_next_pull_resumes_by_range(

@@ -29,7 +29,6 @@ HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "transfer-encoding
 class Exchange:
     """One request and what came of it. Times are seconds of time.monotonic."""
 
-    connection: int  # which TCP connection, counted from 1
     method: str  # "?": no HTTP request, such as a TLS hello
     target: str  # path and query, as sent
     request_headers: dict[str, str]  # names in lower case; " | " between a repeated one's values
@@ -59,11 +58,9 @@ class Rule:
     method: str = ".*"  # regular expression, the whole method
     times: int | None = None  # apply this often, then never again
     status: int | None = None  # answer this, with an error document, without asking the server behind
-    headers: dict[str, str] = field(default_factory=dict)  # to set on the answer
     truncate: int | None = None  # send only so many bytes of the body, then close the connection
     corrupt: int | None = None  # change the byte at this offset of the body
     hold: int | None = None  # send so many bytes of the body, the rest after Recorder.release()
-    rate: int | None = None  # bytes a second for the body
     reset: bool = False  # TCP reset with no answer, or, with truncate, after so much of it
 
     def take(self, exchange: Exchange) -> bool:
@@ -88,7 +85,6 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.recorder = self.server.recorder
-        self.number = self.recorder.connected()
 
     def log_message(self, *_args: object) -> None:
         """Nothing is printed: the exchanges are the log."""
@@ -101,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Record what was no HTTP request; most often a client that tries TLS first."""
-        exchange = Exchange(self.number, "?", "?", {}, time.monotonic(), code, end=time.monotonic())
+        exchange = Exchange("?", "?", {}, time.monotonic(), code, end=time.monotonic())
         exchange.outcome = "TLS hello" if self.raw_requestline[:1] == b"\x16" else f"bad request: {message}"
         self.recorder.exchanges.append(exchange)
         super().send_error(code, message, explain)
@@ -112,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in self.headers.items():
             known = headers.get(name.lower())
             headers[name.lower()] = value if known is None else f"{known} | {value}"
-        exchange = Exchange(self.number, self.command, self.path, headers, time.monotonic())
+        exchange = Exchange(self.command, self.path, headers, time.monotonic())
         rule = self.recorder.started(exchange)
         try:
             self.answer(exchange, rule)
@@ -137,13 +133,13 @@ class _Handler(BaseHTTPRequestHandler):
             # Linger of 0 s: the close that follows the handler sends RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def reply(self, exchange: Exchange, status: int, headers: dict[str, str], body: bytes) -> None:
+    def reply(self, exchange: Exchange, status: int, body: bytes) -> None:
         """An answer of the recorder's own."""
         exchange.status = status
-        exchange.response_headers = {"content-length": str(len(body))}
-        exchange.response_headers |= {name.lower(): value for name, value in headers.items()}
+        headers = {"content-length": str(len(body)), "content-type": "application/json"}
+        exchange.response_headers = headers
         self.send_response_only(status)
-        for name, value in exchange.response_headers.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -157,8 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Dropped("reset")
         if rule.status is not None:
             error = {"errors": [{"code": "UNKNOWN", "message": f"injected {rule.status}"}]}
-            headers = {"content-type": "application/json", **rule.headers}
-            self.reply(exchange, rule.status, headers, json.dumps(error).encode())
+            self.reply(exchange, rule.status, json.dumps(error).encode())
             return
         address = urlsplit(self.recorder.upstream)
         behind = http.client.HTTPConnection(address.hostname or "", address.port, timeout=SERVER_TIMEOUT)
@@ -173,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
                 response = behind.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 exchange.outcome = f"server behind: {error!r}"
-                self.reply(exchange, 502, {}, b"")
+                self.reply(exchange, 502, b"")
                 return
             with response:
                 self.relay(exchange, rule, response)
@@ -182,9 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def relay(self, exchange: Exchange, rule: Rule, response: http.client.HTTPResponse) -> None:
         """Pass the server's answer on, with the rule's changes."""
-        gone = HOP_BY_HOP | {name.lower() for name in rule.headers}
-        headers = [(name, value) for name, value in response.getheaders() if name.lower() not in gone]
-        headers += rule.headers.items()
+        headers = [(name, value) for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP]
         exchange.status = response.status
         exchange.response_headers = {name.lower(): value for name, value in headers}
         has_body = self.command != "HEAD" and response.status not in (204, 304)
@@ -208,8 +201,6 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Dropped("truncated")
             if exchange.body_bytes == rule.hold and not self.recorder.gate.wait(HOLD_TIMEOUT):
                 raise _Dropped("held for too long")
-            if rule.rate is not None and self.recorder.stopping.wait(len(data) / rule.rate):
-                raise _Dropped("the recorder stops")
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
 
@@ -235,9 +226,7 @@ class Recorder:
         self.upstream = upstream
         self.exchanges: list[Exchange] = []
         self.gate = threading.Event()  # set: nothing is held
-        self.stopping = threading.Event()
         self._rules: list[Rule] = []
-        self._connections = 0
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.recorder = self
@@ -249,7 +238,6 @@ class Recorder:
     def stop(self) -> None:
         """From now on its port refuses connections."""
         self.release()
-        self.stopping.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -257,7 +245,7 @@ class Recorder:
     def clear(self, *rules: Rule) -> None:
         """Forget what was recorded; from now on obey these rules and no others."""
         with self._lock:
-            self._rules, self.exchanges, self._connections = list(rules), [], 0
+            self._rules, self.exchanges = list(rules), []
             self.gate.clear()
 
     def release(self) -> None:
@@ -271,12 +259,6 @@ class Recorder:
     def trace(self) -> str:
         """All exchanges, one a line: for the message of an assertion."""
         return "\n".join(str(exchange) for exchange in self.exchanges)
-
-    def connected(self) -> int:
-        """A new connection: its number."""
-        with self._lock:
-            self._connections += 1
-            return self._connections
 
     def started(self, exchange: Exchange) -> Rule:
         """Record the exchange; the rule for it."""
