@@ -13,6 +13,7 @@ import signal
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -114,7 +115,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             headers=config.http.headers,
             catalog_max=config.catalog.maxentries,
             tags_max=config.tags.maxtags,
-            upstream_name=proxy.remoteurl,
+            upstream_name=_host(proxy.remoteurl),
             access_log=not config.log.accesslog.disabled,
         ),
     )
@@ -180,6 +181,12 @@ def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
     if stop.is_set():
         os._exit(128 + number)
     stop.set()
+
+
+def _host(remoteurl: str) -> str:
+    """What people call the upstream when they push."""
+    host = urlsplit(remoteurl).netloc
+    return "docker.io" if host == "registry-1.docker.io" else host
 
 
 def _reveal(secret: SecretStr | None) -> str:

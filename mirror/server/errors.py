@@ -6,6 +6,7 @@ Texts and headers are distribution's (`registry:3`), whose error answers come fr
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from html import escape
 
 from aiohttp import web
@@ -31,8 +32,8 @@ def not_found() -> web.Response:
     return plain(404, "404 page not found")
 
 
-def failure(error: RegistryError) -> web.Response:
-    """A registry's failure as the client sees it.
+def failure(error: RegistryError, variables: Mapping[str, str] | None = None) -> web.Response:
+    """A registry's failure as the client sees it; `variables` of the request are for distribution's details.
 
     NB: a 401 carries no WWW-Authenticate. It says that the upstream refuses *us*; with a challenge of ours
     docker would send its user's Docker Hub login to this mirror, and podman an empty one for ever.
@@ -40,8 +41,20 @@ def failure(error: RegistryError) -> web.Response:
     headers = {"Content-Type": JSON}
     if error.retry_after is not None and error.retry_after >= 0:
         headers["Retry-After"] = str(math.ceil(min(error.retry_after, RETRY_AFTER_MAX)))
-    body = envelope(error.code, error.message, error.detail)
+    detail = error.detail if error.detail is not None else _detail(error.code, variables or {})
+    body = envelope(error.code, error.message, detail)
     return web.Response(status=error.status, body=body, headers=headers)
+
+
+def _detail(code: ErrorCode, variables: Mapping[str, str]) -> str | dict[str, str] | None:
+    """What distribution 3 says in `detail` about something unknown, whoever found it so."""
+    name, reference = variables.get("vars.name"), variables.get("vars.reference")
+    if code is ErrorCode.NAME_UNKNOWN and name:
+        return {"name": name}
+    if code is ErrorCode.MANIFEST_UNKNOWN and reference:
+        tag = ":" not in reference
+        return f"unknown tag={reference}" if tag else f"unknown manifest name={name} revision={reference}"
+    return variables.get("vars.digest") if code is ErrorCode.BLOB_UNKNOWN else None
 
 
 def refusal(context: Context, request: web.Request, error: RequestError) -> web.Response:

@@ -39,7 +39,7 @@ def guard(context: Context) -> Middleware:
             response = errors.refusal(context, request, error)
         except RegistryError as error:
             exchange.error = error
-            response = errors.failure(error)
+            response = errors.failure(error, exchange.variables)
         except web.HTTPException:  # aiohttp's router, of a target that is no path (`OPTIONS *`)
             response = errors.not_found()
         except Exception:  # a defect: it is logged whole, and the client learns where to look

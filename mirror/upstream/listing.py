@@ -102,7 +102,7 @@ def _fail(calls: Calls, answer: Answer, missing: ErrorCode) -> None:
     """Raise what this status means."""
     if missing is ErrorCode.UNSUPPORTED and answer.status in (400, 404, 405):
         raise RegistryError(missing, f"{calls.name} has no referrers API")
-    calls.fail(answer, missing, "this list")
+    calls.fail(answer, missing, "this repository")
 
 
 async def _document(calls: Calls, answer: Answer) -> dict[str, Any]:
