@@ -208,11 +208,13 @@ class Fill:
         """Open the spool and hash what an earlier fill left there (rule 7)."""
         try:
             self._file = await self._in_thread(self._spool.open, self.digest)
-        except OSError as error:
+            while self._received < self._file.size:
+                self._received = await self._in_thread(self._file.rehash, self._hasher, self._received)
+        except OSError as error:  # no room, no rights, or a disk that cannot read what it has
+            self._hasher, self._received = self.digest.hasher(), 0
+            await self._forget_spool()
             self._go_volatile(error)
             return
-        while self._received < self._file.size:
-            self._received = await self._in_thread(self._file.rehash, self._hasher, self._received)
         if self._received:
             self._written = self._spooled = self._received
             log.info("fill.found_spool", digest=str(self.digest), bytes=self._received)
@@ -278,9 +280,13 @@ class Fill:
         if self._received > size:
             raise Corrupt(f"the blob has {size} bytes, fewer than an earlier transfer brought")
         if self._window is None:
-            free = await self._in_thread(self._spool.free)
-            if free < size - self._received:
-                self._go_volatile(OSError(f"{size - self._received} bytes are wanted, {free} are free"))
+            wanted = size - self._received
+            try:
+                free = await self._in_thread(self._spool.free)
+                if free < wanted:
+                    raise OSError(f"{wanted} bytes are wanted, {free} are free")
+            except OSError as error:
+                self._go_volatile(error)
         self.size = size
         self._notify()
 

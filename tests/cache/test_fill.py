@@ -325,6 +325,25 @@ async def test_rule_7_a_spool_longer_than_the_blob_is_dropped_before_anybody_rea
         assert await whole(await opening) == DATA
 
 
+async def test_rule_7_a_spool_that_cannot_be_read_is_left_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rehash(_self: SpoolFile, _hasher: object, _offset: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(SpoolFile, "rehash", rehash)
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+    async with joined(tmp_path, upstream) as parts:
+        parts.spool.mkdir(parents=True)
+        (parts.spool / f"sha256-{digest.hex}.part").write_bytes(DATA[:1000])
+        opening = asyncio.create_task(parts.registry.blob(A, digest))
+        transfer = await upstream.next_transfer()
+        assert transfer.start == 0
+        transfer.finish()
+        assert await whole(await opening) == DATA
+
+
 class FullSpool(Spool):
     """A disk that takes `room` bytes of a file and no more."""
 
