@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -26,11 +27,13 @@ from mirror.cache.pullthrough import PullThrough
 from mirror.cache.spool import Spool
 from mirror.config import Config, Storage
 from mirror.configfile import Loaded
+from mirror.drivers import probe
 from mirror.drivers.base import StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.server import routes
 from mirror.server.settings import Settings as ServerSettings
+from mirror.store import layout
 from mirror.store.content import ContentStore
 from mirror.upstream.client import Client
 from mirror.upstream.settings import Settings as UpstreamSettings
@@ -38,6 +41,11 @@ from mirror.upstream.settings import Settings as UpstreamSettings
 BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
 NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout 0 means "do not wait"
+LISTEN_ADVICE = {
+    errno.EADDRINUSE: "Stop what uses it, or choose another port.",
+    errno.EACCES: "Ports below 1024 are for root: choose a higher one.",
+    errno.EADDRNOTAVAIL: "No network interface of this machine has that address.",
+}
 SPOOL = Path("mirror", "spool")  # below the root directory
 
 log = structlog.get_logger()
@@ -47,8 +55,8 @@ class StartError(Exception):
     """The mirror cannot start; the text says why and what to do."""
 
 
-async def serve(loaded: Loaded) -> None:
-    """Serve until SIGTERM or SIGINT, then drain for `http.draintimeout`. Raises StartError."""
+async def serve(loaded: Loaded, file: Path | None) -> None:
+    """Serve what `file` says until SIGTERM or SIGINT, then drain. Raises StartError."""
     config = loaded.config
     logging.configure(config.log.level, config.log.formatter, config.log.fields)
     for warning in loaded.warnings:
@@ -66,16 +74,18 @@ async def serve(loaded: Loaded) -> None:
             loop.add_signal_handler(number, _stop, stop, number)
         await runner.setup()
         try:
-            await _listen(runner, config.http.addr.host, config.http.addr.port)
+            addr = await _listen(runner, config.http.addr.host, config.http.addr.port)
             log.info(
                 "mirror.started",
                 version=__version__,
-                addr=str(config.http.addr),
+                addr=addr,
+                config=_path(file),
                 upstream=config.proxy.remoteurl,
-                storage=driver.name,
+                login=config.proxy.username or ("identity token" if config.proxy.identitytoken else "none"),
+                storage=str(spool_folder.parent.parent) if config.storage.filesystem else driver.name,
             )
             await stop.wait()
-            log.info("mirror.stopping", draintimeout=config.http.draintimeout)
+            log.info("mirror.stopping", draintimeout=f"{config.http.draintimeout:g}s")
         finally:
             await runner.cleanup()
     log.info("mirror.stopped")
@@ -141,33 +151,35 @@ def storage(settings: Storage) -> Iterator[tuple[StorageDriver, Path]]:
         with tempfile.TemporaryDirectory(prefix="mirror-spool-") as folder:
             yield InMemoryDriver(), Path(folder)
         return
-    root = settings.filesystem.rootdirectory
+    root = settings.filesystem.rootdirectory.absolute()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if not os.access(root, os.R_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root))
+        kept = any((root / folder).exists() for folder in layout.FOLDERS)
     except OSError as error:
         raise StartError(
             f"storage.filesystem.rootdirectory: cannot use {root}: {error.strerror}. "
-            f"Make it a folder that user {os.getuid()} can write, or name another one."
+            f"Make it a folder that user {os.geteuid()} can write, or name another one."
         ) from error
-    if not os.access(root, os.W_OK):
-        log.warning(
-            "storage.readonly",
-            rootdirectory=str(root),
-            detail=f"user {os.getuid()} cannot write here: what is kept is served, nothing new is kept",
-        )
+    for refusal in probe.refusals(root, (*layout.FOLDERS, str(SPOOL))):
+        text = probe.advice(refusal, root)
+        if not kept:
+            raise StartError(f"storage.filesystem.rootdirectory: {text}.")
+        log.warning("storage.readonly", detail=f"{text}. What is kept is served, new content is not kept.")
     yield FilesystemDriver(root, settings.filesystem.maxthreads), root / SPOOL
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+    """Accept connections; returns the address, with the port that was taken for port 0. Raises StartError."""
+    address = f"{host}:{port}"
     try:
         await web.TCPSite(runner, host or None, port, backlog=BACKLOG).start()
+    except socket.gaierror as error:
+        raise StartError(f"http.addr: cannot listen on {address}: the name {host} has no address.") from error
     except OSError as error:
-        raise StartError(
-            f"http.addr: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}. "
-            "Stop what uses it, or choose another address."
-        ) from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        advice = LISTEN_ADVICE.get(error.errno or 0, "Choose another address.")
+        raise StartError(f"http.addr: cannot listen on {address}: {reason}. {advice}") from error
+    return f"{host}:{runner.addresses[0][1]}"
 
 
 async def _sweep(fills: Fills) -> None:
@@ -181,6 +193,10 @@ def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
     if stop.is_set():
         os._exit(128 + number)
     stop.set()
+
+
+def _path(file: Path | None) -> str:
+    return str(file.absolute()) if file else "none: defaults"
 
 
 def _host(remoteurl: str) -> str:

@@ -25,13 +25,17 @@ Examples:
 """
 
 
+FILE = click.Path(path_type=Path, readable=False)  # configfile says better what is wrong with it
+
+
 class ServeByDefault(click.Group):
-    """`mirror FILE.yml` is `mirror serve FILE.yml`, as the registry's image has it."""
+    """`mirror FILE` is `mirror serve FILE`, as the registry's image has it."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0].endswith((".yml", ".yaml")):
+        known = args and args[0] in self.commands
+        if args and not known and (args[0].endswith((".yml", ".yaml")) or Path(args[0]).is_file()):
             args = ["serve", *args]
         return super().resolve_command(ctx, args)
 
@@ -46,31 +50,41 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=FILE)
 def serve(file: Path | None) -> None:
-    """Serve until SIGTERM.
+    """Serve until SIGTERM or SIGINT.
+
+    Transfers under way then have http.draintimeout to end; a second signal does not wait.
 
     Without FILE: the one that REGISTRY_CONFIGURATION_PATH names, else the defaults (Docker Hub, port 5000,
     ./data). REGISTRY_* variables override any of them.
     """
+    file = _named(file)
     loaded = _load(file)
     try:
-        asyncio.run(app.serve(loaded))
+        asyncio.run(app.serve(loaded, file))
     except app.StartError as error:
         _stop(str(error))
 
 
 @cli.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=FILE)
 def config(file: Path | None) -> None:
     """Print the effective configuration as YAML, with secrets hidden.
 
     FILE is found as by `serve`; warnings go to the standard error.
     """
-    loaded = _load(file)
+    loaded = _load(_named(file))
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(configfile.dump(loaded.config), nl=False)
+
+
+@cli.command("garbage-collect", hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1)
+def garbage_collect(arguments: tuple[str, ...]) -> None:
+    """Not in this version: registry:2's command, which cron jobs call."""
+    _stop("garbage-collect is not in this version: nothing is evicted yet, so there is nothing to collect")
 
 
 @cli.command("help", hidden=True)
@@ -81,9 +95,14 @@ def help_(ctx: click.Context) -> None:
     click.echo(ctx.parent.get_help())
 
 
-def _load(file: Path | None) -> configfile.Loaded:
+def _named(file: Path | None) -> Path | None:
+    """The file to read: the argument, else the variable's."""
     if file is None and (named := os.environ.get(PATH_VARIABLE)):
-        file = Path(named)
+        return Path(named)
+    return file
+
+
+def _load(file: Path | None) -> configfile.Loaded:
     try:
         return configfile.load(file, os.environ)
     except configfile.ConfigError as error:

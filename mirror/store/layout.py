@@ -18,7 +18,9 @@ from mirror.oci.digest import Digest, DigestError
 from mirror.oci.names import Repository, Tag
 
 ROOT = "docker/registry/v2"
+BLOBS = f"{ROOT}/blobs"
 REPOSITORIES = f"{ROOT}/repositories"
+FOLDERS = (BLOBS, REPOSITORIES)  # all that the tree consists of
 MANIFESTS = "_manifests"
 LAYERS = "_layers"
 LINK_LIMIT = 256  # bytes; the longest digest's text, of sha512, has 135
@@ -30,7 +32,7 @@ class BrokenLink(ValueError):
 
 def blob_folder(digest: Digest) -> str:
     """The folder that holds one blob's data and nothing else."""
-    return f"{ROOT}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+    return f"{BLOBS}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
 
 def blob_data(digest: Digest) -> str:
