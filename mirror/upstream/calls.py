@@ -7,16 +7,20 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import NoReturn
 
+import structlog
 from yarl import URL
 
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
 from mirror.upstream.auth import Authenticator
+from mirror.upstream.causes import address
 from mirror.upstream.failures import TransportError, from_answer, from_trouble
 from mirror.upstream.fetch import Answer, Call, Fetcher
 from mirror.upstream.redirects import as_written
 from mirror.upstream.settings import Settings, public_name, registry_url
 from mirror.upstream.transport import Transport
+
+_log = structlog.get_logger()
 
 
 class Calls:
@@ -80,7 +84,8 @@ class Calls:
         )
 
     def broken(self, error: TransportError) -> NoReturn:
-        """Raise what trouble in the middle of a body means."""
+        """Raise what trouble in the middle of a body means. Whoever reads the body may go on from there."""
+        _log.info("upstream.broken", host=error.host or address(self._base), cause=error.cause)
         raise from_trouble(error, self.name) from error
 
     async def close(self) -> None:

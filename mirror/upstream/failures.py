@@ -29,7 +29,9 @@ class Trouble(Enum):
     REFUSED = (503, "{name} cannot be reached: no connection")
     NAME = (503, "{name} cannot be reached: its name has no address")
     PROXY = (503, "{name} cannot be reached: the configured proxy refuses")
-    TLS = (503, "{name} cannot be reached: no trusted TLS connection")
+    UNTRUSTED = (503, "{name} cannot be reached: its certificate is not trusted")
+    NOT_TLS = (503, "{name} cannot be reached: it does not speak TLS")
+    TLS = (503, "{name} cannot be reached: no TLS connection")
     CROWDED = (503, "{name} cannot be reached: all connections to it are in use")
     CONNECT_TIMEOUT = (504, "{name} cannot be reached: no connection in time")
     FIRSTBYTE_TIMEOUT = (504, "{name} accepted the request and did not answer in time")
@@ -40,6 +42,7 @@ class Trouble(Enum):
     OVERSIZE = (502, "{name} answered with more than can be right: {reason}")
     ENCODED = (502, "{name} compressed an answer although it was asked not to")
     LOCAL = (503, "{name} cannot be asked: {reason}")  # our own configuration is in the way
+    STOPPING = (503, "{name} cannot be asked: the mirror is stopping")
 
     def __init__(self, status: int, text: str) -> None:
         self.status = status
@@ -47,12 +50,21 @@ class Trouble(Enum):
 
 
 class TransportError(Exception):
-    """No usable answer came. Internal to this room: `from_trouble` makes what a client sees."""
+    """No usable answer came. Internal to this room: `from_trouble` makes what a client sees.
 
-    def __init__(self, trouble: Trouble, reason: str = "") -> None:
+    `reason` is part of a client's text. For the log are `cause`, what happened in an operator's words,
+    `hint`, what would help, and `host` (`host:port`), who was asked where that is known.
+    """
+
+    def __init__(
+        self, trouble: Trouble, reason: str = "", *, cause: str = "", hint: str = "", host: str = ""
+    ) -> None:
         self.trouble = trouble
         self.reason = reason
-        super().__init__(f"{trouble.name} {reason}".strip())
+        self.cause = cause or reason or trouble.name.lower()
+        self.hint = hint
+        self.host = host
+        super().__init__(f"{trouble.name} {self.cause}".strip())
 
 
 def from_trouble(error: TransportError, name: str) -> RegistryError:

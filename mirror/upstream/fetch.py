@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import structlog
 from yarl import URL
 
 from mirror.upstream import redirects, retry
+from mirror.upstream.causes import address
 from mirror.upstream.failures import TransportError, Trouble, from_trouble
 from mirror.upstream.transport import Transport
 
@@ -69,17 +71,16 @@ class Fetcher:
         time = asyncio.get_running_loop().time
         started = time()
         for attempt in itertools.count():
-            outcome = await self._outcome(call)
+            outcome = await self._outcome(call, attempt + 1)
             pause = self._pause(attempt, outcome, time() - started)
             if pause is not None:
-                cause = outcome.status if isinstance(outcome, Answer) else outcome.trouble.name
-                _log.info(
-                    "upstream.retried", host=call.url.host, path=call.url.path, cause=cause, pause=pause
-                )
+                _log.info("upstream.retried", pause_ms=round(pause * 1000), **_about(call, outcome))
                 await asyncio.sleep(pause)
             elif isinstance(outcome, Answer):
                 return outcome
             else:
+                level = logging.INFO if outcome.trouble is Trouble.STOPPING else logging.WARNING
+                _log.log(level, "upstream.failed", attempts=attempt + 1, **_about(call, outcome))
                 raise from_trouble(outcome, name) from outcome
         raise AssertionError("unreachable: the attempts are bounded by retry.decide")
 
@@ -97,17 +98,17 @@ class Fetcher:
             chance=random.random(),  # noqa: S311 - jitter, no secret
         )
 
-    async def _outcome(self, call: Call) -> Answer | TransportError:
+    async def _outcome(self, call: Call, attempt: int) -> Answer | TransportError:
         try:
-            return await self._attempt(call)
+            return await self._attempt(call, attempt)
         except TransportError as error:
             return error
 
-    async def _attempt(self, call: Call) -> Answer:
+    async def _attempt(self, call: Call, attempt: int) -> Answer:
         """The first answer that is no redirect, with its body. Raises TransportError."""
         hop = redirects.Hop(call.url, call.headers)
         while True:
-            response = await self._transport.request(call.method, hop.url, hop.headers, call.data)
+            response = await self._request(call, hop, attempt)
             kept = False
             try:
                 if response.status not in redirects.STATUSES:
@@ -121,6 +122,31 @@ class Fetcher:
             finally:
                 if not kept:
                     response.close()
+
+    async def _request(self, call: Call, hop: redirects.Hop, attempt: int) -> aiohttp.ClientResponse:
+        """One request of an attempt, up to the header of its answer; told at debug. Raises TransportError."""
+        if not _log.is_enabled_for(logging.DEBUG):
+            return await self._transport.request(call.method, hop.url, hop.headers, call.data)
+        time = asyncio.get_running_loop().time
+        started = time()
+        outcome: dict[str, int | str] = {}
+        try:
+            response = await self._transport.request(call.method, hop.url, hop.headers, call.data)
+            outcome = {"status": response.status}
+            return response
+        except TransportError as error:
+            outcome = {"cause": error.cause}
+            raise
+        finally:
+            _log.debug(
+                "upstream.request",
+                method=call.method,
+                host=address(hop.url),
+                path=hop.url.raw_path,
+                attempt=attempt,
+                duration_ms=round((time() - started) * 1000, 3),
+                **outcome,
+            )
 
     async def _answer(self, call: Call, response: aiohttp.ClientResponse, *, elsewhere: bool) -> Answer:
         headers = response.headers
@@ -141,3 +167,14 @@ class Fetcher:
         if len(body) > call.limit:
             raise TransportError(Trouble.OVERSIZE, f"over {call.limit} bytes")
         return replace(answer, body=body)
+
+
+def _about(call: Call, outcome: Answer | TransportError) -> dict[str, str]:
+    """What the log says of an attempt that brought no use. The path only: queries may hold secrets."""
+    about = {"method": call.method, "host": address(call.url), "path": call.url.raw_path}
+    if isinstance(outcome, Answer):
+        return {**about, "cause": f"answered {outcome.status}"}
+    if outcome.host and outcome.host != about["host"]:
+        about["redirected_to"] = outcome.host
+    hint = {"hint": outcome.hint} if outcome.hint else {}
+    return {**about, "cause": outcome.cause, **hint}

@@ -18,8 +18,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from mirror.upstream.causes import address, cause_of, late
 from mirror.upstream.failures import TransportError, Trouble
-from mirror.upstream.proxies import proxy_for
+from mirror.upstream.proxies import Proxy, proxy_for
 from mirror.upstream.settings import Settings
 
 READ_BUFFER = 1 << 20  # bytes a connection holds before it stops reading; twice that at the most
@@ -36,18 +37,19 @@ class _Clock:
 
     def __init__(self, settings: Settings) -> None:
         self.phase = Trouble.CONNECT_TIMEOUT
+        self.seconds = settings.connect  # of the phase
         self.timeout = asyncio.timeout(settings.connect)
         self._settings = settings
 
     def enter(self, phase: Trouble) -> None:
         """Start the phase's own time anew."""
-        seconds = {
+        self.seconds = {
             Trouble.CROWDED: QUEUE_SECONDS,
             Trouble.CONNECT_TIMEOUT: self._settings.connect,
             Trouble.FIRSTBYTE_TIMEOUT: self._settings.firstbyte,
         }[phase]
         self.phase = phase
-        self.timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+        self.timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
 
 class Transport:
@@ -68,7 +70,7 @@ class Transport:
         try:
             proxy = proxy_for(url, os.environ)
         except ValueError as error:
-            raise TransportError(Trouble.LOCAL, str(error)) from error
+            raise TransportError(Trouble.LOCAL, str(error), host=address(url)) from error
         login = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
         tunnelled = url.scheme == "https"  # then the proxy sees the CONNECT only, else the request itself
         try:
@@ -84,9 +86,13 @@ class Transport:
                     trace_request_ctx=clock,
                 )
         except TimeoutError as error:
-            raise TransportError(clock.phase) from error
+            text = late(clock.phase, clock.seconds)
+            raise TransportError(clock.phase, cause=_via(proxy, text), host=address(url)) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise TransportError(trouble_of(error)) from error
+            cause = cause_of(error)
+            raise TransportError(
+                cause.trouble, cause=_via(proxy, cause.text), hint=cause.hint, host=address(url)
+            ) from error
 
     async def part(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The next bytes of a body as they come, at most `limit` and PART; empty at its end.
@@ -97,12 +103,14 @@ class Transport:
             async with asyncio.timeout(self._settings.stall):
                 return await response.content.read(min(limit, PART))
         except TimeoutError as error:
-            raise TransportError(Trouble.STALLED) from error
+            text = late(Trouble.STALLED, self._settings.stall)
+            raise TransportError(Trouble.STALLED, cause=text, host=address(response.url)) from error
         except (aiohttp.ClientError, OSError) as error:
             arrived = _arrived(response.content, min(limit, PART))
             if arrived:
                 return arrived
-            raise TransportError(Trouble.BROKEN) from error
+            text = cause_of(error).text
+            raise TransportError(Trouble.BROKEN, cause=text, host=address(response.url)) from error
 
     async def body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """A small body: whole, or its first `limit` + 1 bytes. Raises TransportError."""
@@ -111,7 +119,8 @@ class Transport:
             async with asyncio.timeout(SMALL_BODY_SECONDS):
                 await self._read(response, limit + 1, parts)
         except TimeoutError as error:
-            raise TransportError(Trouble.STALLED) from error
+            text = f"the answer was not whole within {SMALL_BODY_SECONDS:g} s"
+            raise TransportError(Trouble.STALLED, cause=text, host=address(response.url)) from error
         return b"".join(parts)
 
     async def scrap(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -143,14 +152,17 @@ class Transport:
                     self._session = await self._new_session()
         if self._closed or self._session is None:
             await self.close()  # it may have been called while the session was being made
-            raise TransportError(Trouble.LOCAL, "the mirror is stopping")
+            raise TransportError(Trouble.STOPPING)
         return self._session
 
     async def _new_session(self) -> aiohttp.ClientSession:
         try:
             context = await asyncio.to_thread(_tls_context, self._settings.ca_file)
         except OSError as error:  # ssl.SSLError is one
-            raise TransportError(Trouble.LOCAL, "the configured CA file cannot be used") from error
+            text = f"{self._settings.ca_file}: {error.strerror or error}"
+            raise TransportError(
+                Trouble.LOCAL, "the configured CA file cannot be used", cause=f"proxy.ca: {text}"
+            ) from error
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=context, limit=0, limit_per_host=self._settings.connections, keepalive_timeout=30
@@ -167,21 +179,8 @@ class Transport:
         )
 
 
-def trouble_of(error: Exception) -> Trouble:
-    """What a library's error means."""
-    match error:
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return Trouble.TLS
-        case aiohttp.ClientHttpProxyError() | aiohttp.ClientProxyConnectionError():
-            return Trouble.PROXY
-        case aiohttp.ClientConnectorDNSError():
-            return Trouble.NAME
-        case aiohttp.ClientConnectorError():
-            return Trouble.REFUSED
-        case aiohttp.ClientResponseError() | ValueError():
-            return Trouble.NONSENSE
-        case _:
-            return Trouble.BROKEN
+def _via(proxy: Proxy | None, text: str) -> str:
+    return f"through the proxy {address(proxy.url)}: {text}" if proxy else text
 
 
 def _arrived(content: aiohttp.StreamReader, limit: int) -> bytes:

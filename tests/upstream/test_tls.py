@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
@@ -56,9 +57,17 @@ async def test_a_ca_file_is_trusted_besides_the_systems(certificate: Path, tls: 
 async def test_an_unknown_authority_is_unavailable_and_not_tried_again(tls: ssl.SSLContext) -> None:
     upstream = Upstream()
     async with serve(upstream, tls=tls) as url, client_of(url, retries=3) as client:
-        with pytest.raises(Unavailable, match="no trusted TLS connection") as caught:
+        with (
+            capture_logs() as logs,
+            pytest.raises(Unavailable, match="cannot be reached: its certificate is not trusted") as caught,
+        ):
             await client.resolve(ALPINE, THREE)
     assert caught.value.status == 503
+    [failed] = [entry for entry in logs if entry["log_level"] != "debug"]
+    assert (failed["event"], failed["log_level"], failed["attempts"]) == ("upstream.failed", "warning", 1)
+    assert failed["host"] == url.removeprefix("https://")
+    assert failed["cause"] == "certificate verify failed: self-signed certificate"
+    assert "proxy.ca" in failed["hint"]
     assert "127.0.0.1" not in caught.value.message
     assert upstream.seen == []
 
@@ -69,18 +78,26 @@ async def test_a_certificate_for_another_name_is_refused(certificate: Path, tls:
         serve(upstream, host="127.0.0.2", tls=tls) as url,
         client_of(url, ca_file=certificate) as client,
     ):
-        with pytest.raises(Unavailable, match="no trusted TLS connection"):
+        with capture_logs() as logs, pytest.raises(Unavailable, match="its certificate is not trusted"):
             await client.resolve(ALPINE, THREE)
+    [failed] = [entry for entry in logs if entry["event"] == "upstream.failed"]
+    assert "IP address mismatch, certificate is not valid for '127.0.0.2'" in failed["cause"]
+    assert "proxy.ca" not in failed["hint"], "another authority would not help"
     assert upstream.seen == []
 
 
 async def test_https_to_a_plain_server_is_no_trusted_connection() -> None:
     upstream = Upstream()
     async with serve(upstream) as url, client_of(url.replace("http:", "https:")) as client:
-        with pytest.raises(Unavailable) as caught:
+        with capture_logs() as logs, pytest.raises(Unavailable, match="does not speak TLS") as caught:
             await client.resolve(ALPINE, THREE)
     assert caught.value.status == 503
+    assert "127.0.0.1" not in caught.value.message
     assert upstream.seen == []
+    [failed] = [entry for entry in logs if entry["event"] == "upstream.failed"]
+    assert failed["host"] == url.removeprefix("http://")
+    assert failed["cause"] == "wrong version number"
+    assert failed["hint"] == "the port answers without TLS: write http://"
 
 
 async def test_a_redirect_to_http_is_refused(certificate: Path, tls: ssl.SSLContext) -> None:
