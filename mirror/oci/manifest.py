@@ -8,7 +8,7 @@ does: a digest that we could not check, or a document that is both an index and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -35,6 +35,13 @@ MAX_MEDIA_TYPE = 255  # characters: two names of at most 127 (RFC 6838 section 4
 
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 
+# Layers that the publisher may leave out of the registry (image-spec layer.md, "Non-Distributable Layers";
+# Docker's schema 2). Prefixes: each comes plain, +gzip and +zstd.
+FOREIGN_TYPES = (
+    "application/vnd.docker.image.rootfs.foreign.",
+    "application/vnd.oci.image.layer.nondistributable.",
+)
+
 
 class ManifestError(ValueError):
     """Not a manifest or index that can be served; `str()` says what is the matter with it."""
@@ -50,6 +57,9 @@ class Manifest:
     subject: Descriptor | None
     artifact_type: str | None  # as the referrers API gives it: an image's falls back to its config's type
     annotations: Mapping[str, str]
+    # Of `blobs`, those that may be named by one who does not have them: at a push a registry looks for every
+    # blob that it is told of, but distribution for none that has `urls`, and others for no foreign layer.
+    foreign: frozenset[Digest]
 
 
 def parse(body: bytes, content_type: str | None = None) -> Manifest:
@@ -68,11 +78,13 @@ def parse(body: bytes, content_type: str | None = None) -> Manifest:
         config = None
         blobs: tuple[Descriptor, ...] = ()
         children = _descriptors(document, "manifests")
+        foreign: frozenset[Digest] = frozenset()
     else:
         _refuse(document, media_type, "manifests")
         config = _descriptor(document.get("config"), "config")
         blobs = _unique((config, *_descriptors(document, "layers")))
         children = ()
+        foreign = _foreign((document["config"], *(document.get("layers") or ())))
     subject = document.get("subject") if oci else None  # means nothing in Docker's types
     return Manifest(
         media_type=media_type,
@@ -81,6 +93,7 @@ def parse(body: bytes, content_type: str | None = None) -> Manifest:
         subject=None if subject is None else _descriptor(subject, "subject"),
         artifact_type=_artifact_type(document, config),
         annotations=_annotations(document.get("annotations")),
+        foreign=foreign,
     )
 
 
@@ -161,6 +174,19 @@ def _descriptor(value: Any, name: str) -> Descriptor:
         return Descriptor(Digest.parse(digest), size, media_type)
     except DigestError as error:
         raise ManifestError(f"a descriptor in {name!r} has no valid digest: {error}") from error
+
+
+def _foreign(values: Iterable[dict[str, Any]]) -> frozenset[Digest]:
+    """What `Manifest.foreign` has of descriptors that `_descriptor` has read."""
+    return frozenset(Digest.parse(value["digest"]) for value in values if _is_foreign(value))
+
+
+def _is_foreign(value: dict[str, Any]) -> bool:
+    """Whether the publisher may lack it: one use of a digest that says so is enough, whatever others say."""
+    if (value.get("mediaType") or "").lower().startswith(FOREIGN_TYPES):
+        return True
+    # Go, in which registries are written, reads "URLs" and even "url\u017f" as "urls".
+    return any(urls and key.casefold() == "urls" for key, urls in value.items())
 
 
 def _unique(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:

@@ -59,14 +59,28 @@ def test_an_image_names_its_config_and_its_layers_in_order() -> None:
     """The config first, since clients ask for it first."""
     found = read(image())
     assert found == m.Manifest(
-        m.OCI_MANIFEST, (value("config", 7, CONFIG), value("one"), value("two")), (), None, CONFIG, {}
+        media_type=m.OCI_MANIFEST,
+        blobs=(value("config", 7, CONFIG), value("one"), value("two")),
+        children=(),
+        subject=None,
+        artifact_type=CONFIG,
+        annotations={},
+        foreign=frozenset(),
     )
 
 
 def test_an_index_names_its_manifests() -> None:
     """An index has no blobs, and no artifact type of its own making."""
     found = read(index())
-    assert found == m.Manifest(m.OCI_INDEX, (), (value("child", 9, m.OCI_MANIFEST),), None, None, {})
+    assert found == m.Manifest(
+        media_type=m.OCI_INDEX,
+        blobs=(),
+        children=(value("child", 9, m.OCI_MANIFEST),),
+        subject=None,
+        artifact_type=None,
+        annotations={},
+        foreign=frozenset(),
+    )
 
 
 def test_each_digest_is_named_once() -> None:
@@ -142,12 +156,43 @@ def test_what_names_nothing_is_no_trouble(document: dict[str, Any]) -> None:
     assert read(document).media_type == document["mediaType"]
 
 
-def test_foreign_layers_are_named_too() -> None:
-    """Some registries keep them; who wants them may ask."""
-    foreign = descriptor(
-        "w", 3, "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", urls=["https://x"]
-    )
-    assert read(image(layers=[foreign])).blobs[-1].digest == Digest.of(b"w")
+DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        descriptor("w", media_type=DOCKER_FOREIGN),
+        descriptor("w", media_type=DOCKER_FOREIGN.title(), urls=[]),
+        descriptor("w", media_type=OCI_FOREIGN),
+        descriptor("w", media_type=f"{OCI_FOREIGN}+gzip"),
+        descriptor("w", media_type=f"{OCI_FOREIGN}+zstd", urls=None),
+        descriptor("w", urls=["https://example.com/w"]),
+        descriptor("w", urls="?"),
+        descriptor("w", URLs=["https://example.com/w"]),
+        descriptor("w", urls=[]) | {"url\u017f": ["https://example.com/w"]},
+    ],
+)
+def test_what_a_registry_need_not_have_is_foreign(layer: dict[str, Any]) -> None:
+    """By its type or its addresses; it is among the blobs too, since some registries keep it."""
+    found = read(image(layers=[descriptor("one"), layer]))
+    assert found.foreign == {Digest.of(b"w")}
+    assert found.blobs[-1].digest == Digest.of(b"w")
+
+
+def test_a_foreign_blob_stays_foreign_whatever_names_it_again() -> None:
+    """A second name for it, before or after, is no proof that the publisher has it; nor is being a config."""
+    foreign = descriptor("w", urls=["https://example.com/w"])
+    for layers in ([foreign, descriptor("w")], [descriptor("w"), foreign]):
+        assert read(image(layers=layers)).foreign == {Digest.of(b"w")}
+    assert read(image(config=foreign, layers=None)).foreign == {Digest.of(b"w")}
+
+
+def test_usual_layers_are_not_foreign() -> None:
+    """No addresses, in each way of writing that."""
+    layers = [descriptor("a"), descriptor("b", urls=[]), descriptor("c") | {"urls": None, "mediaType": None}]
+    assert read(image(layers=layers)).foreign == frozenset()
 
 
 def test_the_last_of_duplicate_keys_counts() -> None:
