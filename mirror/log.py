@@ -208,7 +208,10 @@ def _text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 def _plain(text: str) -> str:
-    return text if _PLAIN.match(text) else f'"{escape(text)}"'
+    if _PLAIN.match(text):
+        return text
+    # Durations are Go's, `876.791µs`; logrus leaves what can be printed, and this one can do no harm.
+    return '"' + "µ".join(escape(part) for part in text.split("µ")) + '"'
 
 
 def _flat(value: Any) -> str:

@@ -134,12 +134,23 @@ def test_secrets_are_hidden_in_every_form_and_place() -> None:
 @example("\x7f", "\x7f", "text")
 @example("\x7f", "\x7f", "json")
 @given(st.text(), st.text(min_size=1), st.sampled_from(["text", "json", "logstash"]))
-def test_whatever_is_logged_is_one_line_of_ascii(value: str, key: str, formatter: str) -> None:
+def test_whatever_is_logged_is_one_harmless_line(value: str, key: str, formatter: str) -> None:
     """No line break, escape sequence or direction mark of a client's making reaches a terminal."""
     stream = written("info", formatter)
     structlog.get_logger().info(value, **{key + "_": value, "nested": [value]})
     line = stream.getvalue()
-    assert re.fullmatch(r"[ -~]+\n", line)
+    assert re.fullmatch(r"[ -~µ]+\n" if formatter == "text" else r"[ -~]+\n", line)
+
+
+def test_a_micro_sign_is_itself_in_text_and_nothing_can_be_mistaken_for_one() -> None:
+    """Durations are read by people; JSON escapes it, and a reader of JSON undoes that."""
+    stream = written()
+    structlog.get_logger().info("a.b", duration="876.791µs", other="\\u00b5", third="\u2026µ\n")
+    assert stream.getvalue().endswith(r' duration="876.791µs" other="\\u00b5" third="\u2026µ\n"' + "\n")
+    stream = written(formatter="json")
+    structlog.get_logger().info("a.b", duration="876.791µs")
+    assert r'"duration":"876.791\u00b5s"' in stream.getvalue()
+    assert json.loads(stream.getvalue())["duration"] == "876.791µs"
 
 
 def test_long_values_are_cut() -> None:
