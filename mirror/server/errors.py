@@ -1,5 +1,6 @@
 """Every answer that is not content: the one place where failures become statuses, headers and bodies.
 
+The exchange remembers each, so that the request log gives the reason that the client got.
 Texts and headers are distribution's (`registry:3`), whose error answers come from Go's net/http.
 """
 
@@ -14,6 +15,7 @@ from aiohttp import web
 from mirror.oci.errors import ErrorCode, envelope
 from mirror.oci.request import BadRequest, MethodNotAllowed, Moved, ReadOnly, RequestError
 from mirror.registry import RegistryError
+from mirror.server.exchange import current
 from mirror.server.settings import Context
 
 JSON = "application/json"
@@ -24,6 +26,7 @@ _TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": 
 
 def plain(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
     """What Go's http.Error writes."""
+    current().refusal = text
     return web.Response(status=status, body=text.encode() + b"\n", headers={**_TEXT, **(headers or {})})
 
 
@@ -38,6 +41,7 @@ def failure(error: RegistryError, variables: Mapping[str, str] | None = None) ->
     NB: a 401 carries no WWW-Authenticate. It says that the upstream refuses *us*; with a challenge of ours
     docker would send its user's Docker Hub login to this mirror, and podman an empty one for ever.
     """
+    current().error = error
     headers = {"Content-Type": JSON}
     if error.retry_after is not None and error.retry_after >= 0:
         headers["Retry-After"] = str(math.ceil(min(error.retry_after, RETRY_AFTER_MAX)))
@@ -92,11 +96,8 @@ def _read_only(context: Context, request: web.Request, error: ReadOnly) -> web.R
     docker takes the standard message for a passing trouble and tries for 50 s before it fails; any other
     message it prints at once.
     """
-    upstream = context.settings.upstream_name
-    if request.method == "DELETE":
-        advice = f"delete {error.repository} in {upstream} instead"
-    else:
-        advice = f"push {error.repository} to {upstream} instead"
+    there = f"{context.settings.upstream_name}/{error.repository}"
+    advice = f"delete it in {there} instead" if request.method == "DELETE" else f"push to {there} instead"
     message = f"this is a read-only pull-through mirror: {advice}"
     response = failure(RegistryError(ErrorCode.UNSUPPORTED, message))
     response.headers["Allow"] = ", ".join(error.allow)

@@ -19,6 +19,9 @@ class Exchange:
     routed: bool = False  # an endpoint of the API: `http.headers` are for these only
     variables: dict[str, str] = field(default_factory=dict)  # `vars.*` of the request log
     error: RegistryError | None = None  # what was answered, or what broke the answer off
+    refusal: str = ""  # a failure that was answered with a plain text
+    malformed: str | None = None  # why this is not HTTP; no handler saw it
+    quiet: bool = False  # it is told elsewhere, and has no line in the request log and the access log
     sent: int | None = None  # bytes of a body that was streamed
 
 

@@ -38,7 +38,6 @@ def guard(context: Context) -> Middleware:
             exchange.routed = not isinstance(error, NotFound | Moved)
             response = errors.refusal(context, request, error)
         except RegistryError as error:
-            exchange.error = error
             response = errors.failure(error, exchange.variables)
         except web.HTTPException:  # aiohttp's router, of a target that is no path (`OPTIONS *`)
             response = errors.not_found()

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import sys
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.web_request import BaseRequest
 
 from mirror.log import escape
-from mirror.server.exchange import Exchange, current
+from mirror.server.exchange import Exchange, begin, current
+
+SPOKE_TLS = "a client spoke TLS to the plain port (podman and skopeo try that first)"
+REASON_LIMIT = 200  # characters of the parser's words about what is not HTTP
+
+_ECHO = re.compile(r":\s*\n\n|:\s*(?:bytearray\()?b['\"]")  # where they begin to repeat what was sent
 
 log = structlog.get_logger()
 
@@ -31,6 +38,8 @@ def access_logger(access_log: bool) -> type[AbstractAccessLogger]:
 
         def log(self, request: BaseRequest, response: web.StreamResponse, time: float) -> None:
             exchange = current()
+            if exchange.quiet:
+                return
             written = _written(request, response, exchange)
             if access_log:
                 _print(access_line(request, response.status, written, datetime.now().astimezone()))
@@ -70,14 +79,20 @@ def _event(
         value = request.headers.get(header)
         if value is not None:
             fields[f"http.request.{name}"] = value
+    fields |= _reason(exchange, status)
+    failed = exchange.error is not None or status >= 400
+    event = "response completed with error" if failed else "response completed"
+    log.log(logging.ERROR if status >= 500 else logging.INFO, event, **fields)
+
+
+def _reason(exchange: Exchange, status: int) -> dict[str, Any]:
+    """`err.*`: what the client was told, or what broke its answer off."""
     error = exchange.error
     if error is not None:
-        fields["err.code"] = error.code.name.lower().replace("_", " ")
-        fields["err.message"] = error.message
-        if error.detail is not None:
-            fields["err.detail"] = error.detail
-    event = "response completed" if error is None and status < 400 else "response completed with error"
-    log.log(logging.ERROR if status >= 500 else logging.INFO, event, **fields)
+        detail = {} if error.detail is None else {"err.detail": error.detail}
+        return {"err.code": error.code.name.lower().replace("_", " "), "err.message": error.message, **detail}
+    text = exchange.malformed or exchange.refusal
+    return {"err.code": HTTPStatus(status).phrase.lower(), "err.message": text} if text else {}
 
 
 def client_address(request: BaseRequest) -> str:
@@ -129,7 +144,8 @@ def duration(seconds: float) -> str:
 class QuietBadInput(logging.Filter):
     """aiohttp logs malformed HTTP as an error with a traceback; it is the client's, and daily traffic.
 
-    podman and skopeo begin every pull from a plain HTTP mirror with a TLS hello.
+    The request log tells it instead, with the parser's reason. NB: aiohttp calls this in the task that
+    answers, so both see one exchange.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -137,5 +153,9 @@ class QuietBadInput(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, HttpProcessingError):
             return True
-        log.debug("request.malformed", reason=error.message[:200])
+        exchange = begin()
+        exchange.malformed = " ".join(_ECHO.split(error.message)[0].split())[:REASON_LIMIT]
+        if isinstance(error, BadHttpMethod) and "HTTPS" in error.message:  # no other sign of it is left here
+            exchange.quiet = True
+            log.debug("client.tls", detail=SPOKE_TLS)
         return False

@@ -82,6 +82,7 @@ async def _dispatch(context: Context, request: web.Request) -> web.StreamRespons
 def _protocol_logger() -> logging.Logger:
     """aiohttp's messages about connections, without those about malformed requests."""
     logger = logging.getLogger("mirror.server")
+    logger.setLevel(logging.DEBUG)  # the filter must see a TLS hello, which aiohttp tells at debug only
     if not any(isinstance(known, requestlog.QuietBadInput) for known in logger.filters):
         logger.addFilter(requestlog.QuietBadInput())
     return logger

@@ -22,7 +22,7 @@ class Settings:
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # http.headers
     catalog_max: int = 1000  # catalog.maxentries
     tags_max: int = 1000  # tags.maxtags
-    upstream_name: str = "the upstream registry"  # where the answer to a push sends people
+    upstream_name: str = "docker.io"  # host[:port] as people type it: where the answer to a push sends them
     access_log: bool = True  # Apache's combined form on standard output
     write_timeout: float = WRITE_TIMEOUT  # seconds that a client may go without reading anything
     keepalive_timeout: float = KEEPALIVE_TIMEOUT  # seconds that an idle connection stays open

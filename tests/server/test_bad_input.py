@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 import pytest
 
@@ -39,7 +40,7 @@ MALFORMED = {
 async def test_malformed_http_gets_400_and_no_error_is_logged(
     data: bytes, registry: MemoryRegistry, events: Events, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Podman begins each pull with a TLS hello: such things are not worth a line at the default level."""
+    """It is not our trouble, and nothing of what was sent is in the log: it may be a token."""
     async with serving(registry) as port:
         answered = await exchange(port, data)
         assert (await ask(port, "/v2/")).status == 200
@@ -47,9 +48,47 @@ async def test_malformed_http_gets_400_and_no_error_is_logged(
         assert parse_broken(answered).status == 400
     assert registry.calls == []
     others = [event for event in events.all if not event["event"].startswith("response")]
-    assert {event["log_level"] for event in others} <= {"debug"}
+    assert {event["event"] for event in others} <= {"client.tls"}
     assert {event["log_level"] for event in events.all} <= {"debug", "info"}
+    for event in events.named("response completed with error"):
+        assert re.fullmatch(r"[A-Z][\w' ,:/-]{8,80}", event["err.message"])
+        assert "aaaa" not in event["err.message"]
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("bad version", "Bad status line: Invalid HTTP version"),
+        ("two lengths", "Duplicate Content-Length"),
+        ("long header", "Got more than 32768 bytes when reading"),
+        ("noise", "Invalid method encountered"),
+    ],
+)
+async def test_malformed_http_has_one_line_with_its_reason(
+    kind: str, reason: str, registry: MemoryRegistry, events: Events, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the request log, and as ever in the access log."""
+    async with serving(registry, Settings()) as port:
+        await exchange(port, MALFORMED[kind])
+    [event] = events.all
+    assert (event["event"], event["log_level"]) == ("response completed with error", "info")
+    assert (event["err.code"], event["err.message"]) == ("bad request", reason)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+async def test_a_tls_hello_is_told_at_debug_only(
+    registry: MemoryRegistry, events: Events, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Podman and skopeo begin each pull with one; what they ask next is logged as ever."""
+    async with serving(registry, Settings()) as port:
+        await exchange(port, TLS_HELLO)
+        [event] = events.all
+        assert capsys.readouterr().out == ""
+        await ask(port, "/v2/")
+    text = "a client spoke TLS to the plain port (podman and skopeo try that first)"
+    assert event == {"event": "client.tls", "log_level": "debug", "detail": text}
+    assert [event["event"] for event in events.all[1:]] == ["response completed"]
 
 
 @pytest.mark.parametrize("size", [8000, 30_000])

@@ -66,6 +66,58 @@ async def test_only_what_is_our_trouble_is_an_error(
     assert event.get("err.detail") == error.detail
 
 
+NONE = "sha256:" + "0" * 64
+READ_ONLY = "this is a read-only pull-through mirror: push to hub.test/library/x instead"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "code", "message"),
+    [
+        ("PUT", "/v2/library/x/manifests/v1", 405, "unsupported", READ_ONLY),
+        ("POST", "/v2/library/x/blobs/uploads/", 405, "unsupported", READ_ONLY),
+        ("PATCH", "/v2/library/x/manifests/v1", 405, "method not allowed", "Method not allowed"),
+        ("GET", "/v2/library/x/manifests/none", 404, "manifest unknown", "manifest unknown"),
+        ("HEAD", f"/v2/library/x/blobs/{NONE}", 404, "blob unknown", "blob unknown to registry"),
+        ("GET", "/nothing", 404, "not found", "404 page not found"),
+        ("GET", "/v2/_catalog?n=x", 400, "pagination number invalid", "invalid number of results requested"),
+    ],
+)
+async def test_every_refusal_is_logged_with_its_reason(
+    method: str, target: str, status: int, code: str, message: str, registry: MemoryRegistry, events: Events
+) -> None:
+    """At info, in the words that the client got."""
+    async with serving(registry, Settings(upstream_name="hub.test", access_log=False)) as port:
+        answer = await ask(port, target, method)
+    [event] = events.all
+    assert (answer.status, event["http.response.status"]) == (status, status)
+    assert (event["event"], event["log_level"]) == ("response completed with error", "info")
+    assert (event["err.code"], event["err.message"]) == (code, message)
+    assert method == "HEAD" or message in answer.body.decode()
+
+
+async def test_a_range_that_cannot_be_is_logged_with_its_reason(
+    registry: MemoryRegistry, events: Events
+) -> None:
+    """416 is a plain text too."""
+    blob = registry.add_blob(b"x" * 10)
+    async with serving(registry) as port:
+        answer = await ask(
+            port, f"/v2/library/x/blobs/{blob.descriptor.digest}", headers={"Range": "bytes=10-"}
+        )
+    [event] = events.all
+    assert (answer.status, event["err.code"]) == (416, "requested range not satisfiable")
+    assert event["err.message"] == answer.body.decode().strip()
+
+
+async def test_a_success_has_no_reason(registry: MemoryRegistry, events: Events) -> None:
+    """Nor does what is only moved."""
+    async with serving(registry) as port:
+        await ask(port, "/v2/")
+        await ask(port, "/v2")
+    assert [event["event"] for event in events.all] == ["response completed"] * 2
+    assert not any(name.startswith("err.") for event in events.all for name in event)
+
+
 async def test_written_is_what_left(registry: MemoryRegistry, events: Events) -> None:
     """Of a streamed body the bytes that were sent, of a HEAD none."""
     blob = registry.add_blob(b"x" * 1000)

@@ -19,8 +19,8 @@ NONE = "sha256:" + "0" * 64
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 MIRROR = "this is a read-only pull-through mirror: "
-PUSH = f"{MIRROR}push library/x to hub.test instead"
-DELETE = f"{MIRROR}delete library/x in hub.test instead"
+PUSH = f"{MIRROR}push to hub.test/library/x instead"
+DELETE = f"{MIRROR}delete it in hub.test/library/x instead"
 READ = {"Allow": "GET, HEAD"}
 LIST = {"Allow": "GET"}
 NOSNIFF = {"X-Content-Type-Options": "nosniff", "Content-Type": TEXT}
