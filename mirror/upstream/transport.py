@@ -40,16 +40,25 @@ class _Clock:
         self.seconds = settings.connect  # of the phase
         self.timeout = asyncio.timeout(settings.connect)
         self._settings = settings
+        self._queue_ends: float | None = None  # loop.time(); None before the first wait for a connection
 
     def enter(self, phase: Trouble) -> None:
-        """Start the phase's own time anew."""
-        self.seconds = {
-            Trouble.CROWDED: QUEUE_SECONDS,
-            Trouble.CONNECT_TIMEOUT: self._settings.connect,
-            Trouble.FIRSTBYTE_TIMEOUT: self._settings.firstbyte,
-        }[phase]
+        """Start the phase's own time: anew, except that all waits for a connection have one together.
+
+        A waiter that is woken may find the connection taken by another request, and is queued again.
+        """
+        now = asyncio.get_running_loop().time()
+        if phase is Trouble.CROWDED:
+            self.seconds = QUEUE_SECONDS
+            if self._queue_ends is None:
+                self._queue_ends = now + self.seconds
+            ends = self._queue_ends
+        else:
+            connecting = phase is Trouble.CONNECT_TIMEOUT
+            self.seconds = self._settings.connect if connecting else self._settings.firstbyte
+            ends = now + self.seconds
         self.phase = phase
-        self.timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
+        self.timeout.reschedule(ends)
 
 
 class Transport:

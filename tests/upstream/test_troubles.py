@@ -13,6 +13,7 @@ import pytest
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RegistryError, Unavailable
+from mirror.upstream import transport
 from mirror.upstream.failures import TransportError
 from tests.support.scripted import Fault, Upstream
 from tests.upstream.conftest import Connect, client_of
@@ -99,6 +100,30 @@ async def test_waiting_for_a_free_connection_is_not_the_upstreams_slowness(conne
         assert len(b"".join([part async for part in blob.read(0, 65536)])) == 65536
         await blob.close()
         assert (await waiting).body == image.manifest
+
+
+async def test_a_request_that_loses_each_free_connection_is_given_up_in_time(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A woken waiter finds its connection taken again: that must not start its time anew."""
+    monkeypatch.setattr(transport, "QUEUE_SECONDS", 0.5)
+    upstream = Upstream()
+    upstream.add_image("library/alpine", "3")
+    time = asyncio.get_running_loop().time
+    async with connect(upstream, connections=1) as client:
+
+        async def hold_the_connection() -> None:
+            while not waiting.done() and time() < started + 3.0:
+                await client.resolve(ALPINE, THREE)  # the next one begins as the last one ends
+
+        await client.resolve(ALPINE, THREE)
+        started = time()
+        waiting = asyncio.create_task(client.manifest(ALPINE, THREE))
+        await hold_the_connection()
+        with pytest.raises(Unavailable, match="all connections to it are in use"):
+            await waiting
+        assert time() - started < 1.5
+    assert len(upstream.seen) > 2, "the connection was let go of in between"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
