@@ -112,7 +112,7 @@ def _certificate(error: Exception) -> Cause:
 def _tls(error: OSError) -> Cause:
     reason = getattr(error, "reason", None) or ""
     if reason in _PLAIN:
-        return Cause(Trouble.NOT_TLS, _words(reason), "the port answers without TLS: write http://")
+        return Cause(Trouble.NOT_TLS, f"TLS: {_words(reason)}", "the port answers without TLS: write http://")
     return Cause(Trouble.TLS, f"TLS: {_words(reason) or 'the connection was closed'}")
 
 

@@ -96,7 +96,7 @@ async def test_https_to_a_plain_server_is_no_trusted_connection() -> None:
     assert upstream.seen == []
     [failed] = [entry for entry in logs if entry["event"] == "upstream.failed"]
     assert failed["host"] == url.removeprefix("http://")
-    assert failed["cause"] == "wrong version number"
+    assert failed["cause"] == "TLS: wrong version number"
     assert failed["hint"] == "the port answers without TLS: write http://"
 
 
