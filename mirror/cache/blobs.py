@@ -1,8 +1,8 @@
 """Blobs: from the store, from the fill under way, or from a new fill; and who may read which.
 
-A client gets a blob only through a repository that has it: linked in this repository, or named by a
-manifest kept in this repository, or confirmed by the upstream for this repository. Bytes that the store
-holds through another repository are then linked, not downloaded again.
+A client gets a blob only through a repository that has it: it is linked in this repository, or the upstream
+confirms it for this repository; when the upstream is away, a kept manifest of this repository that names it
+is enough. Bytes that the store holds through another repository are then linked, not downloaded again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import structlog
 from mirror.cache.coalesce import Coalescer
 from mirror.cache.fill import MEDIA_TYPE, Fill, FillBlob
 from mirror.cache.fills import Fills
+from mirror.cache.manifests import AWAY
 from mirror.cache.memory import Memory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -21,7 +22,7 @@ from mirror.registry import Blob, Registry, RegistryError, Unavailable
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
-ROUNDS = 8  # times that a request looks anew because fills began and ended while it looked
+ROUNDS = 8  # times that a request looks anew because a fill of its blob began or ended while it looked
 
 log = structlog.get_logger()
 
@@ -35,20 +36,20 @@ class Blobs:
         self._fills = fills
         self._memory = memory
         self._stats: Coalescer[tuple[Repository, Digest], Descriptor] = Coalescer()
+        self._checks: Coalescer[Digest, bool] = Coalescer()
 
     async def open(self, repository: Repository, digest: Digest, start: int) -> Blob:
         """The blob from `start` on, opened: warm, or cold and growing."""
         for _ in range(ROUNDS):
-            ended = self._fills.completed
+            ended = self._fills.ended(digest)
             fill = self._fills.running(digest, start)
             if fill is None:
                 blob = await self._kept(repository, digest)
                 if blob is not None:
                     return blob
-                if self._fills.completed != ended or self._fills.running(digest, start) is not None:
+                if self._fills.ended(digest) != ended or self._fills.running(digest, start) is not None:
                     continue  # what was missing a moment ago may be there now
-                named = self._memory.named(repository, digest)
-                fill = self._fills.start(repository, digest, named.size if named else None)
+                fill = self._fills.start(repository, digest)
             reader = await self._join(fill, repository)
             if reader is not None:
                 return reader
@@ -65,6 +66,7 @@ class Blobs:
 
     async def close(self) -> None:
         await self._stats.close()
+        await self._checks.close()
 
     async def _join(self, fill: Fill, repository: Repository) -> FillBlob | None:
         """A reader of this fill; None when it failed through another repository, whose reason is not ours."""
@@ -90,22 +92,24 @@ class Blobs:
                 log.warning("store.unreadable", digest=str(digest), reason=str(error))
             return None
         try:
-            named = self._memory.named(repository, digest)
-            if named is not None and named.size != blob.descriptor.size:
-                await self._discard(digest, f"{blob.descriptor.size} bytes instead of {named.size}")
-                await blob.close()
-                return None
             await self._allow(repository, digest)
+            if await self._is_sound(repository, blob):
+                return blob
         except BaseException:
             await blob.close()
             raise
-        return blob
+        await blob.close()
+        return None
 
     async def _allow(self, repository: Repository, digest: Digest) -> None:
         """Return if this repository has the blob, and note it; else raise the upstream's refusal."""
         if self._memory.is_linked(repository, digest):
             return
-        if not await self._store.is_linked(repository, digest):
+        try:
+            linked = await self._store.is_linked(repository, digest)
+        except Unavailable:  # a link that cannot be read is no link
+            linked = False
+        if not linked:
             await self._authorise(repository, digest)
             try:
                 await self._store.link_blob(repository, digest)
@@ -114,21 +118,52 @@ class Blobs:
         self._memory.linked(repository, digest)
 
     async def _authorise(self, repository: Repository, digest: Digest) -> None:
-        """Return if a kept manifest of this repository names the blob, or the upstream has it there."""
-        if (
-            self._memory.named(repository, digest) is None
-            and await self._store.names(repository, digest) is None
-        ):
+        """Return if the upstream has the blob in this repository. Raises its refusal.
+
+        NB: that a manifest names a blob says that some registry has checked it, some time; one HEAD, whose
+        outcome the link remembers, says that this registry does so now.
+        """
+        try:
             await self._ask(repository, digest)
+        except AWAY:
+            if await self._named(repository, digest) is None:
+                raise
+
+    async def _named(self, repository: Repository, digest: Digest) -> Descriptor | None:
+        """The descriptor by which a kept manifest of this repository names the blob."""
+        named = self._memory.named(repository, digest)
+        if named is None:
+            try:
+                named = await self._store.names(repository, digest)
+            except Unavailable:
+                return None
+        return named
+
+    async def _is_sound(self, repository: Repository, blob: Blob) -> bool:
+        """Whether a stored blob has the size by which it is named; looked at once until the next start.
+
+        Where it has not, its bytes decide: the manifest may be wrong as well as the file. A broken file is
+        deleted, to be fetched again.
+        """
+        digest, size = blob.descriptor.digest, blob.descriptor.size
+        if self._memory.is_sound(digest, size):
+            return True
+        named = await self._named(repository, digest)
+        if (
+            named is not None
+            and named.size != size
+            and not await self._checks.run(digest, lambda: self._store.matches(digest))
+        ):
+            log.warning("blob.discarded", digest=str(digest), reason=f"{size} bytes instead of {named.size}")
+            try:
+                await self._store.discard_blob(digest)
+            except StoreError as error:
+                log.warning("blob.not_discarded", digest=str(digest), reason=str(error))
+            return False
+        self._memory.sound(digest, size)
+        return True
 
     async def _ask(self, repository: Repository, digest: Digest) -> Descriptor:
         return await self._stats.run(
             (repository, digest), lambda: self._upstream.stat_blob(repository, digest)
         )
-
-    async def _discard(self, digest: Digest, reason: str) -> None:
-        log.warning("blob.discarded", digest=str(digest), reason=reason)
-        try:
-            await self._store.discard_blob(digest)
-        except StoreError as error:
-            log.warning("blob.not_discarded", digest=str(digest), reason=str(error))

@@ -23,7 +23,7 @@ class Coalescer(Generic[K, V]):
     def start(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> asyncio.Task[V]:
         """The task that does this key's work: the one under way, else a new one. Shield it when awaiting."""
         task = self._tasks.get(key)
-        if task is None:
+        if task is None or task.done():  # done, but its callback has not run yet
             task = asyncio.create_task(work())
             self._tasks[key] = task
             task.add_done_callback(lambda done: self._ended(key, done))
@@ -38,6 +38,10 @@ class Coalescer(Generic[K, V]):
             del self._tasks[key]
         if not task.cancelled():
             task.exception()  # seen, also when every waiter has gone
+
+    async def finish(self) -> None:
+        """Wait for the end of what is under way."""
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def close(self) -> None:
         """Cancel what is under way and wait for its end."""

@@ -62,9 +62,12 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-def backoff(error: RegistryError, breaks: int, chance: float) -> float | None:
-    """Seconds to wait after the `breaks`-th break in a row, or None to give up; `chance` is in [0, 1)."""
-    if not isinstance(error, Unavailable | RateLimited) or breaks >= ATTEMPTS:
+def backoff(error: RegistryError, breaks: int, chance: float, *, whole: bool = False) -> float | None:
+    """Seconds to wait after the `breaks`-th break in a row, or None to give up; `chance` is in [0, 1).
+
+    `whole`: there is another way to ask after this error, whatever it is.
+    """
+    if not (whole or isinstance(error, Unavailable | RateLimited)) or breaks >= ATTEMPTS:
         return None
     wait: float = min(BACKOFF_LIMIT, BACKOFF * 2 ** (breaks - 1)) * (0.5 + chance / 2)
     if error.retry_after is not None:
@@ -82,7 +85,6 @@ class Fill:
         digest: Digest,
         repository: Repository,
         *,
-        size: int | None,
         upstream: Registry,
         store: ContentStore,
         spool: Spool,
@@ -96,7 +98,6 @@ class Fill:
         self.verified = False
         self.kept = False
         self.done = False
-        self._expected = size
         self._upstream = upstream
         self._store = store
         self._spool = spool
@@ -115,6 +116,11 @@ class Fill:
         self._drained = asyncio.Event()  # a reader moved on: what a volatile fill waits for
 
     # What readers see.
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody reads or waits."""
+        return bool(self._readers)
 
     def serves(self, start: int) -> bool:
         """Whether a reader that begins at `start` can have all it wants.
@@ -184,9 +190,10 @@ class Fill:
             self.done = True
         except RegistryError as error:
             self.failure = error
-            log.warning(
-                "fill.failed", digest=str(self.digest), repository=str(self.repository), reason=str(error)
-            )
+            level = log.info if error.status == 404 else log.warning
+            level("fill.failed", digest=str(self.digest), repository=str(self.repository), reason=str(error))
+            if not self._spooled:  # an empty file would be all that is left of each unknown digest
+                await self._forget_spool()
         except asyncio.CancelledError:
             self.failure = Unavailable("the mirror is stopping")
             raise
@@ -226,18 +233,20 @@ class Fill:
             found = await self._upstream.stat_blob(self.repository, self.digest)
             await self._announce(found.size)
         breaks = 0
+        whole = False  # the next attempt asks for all of it, since the upstream answers a Range wrongly
         while self.size is None or self._received < self.size:
             before = self._received
             try:
-                await self._attempt()
+                await self._attempt(0 if whole else before)
             except RegistryError as error:
                 misfit = isinstance(error, Corrupt) or error.code is ErrorCode.RANGE_INVALID
                 if misfit and before and self.size is None:
                     await self._start_over(error)
                     continue
                 breaks = 1 if self._received - before >= PROGRESS else breaks + 1
+                whole = misfit and before > 0 and not whole
                 # Before the size is known, the upstream client has made its own attempts.
-                wait = None if self.size is None else backoff(error, breaks, random.random())  # noqa: S311 - jitter
+                wait = None if self.size is None else backoff(error, breaks, random.random(), whole=whole)  # noqa: S311 - jitter
                 if wait is None:
                     raise
                 log.info(
@@ -251,10 +260,9 @@ class Fill:
                 )
                 await asyncio.sleep(wait)
 
-    async def _attempt(self) -> None:
-        """One GET, from where we are to the end or to the upstream's breaking off."""
-        expected = self.size if self.size is not None else self._expected
-        blob = await self._upstream.blob(self.repository, self.digest, start=self._received, size=expected)
+    async def _attempt(self, start: int) -> None:
+        """One GET, from `start` to the end or to the upstream's breaking off."""
+        blob = await self._upstream.blob(self.repository, self.digest, start=start, size=self.size)
         try:
             if blob.start > self._received:
                 raise Corrupt("the upstream registry answered with another range than was asked for")
@@ -359,8 +367,9 @@ class Fill:
     async def _show_from_memory(self, window: Window, chunk: bytes) -> None:
         """Let readers have the chunk from memory, when the slowest has made room for it."""
         while not window.has_room(len(chunk)):
-            if self._readers:
-                window.drop_before(min(reader.position for reader in self._readers))
+            positions = [reader.position for reader in self._readers if not reader.lost]
+            if positions:
+                window.drop_before(min(positions))
                 if window.has_room(len(chunk)):
                     break
             self._drained.clear()
@@ -368,9 +377,11 @@ class Fill:
                 async with asyncio.timeout(SLOWEST):
                     await self._drained.wait()
             except TimeoutError:
-                if not self._readers:
+                if not positions:
                     raise Unread from None
                 window.drop_oldest()
+                for reader in self._readers:  # nobody waits for these again
+                    reader.lost = reader.lost or reader.position < window.base
         window.append(chunk)
         self._written += len(chunk)
         self._notify()
@@ -390,8 +401,11 @@ class Fill:
             return
         try:
             await self._store.adopt_blob(self.repository, self.digest, self._file.path)
-            for other in self.repositories - {self.repository}:
+            linked = {self.repository}
+            while others := self.repositories - linked:  # somebody may join meanwhile
+                other = others.pop()
                 await self._store.link_blob(other, self.digest)
+                linked.add(other)
             self.kept = True
         except StoreError as error:
             log.warning("fill.not_kept", digest=str(self.digest), reason=str(error))
@@ -399,7 +413,10 @@ class Fill:
 
     async def _forget_spool(self) -> None:
         if self._file is not None:
-            await self._in_thread(self._file.unlink)
+            try:
+                await self._in_thread(self._file.unlink)
+            except OSError as error:  # a disk that has become read-only: the sweep takes it later
+                log.warning("spool.not_removed", file=self._file.path.name, reason=error.strerror)
 
     def _release(self) -> None:
         """Close the spool file once nobody can want it; its bytes stay for a later fill, unless forgotten."""
@@ -434,6 +451,7 @@ class FillBlob:
     def __init__(self, fill: Fill) -> None:
         self._fill = fill
         self.position = 0  # bytes before it are not wanted any more
+        self.lost = False  # the bytes at its position are gone
 
     @property
     def descriptor(self) -> Descriptor:

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
+from cachetools import LRUCache
 
 from mirror.cache.fill import Fill
 from mirror.cache.spool import Spool
@@ -15,7 +16,10 @@ from mirror.oci.names import Repository
 from mirror.registry import Registry, Unavailable
 from mirror.store.content import ContentStore
 
-RUNNING_LIMIT = 128  # fills at once; each holds a spool file, a connection and about 2 MiB. Others wait.
+RUNNING_LIMIT = 32  # fills at once; each holds a spool file, a connection and about 2 MiB. Others wait.
+WAITING_LIMIT = 1024  # fills that wait for their turn; beyond, requests are told to come back
+COME_BACK = 5.0  # seconds
+ENDED = 10_000  # digests whose last fill's end is remembered, see `ended`
 THREADS = 4  # hashing and writing; more only fight for the disk
 SPOOL_AGE = 7 * 86400.0  # seconds that an unfinished spool file waits for somebody who wants it
 
@@ -26,9 +30,7 @@ class Fills:
     """Starts fills, finds the one under way, ends them with the application."""
 
     def __init__(self, upstream: Registry, store: ContentStore, spool: Spool) -> None:
-        self.completed = (
-            0  # fills that have ended; lets a caller see that one ended while he looked elsewhere
-        )
+        self._ended: LRUCache[Digest, int] = LRUCache(ENDED)
         self._upstream = upstream
         self._store = store
         self._spool = spool
@@ -42,15 +44,20 @@ class Fills:
         fill = self._fills.get(digest)
         return fill if fill is not None and fill.serves(start) else None
 
-    def start(self, repository: Repository, digest: Digest, size: int | None) -> Fill:
+    def ended(self, digest: Digest) -> int:
+        """How many fills of this digest have ended: tells whether one did while the caller looked."""
+        return self._ended.get(digest, 0)
+
+    def start(self, repository: Repository, digest: Digest) -> Fill:
         """Begin a fill through this repository; call it only when `running` gave None, with no await between.
 
-        `size` is the blob's size where a manifest says it.
+        Raises Unavailable when too many wait already.
         """
+        if len(self._tasks) >= RUNNING_LIMIT + WAITING_LIMIT:
+            raise Unavailable("the mirror is fetching too many blobs at once", retry_after=COME_BACK)
         fill = Fill(
             digest,
             repository,
-            size=size,
             upstream=self._upstream,
             store=self._store,
             spool=self._spool,
@@ -66,6 +73,9 @@ class Fills:
         began = time.monotonic()
         try:
             async with self._slots:
+                if not fill.wanted:  # they all left before its turn came
+                    fill.fail(Unavailable("nobody waits for this blob any more"))
+                    return
                 log.info("fill.started", digest=str(fill.digest), repository=str(fill.repository))
                 await fill.run()
         except asyncio.CancelledError:
@@ -73,12 +83,19 @@ class Fills:
                 fill.fail(Unavailable("the mirror is stopping"))
             raise
         finally:
-            self.completed += 1
+            self._ended[fill.digest] = self.ended(fill.digest) + 1
             if self._fills.get(fill.digest) is fill:
                 del self._fills[fill.digest]
         if fill.done:
             seconds = round(time.monotonic() - began, 3)
-            log.info("fill.done", digest=str(fill.digest), bytes=fill.size, seconds=seconds, kept=fill.kept)
+            log.info(
+                "fill.done",
+                digest=str(fill.digest),
+                repository=str(fill.repository),
+                bytes=fill.size,
+                seconds=seconds,
+                kept=fill.kept,
+            )
 
     async def sweep(self) -> None:
         """Remove spool files that nobody came back for."""

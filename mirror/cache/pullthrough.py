@@ -101,6 +101,10 @@ class PullThrough:
             return await self._kept_referrers(repository, digest, None)
         return _entries(index)
 
+    async def settle(self) -> None:
+        """Wait until the manifests and tags that were given are written; new ones may come meanwhile."""
+        await self._manifests.settle()
+
     async def close(self) -> None:
         await self._manifests.close()
         await self._blobs.close()

@@ -85,7 +85,7 @@ class Spool:
         return shutil.disk_usage(self.folder).free
 
     def sweep(self, older_than: float, now: float) -> list[str]:
-        """Remove what nobody has touched for `older_than` seconds, and any private file; returns the names.
+        """Remove private and empty files, and any untouched for `older_than` seconds; returns the names.
 
         Files that a fill has open are locked and stay.
         """
@@ -99,7 +99,8 @@ class Spool:
                 continue
             with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.suffix == PRIVATE or now - os.fstat(file.fileno()).st_mtime > older_than:
+                status = os.fstat(file.fileno())
+                if path.suffix == PRIVATE or not status.st_size or now - status.st_mtime > older_than:
                     path.unlink()
                     removed.append(path.name)
         return removed

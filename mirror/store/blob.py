@@ -35,5 +35,9 @@ class StoredBlob:
                 async for chunk in chunks:
                     yield chunk
 
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """All of it, in chunks of at most 1 MiB. Raises DriverError."""
+        return self._file.chunks(0, self.descriptor.size)
+
     async def close(self) -> None:
         await self._file.close()

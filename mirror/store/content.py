@@ -7,6 +7,7 @@ from the data to what names it, so that whatever stops it leaves nothing that ca
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,27 @@ class ContentStore:
             raise unknown_blob(digest)
         return blob
 
+    async def matches(self, digest: Digest) -> bool:
+        """Whether the blob's data has its digest: reads all of it, in threads. Missing data has not."""
+        with reading():
+            blob = await self._open(digest, digest)
+            if blob is None:
+                return False
+            hasher = digest.hasher()
+            try:
+                async with aclosing(blob.chunks()) as chunks:
+                    async for chunk in chunks:
+                        await asyncio.to_thread(hasher.update, chunk)
+            finally:
+                await blob.close()
+            return hasher.hexdigest() == digest.hex
+
     async def names(self, repository: Repository, digest: Digest) -> Descriptor | None:
-        """The descriptor by which a manifest kept in this repository names the digest, as blob or child."""
+        """The descriptor by which a manifest kept in this repository names the digest as its blob.
+
+        A registry that took the manifest has checked that the repository has the blob. Children of an index
+        and foreign blobs do not count: not every registry checks those.
+        """
         with reading():
             async with aclosing(
                 self._manifests.find(repository, lambda kept: digest in kept.names)

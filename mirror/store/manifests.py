@@ -38,7 +38,7 @@ class Kept:
 
     descriptor: Descriptor
     manifest: Manifest
-    names: Mapping[Digest, Descriptor]  # its blobs and children
+    names: Mapping[Digest, Descriptor]  # the blobs that a registry has checked
 
     def as_referrer(self) -> dict[str, Any]:
         """Its entry in the answer of the referrers API (distribution-spec, "Listing Referrers")."""
@@ -147,7 +147,8 @@ def _check(digest: Digest, body: bytes) -> Kept:
     if not digest.matches(body):
         raise ManifestError("it does not match its digest")
     manifest = parse(body)
-    names = {each.digest: each for each in (*manifest.blobs, *manifest.children)}
+    # Children are no blobs of this repository's, and foreign blobs nobody has checked.
+    names = {each.digest: each for each in manifest.blobs if each.digest not in manifest.foreign}
     return Kept(Descriptor(digest, len(body), manifest.media_type), manifest, names)
 
 

@@ -42,7 +42,7 @@ async def test_rule_1_a_fill_goes_on_when_its_only_reader_leaves(tmp_path: Path)
         transfer = await upstream.next_transfer()
         await (await opening).close()
         transfer.finish()
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         assert await whole(await parts.store.blob(A, digest)) == DATA
     assert len(upstream.calls) == 1
     assert transfer.closed
@@ -93,7 +93,7 @@ async def test_rule_3_a_reader_that_comes_after_the_end_finds_the_blob_kept(tmp_
         opening = asyncio.create_task(parts.registry.blob(A, digest))
         (await upstream.next_transfer()).finish()
         assert await whole(await opening) == DATA
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         assert await whole(await parts.registry.blob(A, digest)) == DATA
     assert len(upstream.calls) == 1
 
@@ -155,6 +155,70 @@ async def test_rule_5_bytes_that_are_sent_again_are_skipped(tmp_path: Path) -> N
         assert await whole(await opening) == DATA
 
 
+async def test_rule_5_a_range_that_is_answered_wrongly_is_asked_for_as_a_whole(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+    async with joined(tmp_path, upstream) as parts:
+        opening = asyncio.create_task(parts.registry.blob(A, digest))
+        first = await upstream.next_transfer()
+        first.send(300_000)
+        first.fail(Unavailable("cut"))
+        second = await upstream.next_transfer()
+        second.fail(Corrupt("another range than was asked for"))
+        third = await upstream.next_transfer()
+        assert third.start == 0
+        third.send(400_000)
+        third.fail(Unavailable("cut"))
+        fourth = await upstream.next_transfer()
+        assert fourth.start == 400_000
+        fourth.finish()
+        assert await whole(await opening) == DATA
+
+
+async def test_a_fill_that_brought_nothing_leaves_no_file(tmp_path: Path) -> None:
+    async with joined(tmp_path, Puppet()) as parts:
+        for number in range(20):
+            with pytest.raises(RegistryError):
+                await parts.registry.blob(A, Digest.of(b"%d" % number))
+        assert spooled(parts) == []
+
+
+async def test_a_fill_whose_readers_left_before_its_turn_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.cache.fills.RUNNING_LIMIT", 1)
+    upstream = Puppet()
+    first, second = upstream.add(DATA), upstream.add(b"second")
+    async with joined(tmp_path, upstream) as parts:
+        opening = asyncio.create_task(parts.registry.blob(A, first))
+        transfer = await upstream.next_transfer()
+        waiting = asyncio.create_task(parts.registry.blob(A, second))
+        await until(lambda: parts.fills.running(second) is not None)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        transfer.finish()
+        assert await whole(await opening) == DATA
+        await until(lambda: parts.fills.ended(second) == 1)
+    assert len(upstream.calls) == 1
+
+
+async def test_fills_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.cache.fills.RUNNING_LIMIT", 1)
+    monkeypatch.setattr("mirror.cache.fills.WAITING_LIMIT", 1)
+    upstream = Puppet()
+    blobs = [upstream.add(b"%d" % number) for number in range(3)]
+    async with joined(tmp_path, upstream) as parts:
+        waiting = [asyncio.create_task(parts.registry.blob(A, digest)) for digest in blobs[:2]]
+        transfer = await upstream.next_transfer()
+        await until(lambda: parts.fills.running(blobs[1]) is not None)
+        with pytest.raises(Unavailable) as caught:
+            await parts.registry.blob(A, blobs[2])
+        assert caught.value.retry_after
+        transfer.finish()
+        (await upstream.next_transfer()).finish()
+        assert [await whole(await each) for each in waiting] == [b"0", b"1"]
+
+
 async def test_rule_5_attempts_without_progress_are_bounded(tmp_path: Path) -> None:
     upstream = Puppet()
     digest = upstream.add(DATA)
@@ -203,7 +267,7 @@ async def test_rule_6_the_end_is_held_back_until_the_digest_matched(tmp_path: Pa
         with pytest.raises(Corrupt, match="digest"):
             await take(blob, 0, len(DATA), got)
         await blob.close()
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         assert len(got) <= len(DATA) - HOLD_BACK
         assert spooled(parts) == []
         assert await parts.store.blob_size(digest) is None
@@ -273,7 +337,7 @@ async def test_rule_7_a_spool_of_an_earlier_process_is_resumed(tmp_path: Path) -
         assert transfer.start == 700_000
         transfer.finish()
         assert await whole(await opening) == DATA
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         assert spooled(parts) == []
 
 
@@ -284,7 +348,7 @@ async def test_rule_7_a_complete_spool_needs_only_the_upstreams_word(tmp_path: P
         parts.spool.mkdir(parents=True)
         (parts.spool / f"sha256-{digest.hex}.part").write_bytes(DATA)
         assert await whole(await parts.registry.blob(A, digest)) == DATA
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         assert await parts.store.blob_size(digest) == len(DATA)
     assert [call.split()[0] for call in upstream.calls] == ["stat_blob"]
 
@@ -303,7 +367,7 @@ async def test_rule_7_a_spoilt_spool_is_never_served_whole_and_does_not_come_bac
             await take(blob, 0, len(DATA), got)
         await blob.close()
         assert len(got) < len(DATA)
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         reopening = asyncio.create_task(parts.registry.blob(A, digest))
         transfer = await upstream.next_transfer()
         assert transfer.start == 0
@@ -377,7 +441,7 @@ async def test_rule_8_a_disk_that_fills_up_fails_no_reader_and_keeps_nothing(tmp
         for _ in range(10):
             transfer.send(100_000)
         assert await asyncio.gather(*reading) == [DATA, DATA]
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         assert spooled(parts) == []
         assert await parts.store.blob_size(digest) is None
     assert len(upstream.calls) == 1
@@ -428,6 +492,26 @@ async def test_rule_8_a_reader_that_never_reads_is_left_behind(
         await stuck.close()
 
 
+async def test_rule_8_one_who_was_left_behind_holds_nobody_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.cache.window.WINDOW_LIMIT", 100_000)
+    monkeypatch.setattr(fill_module, "SLOWEST", 1.0)
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+    async with joined(tmp_path, upstream) as parts:
+        parts.fills._spool = FullSpool(parts.spool, 0)
+        opening = asyncio.create_task(parts.registry.blob(A, digest))
+        transfer = await upstream.next_transfer()
+        stuck = await opening
+        good = await parts.registry.blob(A, digest)
+        for _ in range(20):
+            transfer.send(50_000)
+        async with asyncio.timeout(4):  # one wait of a second, not one for each of twenty chunks
+            assert await whole(good) == DATA
+        await stuck.close()
+
+
 async def test_rule_8_one_who_comes_too_late_for_a_volatile_fill_gets_a_fill_of_his_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,7 +546,7 @@ async def test_rule_8_a_store_that_fails_at_the_commit_fails_no_reader(tmp_path:
         opening = asyncio.create_task(parts.registry.blob(A, digest))
         (await upstream.next_transfer()).finish()
         assert await whole(await opening) == DATA
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         assert spooled(parts) == []
 
 

@@ -66,6 +66,9 @@ def test_the_sweep_takes_old_and_private_files_that_nobody_holds(tmp_path: Path)
     spool = Spool(tmp_path)
     digests = [Digest.of(bytes([n])) for n in range(3)]
     old, new, held = (spool.open(digest) for digest in digests)
+    for each in (old, new, held):
+        each.write(0, [b"some"])
+    spool.open(Digest.of(b"empty")).close()
     private = spool.open(digests[2])
     (tmp_path / "README").write_text("not ours")
     for each in (old, held):
@@ -73,7 +76,7 @@ def test_the_sweep_takes_old_and_private_files_that_nobody_holds(tmp_path: Path)
     for each in (old, new, private):
         each.close()
     removed = spool.sweep(older_than=3600, now=time.time())
-    assert removed == sorted([old.path.name, private.path.name])
+    assert removed == sorted([old.path.name, private.path.name, f"sha256-{Digest.of(b'empty').hex}.part"])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["README", new.path.name, held.path.name]
     )

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from mirror.cache.memory import WAITING_TAGS
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Tag
 from mirror.registry import RateLimited, RegistryError, Unavailable
+from mirror.store.errors import StoreFull
 from tests.cache.kit import A, B, Parts, joined, until, whole
 from tests.support.puppet import Puppet
 
@@ -44,11 +47,11 @@ NEWER = manifest(b"{}", LAYER, b"more")
 
 async def pull(parts: Parts, digest: Digest, upstream: Puppet) -> bytes:
     """A cold blob through repository A, to its end and kept."""
-    before = parts.fills.completed
+    before = parts.fills.ended(digest)
     opening = asyncio.create_task(parts.registry.blob(A, digest))
     (await upstream.next_transfer()).finish()
     data = await whole(await opening)
-    await until(lambda: parts.fills.completed > before)
+    await until(lambda: parts.fills.ended(digest) > before)
     return data
 
 
@@ -61,6 +64,7 @@ async def test_a_cold_tag_costs_one_head_and_one_get_by_the_digest_that_the_head
     digest = upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
         assert (await parts.registry.manifest(A, ONE)).body == IMAGE
+        await parts.registry.settle()
         assert (await parts.store.manifest(A, ONE)).descriptor.digest == digest
     assert upstream.calls == ["resolve library/a 1", f"manifest library/a {digest}"]
 
@@ -83,6 +87,7 @@ async def test_a_head_of_a_tag_then_its_digest_leaves_the_tag_kept(tmp_path: Pat
     async with joined(tmp_path, upstream) as parts:  # as dockerd and containerd ask
         assert (await parts.registry.stat_manifest(A, ONE)).digest == digest
         await parts.registry.manifest(A, digest)
+        await parts.registry.settle()
         assert (await parts.store.resolve(A, ONE)).descriptor.digest == digest
     assert verbs(upstream) == ["resolve", "manifest"]
 
@@ -92,8 +97,10 @@ async def test_a_tag_that_moves_is_followed(tmp_path: Path) -> None:
     upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
         await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
         upstream.add_manifest(NEWER, "library/a", "1")
         assert (await parts.registry.manifest(A, ONE)).body == NEWER
+        await parts.registry.settle()
         assert (await parts.store.manifest(A, ONE)).body == NEWER
 
 
@@ -102,7 +109,9 @@ async def test_a_warm_digest_asks_the_upstream_nothing_also_after_a_restart(tmp_
     digest = upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
         await parts.registry.manifest(A, digest)
+        await parts.registry.settle()
         await parts.registry.manifest(A, digest)
+        await parts.registry.settle()
     async with joined(tmp_path, upstream) as parts:
         assert (await parts.registry.manifest(A, digest)).body == IMAGE
         assert (await parts.registry.stat_manifest(A, digest)).size == len(IMAGE)
@@ -115,6 +124,7 @@ async def test_a_kept_tag_is_given_when_the_upstream_is_away(tmp_path: Path, fai
     upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
         await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
     upstream.refuse = {"resolve": failure, "manifest": failure}
     async with joined(tmp_path, upstream) as parts:
         assert (await parts.registry.manifest(A, ONE)).body == IMAGE
@@ -129,6 +139,7 @@ async def test_a_kept_tag_is_given_when_only_the_new_manifest_cannot_be_had(tmp_
     upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
         await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
         upstream.add_manifest(NEWER, "library/a", "1")
         upstream.refuse = {"manifest": RateLimited("quota")}
         assert (await parts.registry.manifest(A, ONE)).body == IMAGE
@@ -142,6 +153,7 @@ async def test_a_refusal_of_the_upstream_is_passed_on_also_for_a_kept_tag(
     upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
         await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
         upstream.refuse = {"resolve": RegistryError(code)}
         with pytest.raises(RegistryError) as caught:
             await parts.registry.manifest(A, ONE)
@@ -153,6 +165,7 @@ async def test_an_upstream_that_hangs_holds_a_kept_tag_no_longer_than_the_deadli
     upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream, deadline=0.02) as parts:
         await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
         upstream.add_manifest(NEWER, "library/a", "1")
         upstream.hold["resolve"] = asyncio.Event()
         assert (await parts.registry.manifest(A, ONE)).body == IMAGE
@@ -175,6 +188,7 @@ async def test_a_manifest_that_is_damaged_on_disk_is_fetched_again(tmp_path: Pat
     digest = upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
         await parts.registry.manifest(A, digest)
+        await parts.registry.settle()
     path = tmp_path / f"docker/registry/v2/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
     path.write_bytes(b"")
     async with joined(tmp_path, upstream) as parts:
@@ -230,16 +244,46 @@ async def test_a_repository_that_has_the_blob_upstream_is_linked_and_nothing_is_
     assert verbs(upstream) == ["blob", "stat_blob"]
 
 
-async def test_a_blob_that_a_kept_manifest_names_needs_no_word_of_the_upstream(tmp_path: Path) -> None:
+async def test_a_blob_that_a_kept_manifest_names_is_given_without_the_upstreams_word_only_when_it_is_away(
+    tmp_path: Path,
+) -> None:
     upstream = Puppet()
     digest = upstream.add(LAYER, "library/a")
     image = upstream.add_manifest(IMAGE, "library/b", "1")
     async with joined(tmp_path, upstream) as parts:
         await pull(parts, digest, upstream)
         await parts.registry.manifest(B, image)
+        with pytest.raises(RegistryError) as caught:
+            await parts.registry.blob(B, digest)
+        assert caught.value.code is ErrorCode.BLOB_UNKNOWN
+    upstream.refuse["stat_blob"] = Unavailable("away")
     async with joined(tmp_path, upstream) as parts:  # nothing is in memory: the store is asked
         assert await whole(await parts.registry.blob(B, digest)) == LAYER
-    assert verbs(upstream) == ["blob", "manifest"]
+
+
+@pytest.mark.parametrize("how", ["child", "urls", "type"])
+async def test_naming_what_no_registry_checks_gives_access_to_nothing(tmp_path: Path, how: str) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER, "library/a")
+    foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+    link = describe(LAYER, OCI_MANIFEST if how == "child" else foreign if how == "type" else "application/x")
+    document: dict[str, object] = {"schemaVersion": 2}
+    if how == "child":
+        document |= {"mediaType": OCI_INDEX, "manifests": [link]}
+    else:
+        layers = [{**link, "urls": ["https://example.com/x"]} if how == "urls" else link]
+        document |= {"mediaType": OCI_MANIFEST, "config": describe(b"{}"), "layers": layers}
+    evil = upstream.add_manifest(json.dumps(document).encode(), "library/b")
+    async with joined(tmp_path, upstream) as parts:
+        await pull(parts, digest, upstream)
+        await parts.registry.manifest(B, evil)
+        for away in (False, True):
+            if away:
+                upstream.refuse["stat_blob"] = Unavailable("away")
+            with pytest.raises(RegistryError):
+                await parts.registry.blob(B, digest)
+            with pytest.raises(RegistryError):
+                await parts.registry.stat_blob(B, digest)
 
 
 async def test_a_fill_under_way_serves_a_repository_only_after_it_was_allowed(tmp_path: Path) -> None:
@@ -256,7 +300,7 @@ async def test_a_fill_under_way_serves_a_repository_only_after_it_was_allowed(tm
         shared = await parts.registry.blob(B, digest)
         transfer.finish()
         assert await whole(blob) == await whole(shared) == LAYER
-        await until(lambda: parts.fills.completed == 1)
+        await until(lambda: parts.fills.ended(digest) == 1)
         assert await parts.store.is_linked(B, digest)
     assert verbs(upstream) == ["blob", "stat_blob", "stat_blob"]
 
@@ -280,10 +324,180 @@ async def test_a_blob_of_another_size_than_its_manifest_says_is_fetched_again(tm
     image = upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
         await parts.registry.manifest(A, image)
+        await parts.registry.settle()
         await pull(parts, digest, upstream)
         path = tmp_path / f"docker/registry/v2/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
         os.truncate(path, 100)
         assert await pull(parts, digest, upstream) == LAYER
+
+
+async def test_a_manifest_that_lies_about_a_size_destroys_nothing(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER, "library/a")
+    upstream.add(LAYER, "library/b")
+    lie = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": describe(b"{}"),
+            "layers": [{**describe(LAYER), "size": 1}],
+        }
+    ).encode()
+    evil = upstream.add_manifest(lie, "library/b")
+    async with joined(tmp_path, upstream) as parts:
+        await pull(parts, digest, upstream)
+        await parts.registry.manifest(B, evil)
+        assert (await parts.registry.stat_blob(B, digest)).size == len(LAYER)
+        assert await whole(await parts.registry.blob(B, digest)) == LAYER
+        assert await parts.store.blob_size(digest) == len(LAYER)
+    async with joined(tmp_path / "cold", upstream) as parts:
+        await parts.registry.manifest(B, evil)
+        opening = asyncio.create_task(parts.registry.blob(B, digest))
+        (await upstream.next_transfer()).finish()
+        assert await whole(await opening) == LAYER
+
+
+async def test_a_truncated_blob_is_noticed_after_a_restart_without_its_manifest_being_asked_for(
+    tmp_path: Path,
+) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER)
+    image = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, image)
+        await pull(parts, digest, upstream)
+    path = tmp_path / f"docker/registry/v2/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
+    os.truncate(path, 100)
+    async with joined(tmp_path, upstream) as parts:
+        assert await pull(parts, digest, upstream) == LAYER
+
+
+async def test_a_tag_that_moved_is_not_moved_back_by_a_pull_of_the_old_manifest(tmp_path: Path) -> None:
+    upstream = Puppet()
+    old = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.stat_manifest(A, ONE)
+        upstream.add_manifest(NEWER, "library/a", "1")
+        await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
+        await parts.registry.manifest(A, old)
+        await parts.registry.settle()
+        assert (await parts.store.manifest(A, ONE)).body == NEWER
+
+
+async def test_a_tag_that_was_refused_does_not_come_back_when_the_upstream_is_slow_or_away(
+    tmp_path: Path,
+) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream, deadline=0.05) as parts:
+        await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
+        upstream.refuse["resolve"] = RegistryError(ErrorCode.MANIFEST_UNKNOWN, "deleted")
+        for _ in range(2):
+            with pytest.raises(RegistryError, match="deleted"):
+                await parts.registry.manifest(A, ONE)
+        upstream.refuse["resolve"] = Unavailable("away")
+        with pytest.raises(RegistryError, match="deleted"):
+            await parts.registry.manifest(A, ONE)
+        upstream.refuse.clear()
+        assert (await parts.registry.manifest(A, ONE)).body == IMAGE
+        upstream.refuse["resolve"] = Unavailable("away")
+        assert (await parts.registry.manifest(A, ONE)).body == IMAGE
+
+
+async def test_head_and_get_of_a_tag_agree_when_the_new_manifest_cannot_be_had(tmp_path: Path) -> None:
+    upstream = Puppet()
+    old = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
+        new = upstream.add_manifest(NEWER, "library/a", "1")
+        upstream.refuse["manifest"] = Unavailable("away")
+        assert (await parts.registry.stat_manifest(A, ONE)).digest == old
+        upstream.refuse.clear()
+        assert (await parts.registry.stat_manifest(A, ONE)).digest == new
+
+
+async def test_a_head_of_a_tag_whose_manifest_is_here_is_answered_from_its_bytes(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.manifest(A, ONE)
+        upstream.lie = Descriptor(digest, 7, "application/vnd.docker.distribution.manifest.list.v2+json")
+        found = await parts.registry.stat_manifest(A, ONE)
+        assert (found.size, found.media_type) == (len(IMAGE), OCI_MANIFEST)
+
+
+async def test_a_manifest_that_found_no_room_is_kept_once_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream) as parts:
+
+        async def full(*_args: object) -> None:
+            raise StoreFull("no space left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(parts.store, "put_manifest", full)
+            await parts.registry.manifest(A, ONE)
+            await parts.registry.settle()
+            with pytest.raises(RegistryError):
+                await parts.store.manifest(A, ONE)
+        await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
+        assert (await parts.store.manifest(A, ONE)).body == IMAGE
+
+
+async def test_many_tags_of_one_manifest_cost_its_first_client_nothing(tmp_path: Path) -> None:
+    upstream = Puppet()
+    tags = [f"t{number}" for number in range(200)]
+    digest = upstream.add_manifest(IMAGE, "library/a", *tags)
+    async with joined(tmp_path, upstream) as parts:
+        for tag in tags:
+            await parts.registry.stat_manifest(A, Tag(tag))
+        await parts.registry.manifest(A, digest)
+        await parts.registry.settle()
+        kept = (await parts.store.tags(A, None, "")).names
+    assert sorted(kept) == sorted(tags[-WAITING_TAGS:]), "the newest, bounded"
+
+
+async def test_a_store_that_cannot_read_a_link_asks_the_upstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = Puppet()
+    digest = upstream.add(LAYER)
+    async with joined(tmp_path, upstream) as parts:
+        await pull(parts, digest, upstream)
+    async with joined(tmp_path, upstream) as parts:
+
+        async def unreadable(*_args: object) -> None:
+            raise Unavailable("the storage cannot be read")
+
+        monkeypatch.setattr(parts.store, "is_linked", unreadable)
+        monkeypatch.setattr(parts.store, "names", unreadable)
+        assert await whole(await parts.registry.blob(A, digest)) == LAYER
+
+
+async def test_many_cold_blobs_on_a_slow_disk_are_all_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = Puppet()
+    blobs = [upstream.add(b"%d" % number) for number in range(150)]
+    async with joined(tmp_path, upstream) as parts:
+        real = parts.store.open_blob
+
+        async def slow(digest: Digest) -> object:
+            await asyncio.sleep(0.02)
+            return await real(digest)
+
+        monkeypatch.setattr(parts.store, "open_blob", slow)
+        waiting = [asyncio.create_task(parts.registry.blob(A, digest)) for digest in blobs]
+        for _ in blobs:
+            (await upstream.next_transfer()).finish()
+        for number, blob in enumerate(await asyncio.gather(*waiting)):
+            assert await whole(blob) == b"%d" % number
 
 
 async def test_tags_are_the_upstreams_else_ours_else_the_upstreams_failure(tmp_path: Path) -> None:
@@ -292,6 +506,7 @@ async def test_tags_are_the_upstreams_else_ours_else_the_upstreams_failure(tmp_p
     async with joined(tmp_path, upstream) as parts:
         assert (await parts.registry.tags(A, None, "")).names == ("1", "2")
         await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
         upstream.refuse["tags"] = Unavailable("away")
         assert (await parts.registry.tags(A, None, "")).names == ("1",)
         with pytest.raises(Unavailable, match="away"):
@@ -319,6 +534,7 @@ async def test_referrers_are_the_kept_ones_when_the_upstream_is_away(tmp_path: P
     digest = upstream.add_manifest(artifact, "library/a", "sbom")
     async with joined(tmp_path, upstream) as parts:
         await parts.registry.manifest(A, digest)
+        await parts.registry.settle()
         upstream.refuse["referrers"] = Unavailable("away")
         (found,) = await parts.registry.referrers(A, Digest.of(IMAGE))
         assert found["digest"] == str(digest)

@@ -71,6 +71,7 @@ class Puppet:
         self.hold: dict[str, asyncio.Event] = {}  # verb -> waits for this
         self.ignore_start = False  # answers a Range request from the beginning
         self.announce: int | None = None  # a size other than the true one
+        self.lie: Descriptor | None = None  # what `resolve` says instead of the truth
         self._blobs: dict[tuple[str, Digest], bytes] = {}
         self._manifests: dict[tuple[str, Digest], RawManifest] = {}
         self._tags: dict[tuple[str, str], Digest] = {}
@@ -108,7 +109,7 @@ class Puppet:
         digest = self._tags.get((repository.name, tag.name))
         if digest is None:
             raise RegistryError(ErrorCode.MANIFEST_UNKNOWN)
-        return Resolved(self._manifests[repository.name, digest].descriptor)
+        return Resolved(self.lie or self._manifests[repository.name, digest].descriptor)
 
     async def manifest(self, repository: Repository, reference: Reference) -> RawManifest:
         await self._called("manifest", repository, reference)
