@@ -31,6 +31,12 @@ SCHEMA1 = (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
 ACCEPT: tuple[str, ...] = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 
 MAX_SIZE = 2**63 - 1  # bytes; a descriptor's size is an int64 (image-spec descriptor.md)
+# Descriptors in a list: Docker stops at 127 layers, the largest indexes of artifacts have some thousands.
+MAX_DESCRIPTORS = 4096
+# Commas and opening brackets in a document: 32 for each descriptor, where a platform and two annotations make
+# ten. json.loads keeps all other threads waiting: for 0.1 s with so many in 4 MiB, for 0.7 s with any number.
+MAX_PARTS = 32 * MAX_DESCRIPTORS
+MAX_DIGITS = 1000  # of an integer anywhere in a document
 MAX_MEDIA_TYPE = 255  # characters: two names of at most 127 (RFC 6838 section 4.2) and the slash
 
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
@@ -64,6 +70,8 @@ class Manifest:
 
 def parse(body: bytes, content_type: str | None = None) -> Manifest:
     """Read a manifest; the caller has bounded the size of `body`. Raises ManifestError.
+
+    Takes 0.1 ms for a usual image, and up to 0.3 s for 4 MiB of bad will: large ones are for a thread.
 
     `mediaType` in the document decides about its type. Without one, which OCI allows, a known
     `content_type` does (an HTTP header's value), else whether there is a list of manifests, as in
@@ -99,14 +107,16 @@ def parse(body: bytes, content_type: str | None = None) -> Manifest:
 
 def _load(body: bytes) -> dict[str, Any]:
     """The document, of schema version 2. As in Go, the last of duplicate keys counts."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_PARTS:
+        raise ManifestError(f"the manifest has more than {MAX_PARTS} parts")
     try:
         # json.loads(bytes) would also take UTF-16 and UTF-32.
-        document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        document = json.loads(body.decode("utf-8"), parse_int=_integer, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise ManifestError("the manifest is not UTF-8") from error
     except RecursionError as error:
         raise ManifestError("the manifest is nested too deeply") from error
-    except ValueError as error:  # no JSON, NaN, or an integer of thousands of digits
+    except ValueError as error:  # no JSON, NaN, or a monstrous integer
         raise ManifestError("the manifest is not JSON") from error
     if not isinstance(document, dict):
         raise ManifestError("the manifest is not a JSON object")
@@ -116,6 +126,13 @@ def _load(body: bytes) -> dict[str, Any]:
     if type(version) is not int or version != 2:
         raise ManifestError("the manifest's schemaVersion is not 2")
     return document
+
+
+def _integer(digits: str) -> int:
+    """An integer; not one that only Python would read, in time that grows with the square of its digits."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("an integer of too many digits")
+    return int(digits)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -152,6 +169,8 @@ def _descriptors(document: dict[str, Any], name: str) -> tuple[Descriptor, ...]:
         return ()
     if not isinstance(values, list):
         raise ManifestError(f"{name!r} is not a list")
+    if len(values) > MAX_DESCRIPTORS:
+        raise ManifestError(f"{name!r} has {len(values)} descriptors; {MAX_DESCRIPTORS} is the limit")
     return tuple(_descriptor(value, name) for value in values)
 
 

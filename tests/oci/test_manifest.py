@@ -214,7 +214,7 @@ def test_the_last_of_duplicate_keys_counts() -> None:
         (json.dumps(image()).encode()[:-1], "not JSON"),
         (json.dumps(image(size=float("nan"))).encode(), "not JSON"),
         (json.dumps(image(size=float("-inf"))).encode(), "not JSON"),
-        (b'{"schemaVersion":2,"n":' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"schemaVersion":2,"n":' + b"9" * 1001 + b"}", "not JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b"[]", "not a JSON object"),
@@ -292,6 +292,34 @@ def test_what_could_not_be_served_is_refused(document: dict[str, Any], text: str
     """A digest that cannot be checked, a size that is none, a document that is two things at once."""
     with pytest.raises(ManifestError, match=text):
         read(document)
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    """So many descriptors, as a large index of artifacts has them."""
+    more = {"platform": {"os": "linux", "architecture": "a"}, "annotations": {"a": "b", "c": "d"}}
+    return [descriptor(str(number)) | more for number in range(count)]
+
+
+def test_as_many_descriptors_as_an_honest_index_has_are_read() -> None:
+    """The limit itself, in a list of each kind."""
+    assert len(read(index(manifests=numbered(m.MAX_DESCRIPTORS))).children) == m.MAX_DESCRIPTORS
+    assert len(read(image(layers=numbered(m.MAX_DESCRIPTORS))).blobs) == m.MAX_DESCRIPTORS + 1
+
+
+@pytest.mark.parametrize("name", ["layers", "manifests"])
+def test_more_descriptors_are_refused_before_any_is_read(name: str) -> None:
+    """Each costs ten microseconds and memory wherever the manifest is known; 4 MiB hold tens of thousands."""
+    document = (image if name == "layers" else index)(**{name: [None] * (m.MAX_DESCRIPTORS + 1)})
+    with pytest.raises(ManifestError, match=f"{name!r} has 4097 descriptors; 4096 is the limit"):
+        read(document)
+
+
+@pytest.mark.parametrize("part", ["[]", "{}", "0", '"a"'])
+def test_a_document_of_too_many_parts_is_refused_unread(part: str) -> None:
+    """Wherever they are: json.loads, which lets no other thread run, would be long about them."""
+    body = json.dumps(index()).encode()[:-1] + b', "x": [' + ",".join([part] * m.MAX_PARTS).encode()
+    with pytest.raises(ManifestError, match="more than 131072 parts"):
+        parse(body)  # without its end, which nobody comes to miss
 
 
 def test_we_accept_what_we_can_read() -> None:
