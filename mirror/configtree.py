@@ -8,13 +8,14 @@ variable.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import yaml
 from yaml import events
+
+from mirror.configyaml import QUOTE_IT, Mark, explain
 
 TEXT_LIMIT: Final = 1 << 20  # characters; the largest real files have some tens of KiB
 NODES_MAX: Final = 10_000  # with aliases expanded
@@ -25,16 +26,15 @@ _KINDS = {f"tag:yaml.org,2002:{kind}": kind for kind in ("str", "int", "float", 
 _MERGE = "tag:yaml.org,2002:merge"
 _VALUE = "tag:yaml.org,2002:value"  # a lone `=`, which is text
 
-# NB: no message may show a value: `password: *secret` is an alias to YAML, and its name the secret.
-_QUOTED_VALUE = re.compile(r"\b(tag handle|alias|anchor) .*", re.DOTALL)
-_QUOTE_IT = "put a text that begins with {} in single quotes"
-
 
 class TreeError(ValueError):
-    """The text is not YAML that the mirror reads; the message says why, in one line, with `line` from 1."""
+    """The text is not YAML that the mirror reads; the message says why, in one line, and no value.
 
-    def __init__(self, line: int, message: str) -> None:
-        self.line = line
+    `line` and `column` count from 1.
+    """
+
+    def __init__(self, mark: Mark | None, message: str) -> None:
+        self.line, self.column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         super().__init__(message)
 
 
@@ -78,15 +78,13 @@ def parse(text: str, source: str, *, lines: bool) -> Tree | None:
     Raises TreeError.
     """
     if len(text) > TEXT_LIMIT:
-        raise TreeError(1, f"larger than {TEXT_LIMIT >> 20} MiB")
+        raise TreeError(None, f"larger than {TEXT_LIMIT >> 20} MiB")
     try:
         return _Builder(source, lines=lines).build(iter(yaml.parse(text, Loader=yaml.SafeLoader)))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = _QUOTED_VALUE.sub(r"\1", error.problem or error.context or "")
-        raise TreeError(mark.line + 1 if mark else 1, f"not YAML: {problem}") from error
+        raise TreeError(*explain(error, text)) from error
     except yaml.YAMLError as error:  # the reader's: a character that YAML does not allow
-        raise TreeError(1, "not YAML: a control character or another one that YAML does not allow") from error
+        raise TreeError(None, "not YAML: a control character or another that YAML does not allow") from error
 
 
 def resolved(tree: Tree) -> Any:
@@ -115,7 +113,7 @@ class _Builder:
         for event in stream:
             if isinstance(event, events.DocumentStartEvent):
                 if tree is not None:
-                    raise TreeError(_line(event), "more than one document; only one is read")
+                    raise TreeError(event.start_mark, "more than one document; only one is read")
                 tree = self._node(next(stream), stream, 0)
         return tree
 
@@ -123,7 +121,7 @@ class _Builder:
         self._count(event, depth)
         if isinstance(event, events.AliasEvent):
             if event.anchor not in self._anchors:  # also an alias inside its own anchor
-                raise TreeError(_line(event), f"an alias without its anchor; {_QUOTE_IT.format('*')}")
+                raise TreeError(event.start_mark, f"an alias without its anchor; {QUOTE_IT.format('*')}")
             return self._copy(self._anchors[event.anchor], event, depth)
         tree: Tree
         if isinstance(event, events.ScalarEvent):
@@ -137,27 +135,34 @@ class _Builder:
         else:
             tree = self._table(event, stream, depth)
         if isinstance(event, events.NodeEvent) and event.anchor is not None:
+            if (
+                isinstance(tree, Scalar) and tree.plain and not tree.text
+            ):  # the password `&secret` would be none
+                raise TreeError(event.start_mark, f"an anchor on nothing; {QUOTE_IT.format('&')}")
             self._anchors[event.anchor] = tree
         return tree
 
     def _table(self, event: yaml.Event, stream: Iterator[yaml.Event], depth: int) -> Table:
         table = Table(self._place(event))
         merged: list[Table] = []
+        first: dict[str, int] = {}  # the line of each key
         for inner in stream:
             if isinstance(inner, events.MappingEndEvent):
                 break
             key = self._node(inner, stream, depth + 1)
             value = self._node(next(stream), stream, depth + 1)
             if not isinstance(key, Scalar):
-                raise TreeError(_line(inner), "a key that is itself a section or a list")
+                raise TreeError(inner.start_mark, "a key that is itself a section or a list")
             if key.kind == "merge":
-                merged += _merge_sources(value, _line(inner))
+                merged += _merge_sources(value, inner.start_mark)
             elif key.text in table.entries:
-                raise TreeError(_line(inner), f"key {key.text[:100]!r} is there twice")
+                text = f"key {key.text[:100]!r} is there twice, first in line {first[key.text]}"
+                raise TreeError(inner.start_mark, text)
             else:
                 if not isinstance(value, Scalar):
                     value.source = key.source  # the line of `auth:`, not that of what is below it
                 table.entries[key.text] = value
+                first[key.text] = _line(inner)
         for other in merged:  # YAML merge: the section's own keys win, then the first of several
             for name, entry in other.entries.items():
                 table.entries.setdefault(name, entry)
@@ -171,7 +176,7 @@ class _Builder:
         if tag == _MERGE:
             return Scalar(event.value, "merge", self._place(event), plain)
         if tag != _VALUE and tag not in _KINDS:
-            raise TreeError(_line(event), f"a tag that is not supported; {_QUOTE_IT.format('!')}")
+            raise TreeError(event.start_mark, f"a tag that is not supported; {QUOTE_IT.format('!')}")
         kind = _KINDS.get(tag, "str")
         return Scalar(event.value, "str" if kind == "timestamp" else kind, self._place(event), plain)
 
@@ -188,19 +193,19 @@ class _Builder:
     def _count(self, event: yaml.Event, depth: int) -> None:
         self._nodes += 1
         if self._nodes > NODES_MAX:
-            raise TreeError(_line(event), f"more than {NODES_MAX} values")
+            raise TreeError(event.start_mark, f"more than {NODES_MAX} values")
         if depth > DEPTH_MAX:
-            raise TreeError(_line(event), f"nested deeper than {DEPTH_MAX} levels")
+            raise TreeError(event.start_mark, f"nested deeper than {DEPTH_MAX} levels")
 
     def _place(self, event: yaml.Event) -> str:
         return f"{self._source}:{_line(event)}" if self._lines else self._source
 
 
-def _merge_sources(value: Tree, line: int) -> list[Table]:
+def _merge_sources(value: Tree, mark: Mark | None) -> list[Table]:
     sources = value.entries if isinstance(value, Items) else [value]
     tables = [source for source in sources if isinstance(source, Table)]
     if len(tables) != len(sources):
-        raise TreeError(line, "<< takes a section, or a list of them")
+        raise TreeError(mark, "<< takes a section, or a list of them")
     return tables
 
 

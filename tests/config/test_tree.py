@@ -35,32 +35,50 @@ def test_each_part_knows_its_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "words"),
+    ("text", "place", "words"),
     [
-        ("a: 1\nb: 2\na: 3\n", 3, "key 'a' is there twice"),
-        ("x: {a: 1,\n a: 2}", 2, "key 'a' is there twice"),
-        ("a: *b", 1, "an alias without its anchor"),
-        ("a: &a [*a]", 1, "an alias without its anchor"),
-        ("a: 1\n---\nb: 2\n", 2, "more than one document"),
-        ("a: !!python/object:os.system x", 1, "a tag that is not supported"),
-        ("a: !!binary eA==", 1, "a tag that is not supported"),
-        ("? [a]\n: b", 1, "a key that is itself a section or a list"),
-        ("a:\n  <<: 1\n", 2, "<< takes a section"),
-        ("a:\n\tb: 1", 2, "not YAML: found character '\\t' that cannot start any token"),
-        ("a: b: c", 1, "not YAML: mapping values are not allowed here"),
-        ("a: [1", 1, "not YAML: expected ',' or ']'"),
-        ("a: \x00", 1, "not YAML: a control character"),
-        ("a: " + "[" * (DEPTH_MAX + 1), 1, f"nested deeper than {DEPTH_MAX} levels"),
-        ("a: " + "[" * 100_000, 1, f"nested deeper than {DEPTH_MAX} levels"),
-        ("a: [" + "1," * NODES_MAX + "]", 1, f"more than {NODES_MAX} values"),
-        ("a" * (TEXT_LIMIT + 1), 1, "larger than 1 MiB"),
+        ("a: 1\nb: 2\na: 3\n", (3, 1), "key 'a' is there twice, first in line 1"),
+        ("x: {a: 1,\n a: 2}", (2, 2), "key 'a' is there twice, first in line 1"),
+        ("a: *b", (1, 4), "an alias without its anchor; a value that begins with * needs single quotes"),
+        ("a: &a [*a]", (1, 8), "an alias without its anchor"),
+        ("a: &b\nc: 1", (1, 4), "an anchor on nothing; a value that begins with & needs single quotes"),
+        ("a: 1\n---\nb: 2\n", (2, 1), "more than one document"),
+        ("a: !!python/object:os.system x", (1, 4), "a tag that is not supported"),
+        ("a: !!binary eA==", (1, 4), "a value that begins with ! needs single quotes"),
+        ("? [a]\n: b", (1, 3), "a key that is itself a section or a list"),
+        ("a:\n  <<: 1\n", (2, 3), "<< takes a section"),
+        ("a: \x00", (1, 1), "not YAML: a control character"),
+        ("a: " + "[" * (DEPTH_MAX + 1), (1, 36), f"nested deeper than {DEPTH_MAX} levels"),
+        ("a: " + "[" * 100_000, (1, 36), f"nested deeper than {DEPTH_MAX} levels"),
+        ("a: [" + "1," * NODES_MAX + "]", (1, 19999), f"more than {NODES_MAX} values"),
+        ("a" * (TEXT_LIMIT + 1), (1, 1), "larger than 1 MiB"),
+        # PyYAML's words, and before them the common cause
+        ("a:\n\tb: 1", (2, 1), "not YAML: a tab; YAML is indented by spaces only (found character '\\t'"),
+        ("a: %x", (1, 4), "not YAML: a value that begins with % needs single quotes (found character '%'"),
+        ("a: @x", (1, 4), "a value that begins with @ needs single quotes"),
+        ("a: `x", (1, 4), "a value that begins with ` needs single quotes"),
+        ("a: * x", (1, 4), "a value that begins with * needs single quotes"),
+        ("a: & x", (1, 4), "a value that begins with & needs single quotes"),
+        ("a: ]x", (1, 4), "a value that begins with ] needs single quotes"),
+        ("a: >x", (1, 4), "a value that begins with | or > needs single quotes"),
+        ("a: !x!y z", (1, 4), "a value that begins with ! needs single quotes"),
+        ("a: - b", (1, 4), "items of a list stand on lines of their own; a value that begins with -"),
+        ("a:\n  b: 1\n c: 2", (3, 2), "a line that is not indented as the others of its section"),
+        ("a: b: c", (1, 5), "a value with a colon and a space in it needs single quotes"),
+        ("a: 1\n  b: 2", (2, 4), "a line that is indented too far, or the one above lacks a colon"),
+        ("a\n  b: 2", (2, 4), "a line that is indented too far, or the one above lacks a colon"),
+        ("x: 1\na\n", (2, 1), "a key without a colon and a space behind it"),
+        ("a: 'b' c", (1, 8), "something behind a closing quote or bracket"),
+        ('a: "\\q"', (1, 6), "in double quotes \\ begins an escape"),
+        ("a: 'x\nb: 1\n", (1, 4), "a quote that is not closed"),
+        ("a: [1\nb: 1\n", (1, 4), "not YAML: a { or [ that is not closed"),
     ],
 )  # fmt: skip
-def test_what_is_refused_names_line_and_reason(text: str, line: int, words: str) -> None:
+def test_what_is_refused_names_line_column_and_reason(text: str, place: tuple[int, int], words: str) -> None:
     with pytest.raises(TreeError) as refused:
         parse(text, "f.yml", lines=True)
     assert words in str(refused.value)
-    assert refused.value.line == line
+    assert (refused.value.line, refused.value.column) == place
     assert "\n" not in str(refused.value)
 
 
@@ -74,7 +92,16 @@ def test_aliases_cannot_multiply() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["password: *hunter2", "password: !hunter2 x", "password: !hunter2!x y", "p: &hunter2"]
+    "text",
+    [
+        "password: *hunter2",
+        "password: !hunter2 x",
+        "password: !hunter2!x y",
+        "p: &hunter2",
+        "p: {hunter2",
+        "p: 'hunter2",
+        "p: x: hunter2",
+    ],
 )
 def test_no_refusal_shows_a_value(text: str) -> None:
     """To YAML some passwords are an alias, a tag or an anchor, and its name would be the password."""
