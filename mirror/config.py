@@ -190,12 +190,13 @@ class Proxy(Section):
     def _whole_credentials(self) -> Proxy:
         password = self.password is not None and self.password.get_secret_value() != ""
         if bool(self.username) != password:
-            missing = "password" if self.username else "username"
-            allowed = "proxy.username and proxy.password, both or neither"
-            raise PydanticCustomError("incomplete", "{allowed}", {"key": missing, "allowed": allowed})
+            given, missing = ("username", "password") if self.username else ("password", "username")
+            text = f"missing, wanted beside proxy.{given}; for no login leave both out"
+            raise PydanticCustomError("incomplete", "{text}", {"key": missing, "at": given, "text": text})
         if self.identitytoken is not None and password:
-            allowed = "either an identity token, or proxy.username and proxy.password"
-            raise PydanticCustomError("exclusive", "{allowed}", {"key": "identitytoken", "allowed": allowed})
+            text = "given beside proxy.username and proxy.password, wanted either it or those two"
+            context = {"key": "identitytoken", "at": "identitytoken", "text": text}
+            raise PydanticCustomError("exclusive", "{text}", context)
         return self
 
 

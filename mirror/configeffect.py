@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from mirror.configproblems import Problem, Warning_, find, show, text_of
+from mirror.configproblems import Problem, Warning_, find, text_of
 from mirror.configschema import ROOT, Struct, nearest
 from mirror.configtree import Items, Scalar, Table, Tree
 from mirror.configvalues import parse_flag
@@ -37,6 +37,7 @@ class Rule:
     but: str | None = None
 
 
+_REFUSED_DRIVERS: Final = ("s3", "s3aws", "azure", "gcs", "oss", "swift")
 _DRIVER = "not supported in this version; use storage.filesystem or storage.inmemory"
 
 RULES: Final = (
@@ -53,11 +54,8 @@ RULES: Final = (
         "not supported in this version, and clients would be answered unencrypted; "
         "remove it, and let a proxy in front do TLS",
     ),
-    Rule("http.net", Effect.REFUSED, "tcp; unix sockets are not supported in this version", value="unix"),
-    *(
-        Rule(f"storage.{name}", Effect.REFUSED, _DRIVER)
-        for name in ("s3", "s3aws", "azure", "gcs", "oss", "swift")
-    ),
+    Rule("http.net", Effect.REFUSED, "no unix sockets in this version; write tcp", value="unix"),
+    *(Rule(f"storage.{name}", Effect.REFUSED, _DRIVER) for name in _REFUSED_DRIVERS),
     Rule("middleware.storage", Effect.REFUSED, "not supported in this version; remove it"),
     Rule(
         "proxy.upstreams",
@@ -122,7 +120,7 @@ def apply_rules(tree: Table) -> tuple[list[Problem], list[Warning_]]:
         if found is None or not _counts(found, rule):
             continue
         if rule.effect is Effect.REFUSED:
-            problems.append(Problem(source, rule.key, show(rule.key, found), rule.why))
+            problems.append(Problem(source, rule.key, rule.why))
         else:
             warnings.append(Warning_(source, rule.key, f"{rule.effect.value}: {rule.why}"))
     return problems, warnings
@@ -136,20 +134,22 @@ def check_driver(tree: Table) -> list[Problem]:
     entries = storage.entries if isinstance(storage, Table) else {}
     drivers = [key for key in entries if key not in STORAGE_OPTIONS]
     if not drivers:
-        allowed = "one storage driver, such as storage: {filesystem: {rootdirectory: /var/lib/registry}}"
-        return [Problem(source, "storage", "no storage configuration", allowed)]
+        allowed = "one driver, such as storage: {filesystem: {rootdirectory: /var/lib/registry}}"
+        what = "got no driver" if entries else "missing"
+        return [Problem(source, "storage", f"{what}, wanted {allowed}")]
     problems = []
     for driver in drivers:
         if driver not in _DRIVERS:
             near = nearest(driver, _DRIVERS)
             hint = f"; did you mean {near}?" if near else ""
-            allowed = f"one of the storage drivers filesystem and inmemory{hint}"
-            problems.append(Problem(entries[driver].source, "storage", repr(driver[:100]), allowed))
-    if len(drivers) > 1 and not problems:
-        allowed = (
-            "exactly one storage driver; remove the other, which may come from a REGISTRY_STORAGE_* variable"
+            text = f"got {driver[:100]!r}, wanted one of the drivers filesystem and inmemory{hint}"
+            problems.append(Problem(entries[driver].source, "storage", text))
+    usable = [driver for driver in drivers if driver not in _REFUSED_DRIVERS]  # those have their line already
+    if len(usable) > 1 and not problems:
+        text = f"got {' and '.join(usable)}, wanted exactly one driver; remove the other, which may come from"
+        problems.append(
+            Problem(entries[usable[-1]].source, "storage", f"{text} a REGISTRY_STORAGE_* variable")
         )
-        problems.append(Problem(entries[drivers[-1]].source, "storage", " and ".join(drivers), allowed))
     return problems
 
 

@@ -3,20 +3,23 @@
 They are taken in the order of their names, so a section comes before what is in it. A name is split at each
 `_`, and each part goes one level down: in a section by the registry's field name or by the YAML key, in a map
 by the key (a new one is lower-cased), in a list by the number. The value is YAML, so it may be a whole
-section. What has no place is ignored with the registry's own warning.
+section. What has no place is ignored with a warning, as in the registry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mirror.configproblems import Problem, Warning_, joined
-from mirror.configschema import ROOT, Field, Free, Leaf, List, Map, Shape, Struct, nearest
+from mirror.configproblems import Problem, Warning_, joined, wrong
+from mirror.configschema import ROOT, Field, Free, Leaf, List, Map, Shape, Struct, nearest, paths, slip
 from mirror.configtree import DEPTH_MAX, Items, Scalar, Table, Tree, TreeError, is_null, parse
 
 PREFIX = "REGISTRY_"
 _NOT_OVERRIDES = frozenset({"REGISTRY_CONFIGURATION_PATH"})  # names the file
+_VERSION = "REGISTRY_VERSION"  # which only the file can say
 _INDEX_DIGITS = 6  # no list is longer
+_PORTS = frozenset({"REGISTRY_PORT", "REGISTRY_HTTP_PORT"})  # what people try in place of http.addr
+QUOTE_INSIDE = "put single quotes inside of the variable's value, \"'…'\", to take it as it is"
 
 
 def overlay(tree: Table, environ: Mapping[str, str]) -> tuple[list[Problem], list[Warning_]]:
@@ -26,15 +29,16 @@ def overlay(tree: Table, environ: Mapping[str, str]) -> tuple[list[Problem], lis
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in _NOT_OVERRIDES:
             continue
-        if name == "REGISTRY_VERSION":
+        if name == _VERSION:
             warnings.append(Warning_(name, "version", "ignored: only the file can say its version"))
             continue
         variable = _Variable(name, environ[name])
         try:
             variable.apply(tree)
         except _Unrecognized as miss:
-            hint = f"; did you mean {miss.meant}?" if miss.meant else ""
-            warnings.append(Warning_(name, "", f"Ignoring unrecognized environment variable {name}{hint}"))
+            meant = _meant(variable, miss)
+            hint = f"; did you mean {meant}?" if meant else ""
+            warnings.append(Warning_(name, "", f"unknown variable, ignored{hint}"))
         except _Misplaced as miss:
             problems.append(miss.problem)
         warnings += variable.warnings
@@ -42,8 +46,11 @@ def overlay(tree: Table, environ: Mapping[str, str]) -> tuple[list[Problem], lis
 
 
 class _Unrecognized(Exception):
-    def __init__(self, meant: str | None = None) -> None:
-        self.meant = meant
+    """No key has this name; `shape` is where the part at `depth` was looked for, if it was in a section."""
+
+    def __init__(self, shape: Struct | None = None, depth: int = 0) -> None:
+        self.shape = shape
+        self.depth = depth
 
 
 class _Misplaced(Exception):
@@ -83,7 +90,7 @@ class _Variable:
         if isinstance(shape, Struct):
             known = shape.by_part(part)
             if known is None and not shape.is_map:
-                raise _Unrecognized(self._meant(shape, depth))
+                raise _Unrecognized(shape, depth)
             known = known or Field(part.lower(), Free(), frozenset())
         else:
             key = next((key for key in table.entries if key.upper() == part), part.lower())
@@ -104,11 +111,11 @@ class _Variable:
         part = self.parts[depth]
         if not (part.isascii() and part.isdigit() and len(part) <= _INDEX_DIGITS):
             allowed = f"the number of an item, from 0 to {len(items.entries)}, in the variable's name"
-            raise _Misplaced(Problem(self.name, joined(*path), repr(part), allowed))
+            raise _Misplaced(Problem(self.name, joined(*path), f"got {part!r}, wanted {allowed}"))
         index = int(part)
         if index > len(items.entries):
             allowed = f"an index of at most {len(items.entries)}, the number of items that are there"
-            raise _Misplaced(Problem(self.name, joined(*path), repr(part), allowed))
+            raise _Misplaced(Problem(self.name, joined(*path), f"got {part!r}, wanted {allowed}"))
         here = (*path, index)
         if depth + 1 == len(self.parts):
             entry = self._value(Field("", shape.item, frozenset()), here)
@@ -128,23 +135,55 @@ class _Variable:
         try:
             value = parse(self.payload, self.name, lines=False)
         except TreeError as error:
-            allowed = f"YAML; put the value in single quotes to take it as it is ({error})"
-            raise _Misplaced(Problem(self.name, key, "a value that is not", allowed)) from error
+            raise _Misplaced(Problem(self.name, key, f"{error}; {QUOTE_INSIDE}")) from error
         stripped = self.payload.strip()
         if value is None and stripped:
-            allowed = "a value; this one is a comment in YAML, put it in single quotes to take it as it is"
-            raise _Misplaced(Problem(self.name, key, "a comment", allowed))
+            text = f"got a comment, as # begins one in YAML, wanted a value; {QUOTE_INSIDE}"
+            raise _Misplaced(Problem(self.name, key, text))
+        if isinstance(known.shape, Leaf) and isinstance(value, Table | Items):
+            raise _Misplaced(wrong(self.name, key, value, f"a single value; {QUOTE_INSIDE}"))
         if isinstance(value, Scalar) and value.plain and value.text != stripped:
             text = "what follows ' #' in it is a comment in YAML; put the value in single quotes to keep it"
             self.warnings.append(Warning_(self.name, key, text))
         tree = value if value is not None else Scalar("", "null", self.name)
         return string_form(tree) if known.string_form else tree
 
-    def _meant(self, shape: Struct, depth: int) -> str | None:
-        near = nearest(self.parts[depth], list(shape.fields))
-        if near is None:
-            return None
-        return PREFIX + "_".join([*self.parts[:depth], near, *self.parts[depth + 1 :]]).upper()
+
+def variable_of(key: str) -> str:
+    """`proxy.remoteurl` -> `REGISTRY_PROXY_REMOTEURL`."""
+    return PREFIX + key.replace(".", "_").upper()
+
+
+def _meant(variable: _Variable, miss: _Unrecognized) -> str | None:
+    """The variable that was probably meant; one that exists."""
+    if variable.name in _PORTS and variable.payload.isdigit():  # not Kubernetes' tcp://10.0.0.1:5000
+        return f"{variable_of('http.addr')}=:{variable.payload[:_INDEX_DIGITS]}"
+    if miss.shape is None:
+        return None
+    before, part, behind = (
+        variable.parts[: miss.depth],
+        variable.parts[miss.depth],
+        variable.parts[miss.depth :],
+    )
+    near = nearest(part, miss.shape.fields)
+    if near is not None and _exists(name := variable_of(".".join([*before, near, *behind[1:]]))):
+        return name
+    below = {
+        key.replace(".", ""): key for key in paths(miss.shape)
+    }  # perhaps with a `_` too many, or too few
+    near = slip("".join(behind), below)
+    name = variable_of(".".join([*before, below[near]])) if near is not None else ""
+    return name if name and _exists(name) else None
+
+
+def _exists(name: str) -> bool:
+    try:
+        _Variable(name, "").apply(Table(name))
+    except _Unrecognized:
+        return False
+    except _Misplaced:  # a list has no such item yet
+        return True
+    return name != _VERSION
 
 
 def string_form(tree: Tree) -> Tree:

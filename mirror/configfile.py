@@ -6,8 +6,8 @@ be used stops the start. Messages name the file and line, or the variable, and s
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +17,15 @@ from pydantic import ValidationError
 from mirror.config import VERSION, Config
 from mirror.configdump import dump
 from mirror.configeffect import STORAGE_OPTIONS, apply_rules, check_driver
-from mirror.configenv import overlay, string_form
-from mirror.configproblems import ConfigError, Problem, Warning_, find, joined, show, text_of
-from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths
+from mirror.configenv import overlay, string_form, variable_of
+from mirror.configproblems import ConfigError, Problem, Warning_, find, is_given, joined, text_of, wrong
+from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths, slip
 from mirror.configtree import Items, Scalar, Table, Tree, TreeError, is_null, parse, resolved
+from mirror.configupstream import REMOTEURL, check_ca, check_remoteurl
 
 __all__ = ["ConfigError", "Loaded", "Warning_", "dump", "load"]
 
-FILE_LIMIT: Final = 1 << 20  # bytes; of the file, and of the one with CA certificates
+FILE_LIMIT: Final = 1 << 20  # bytes; the largest real files have some tens of KiB
 NO_FILE_ROOT: Final = "./data"  # where images are kept when there is no file that says it
 NO_FILE: Final = "defaults"  # the source of what is in no file and no variable
 
@@ -51,14 +52,35 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     checked = _Conformer()
     data = checked.conform(tree, ROOT, ())
     refused, remarks = apply_rules(tree)
-    problems += [*checked.problems, *refused, *check_driver(tree)]
-    warnings += [*checked.warnings, *remarks]
-    config = _validate(data, tree, problems)
+    meant = [said.source for said in warnings if said.text.endswith(f"{variable_of(REMOTEURL)}?")]
+    unnamed, doubts = check_remoteurl(tree, from_file=path is not None, ignored=meant)
+    closed = tuple(problem.key for problem in refused)
+    problems += [*refused, *(found for found in checked.problems if not _is_below(found.key, closed))]
+    problems += [*check_driver(tree), *unnamed]
+    warnings += [*checked.warnings, *remarks, *doubts]
+    config = _validate(data, tree, problems, closed)
     if config is not None:
-        problems += _check_ca(config, tree)
+        problems += check_ca(config.proxy, tree)
     if problems or config is None:
-        raise ConfigError(*problems)
-    return Loaded(config, tuple(warnings))
+        raise ConfigError(*sorted(problems, key=_place_in(path)))
+    return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))
+
+
+def _is_below(key: str, refused: tuple[str, ...]) -> bool:
+    """Whether this is a part of a key that is refused anyway: one line is enough."""
+    return any(key == above or key.startswith((f"{above}.", f"{above}[")) for above in refused)
+
+
+def _place_in(path: Path | None) -> Callable[[Problem | Warning_], tuple[int, int]]:
+    """The order of what is said: as the file's lines, then the variables as they were applied."""
+
+    def place(said: Problem | Warning_) -> tuple[int, int]:
+        if path is None or not said.source.startswith(str(path)):
+            return 1, 0
+        line = re.search(r":([0-9]+)\Z", said.source)
+        return 0, int(line.group(1)) if line else 0
+
+    return place
 
 
 def _read(path: Path) -> Table:
@@ -75,7 +97,7 @@ def _read(path: Path) -> Table:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except TreeError as error:
-        raise ConfigError(f"{path}:{error.line}: {error}") from error
+        raise ConfigError(f"{path}:{error.line}:{error.column}: {error}") from error
     if tree is None or is_null(tree):
         raise ConfigError(f"{path}: empty: the least is a line `version: {VERSION}` and a storage section")
     if not isinstance(tree, Table):
@@ -84,7 +106,7 @@ def _read(path: Path) -> Table:
     version = tree.entries.get("version")
     if text_of(version) != VERSION:
         source = version.source if version else str(path)
-        raise ConfigError(Problem(source, "version", show("version", version), f"version: {VERSION}"))
+        raise ConfigError(wrong(source, "version", version, VERSION))
     return tree
 
 
@@ -145,7 +167,8 @@ class _Conformer:
 
     def _leaf(self, tree: Tree, shape: Leaf, path: tuple[str | int, ...]) -> Any:
         if not isinstance(tree, Scalar):
-            return self._mismatch(tree, "a single value", path)
+            allowed = "a single value; one with a colon and a space in it, or { or [ first, needs quotes"
+            return self._mismatch(tree, allowed, path)
         if shape.duration and tree.text.isascii() and tree.text.isdigit() and tree.text.strip("0"):
             number = tree.text[:20]
             text = f"{number} is in nanoseconds, as in the registry; write a unit, such as {number}s"
@@ -162,7 +185,7 @@ class _Conformer:
                     continue
                 below = shape.fields[key].shape
             assert below is not None
-            if isinstance(below, Leaf | Free) and (is_null(entry) or text_of(entry) == ""):
+            if isinstance(below, Leaf | Free) and not is_given(entry):
                 continue  # `key:` and `key: ""` are the default, as Go's empty values are in the registry
             data[key] = self.conform(entry, below, (*path, key))
         return data
@@ -170,6 +193,11 @@ class _Conformer:
     def _unknown(self, key: str, entry: Tree, shape: Struct, path: tuple[str | int, ...]) -> None:
         if shape.is_map:
             return  # check_driver speaks about it
+        if path[:1] == ("proxy",) and (exact := slip(key, shape.fields)):
+            # not only a warning: what was meant is where images come from, and where the login goes
+            text = f"unknown key; write {joined(*path, exact)}"
+            self.problems.append(Problem(entry.source, joined(*path, key)[:200], text))
+            return
         near = nearest(key, list(shape.fields))
         if near is not None:
             meant = joined(*path, near)
@@ -180,7 +208,7 @@ class _Conformer:
 
     def _mismatch(self, tree: Tree, allowed: str, path: tuple[str | int, ...]) -> Any:
         key = joined(*path)
-        self.problems.append(Problem(tree.source, key, show(key, tree), allowed))
+        self.problems.append(wrong(tree.source, key, tree, allowed))
         return _WRONG
 
 
@@ -188,7 +216,7 @@ _OTHER: Final = {"missing": "a value; this key is required here"}  # what no par
 _WRONG: Final = object()  # stands where a problem was noted already; no model takes it
 
 
-def _validate(data: Any, tree: Table, problems: list[Problem]) -> Config | None:
+def _validate(data: Any, tree: Table, problems: list[Problem], refused: tuple[str, ...]) -> Config | None:
     """The models' verdict. Adds to `problems`, and returns None then."""
     try:
         return Config.model_validate(data)
@@ -196,32 +224,14 @@ def _validate(data: Any, tree: Table, problems: list[Problem]) -> Config | None:
         for found in error.errors(include_url=False):
             path = tuple(found["loc"])
             context = found.get("ctx", {})
-            path += (context["key"],) if "key" in context else ()
+            if "text" in context:  # about two keys: the one that is wrong, and the one whose line is named
+                _, source = find(tree, (*path, context["at"]))
+                problems.append(Problem(source, joined(*path, context["key"]), context["text"]))
+                continue
             at, source = find(tree, path)
             key = joined(*path)
-            if any(known.key == key for known in problems):
-                continue  # of the wrong shape, said already
-            allowed = str(
-                context.get("error") or context.get("allowed") or _OTHER.get(found["type"], found["msg"])
-            )
-            problems.append(Problem(source, key, show(key, at), allowed))
+            if _is_below(key, refused) or any(known.key == key for known in problems):
+                continue  # said already
+            allowed = str(context.get("error") or _OTHER.get(found["type"], found["msg"]))
+            problems.append(wrong(source, key, at, allowed))
         return None
-
-
-def _check_ca(config: Config, tree: Table) -> list[Problem]:
-    """The CA file must hold certificates now: later it would look like an upstream that is down."""
-    if config.proxy.ca is None:
-        return []
-    _, source = find(tree, ("proxy", "ca"))
-    given = repr(str(config.proxy.ca))
-    try:
-        with config.proxy.ca.open("rb") as file:
-            body = file.read(FILE_LIMIT + 1)
-        if len(body) > FILE_LIMIT:
-            return [Problem(source, "proxy.ca", given, f"a file of at most {FILE_LIMIT >> 20} MiB")]
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=body.decode("ascii", "ignore"))
-    except (ssl.SSLError, ValueError):  # ValueError: nothing at all in it
-        return [Problem(source, "proxy.ca", given, "a file with CA certificates in PEM form")]
-    except OSError as error:
-        return [Problem(source, "proxy.ca", given, f"a file that can be read ({error.strerror})")]
-    return []

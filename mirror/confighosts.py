@@ -44,7 +44,8 @@ def parse_address(value: object) -> Address:
 def parse_remoteurl(value: object) -> str:
     """The URL of a registry, without a slash at its end; a path stays.
 
-    A user and password in it are refused: a URL is logged, shown in errors and in `ps`.
+    `/v2` at its end is refused, as requests add it; so are a user and password: a URL is logged, shown in
+    errors and in `ps`.
     """
     text = parse_text(value)
     if "://" not in text:
@@ -56,7 +57,10 @@ def parse_remoteurl(value: object) -> str:
         raise ValueError("a URL without ?query and #fragment")
     if _URL_PATH.match(url.path) is None:
         raise ValueError("a URL whose path is of letters, digits and . _ ~ - only")
-    return text.rstrip("/")
+    base = text.rstrip("/")
+    if base.endswith("/v2"):
+        raise ValueError(f"a URL without the API's own path: write {base.removesuffix('/v2')}")
+    return base
 
 
 def parse_url(value: object) -> str:

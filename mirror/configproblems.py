@@ -17,11 +17,10 @@ class Problem:
 
     source: str
     key: str
-    got: str
-    allowed: str
+    text: str
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.key}: got {self.got}: {self.allowed}"
+        return f"{self.source}: {self.key}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +43,22 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
+def wrong(source: str, key: str, given: Tree | None, allowed: str) -> Problem:
+    """`got '5000', wanted HOST:PORT, …`, or `missing, wanted …` where nothing is given."""
+    shown = show(key, given)
+    return Problem(source, key, f"got {shown}, wanted {allowed}" if shown else f"missing, wanted {allowed}")
+
+
 def show(key: str, tree: Tree | None) -> str:
-    """A value for a message: short, on one line, and nothing secret."""
+    """A value for a message: short, on one line, and nothing secret; "" where none is given."""
     if isinstance(tree, Table):
         return "a section"
     if isinstance(tree, Items):
         return "a list"
     if tree is None or is_null(tree):
-        return "nothing"
+        return ""
     if is_secret(key.rpartition(".")[2]):
-        return HIDDEN if tree.text else "nothing"
+        return HIDDEN if tree.text else ""
     before, at, after = tree.text.rpartition("@")  # what stands before may be user:password, in any form
     text = f"{HIDDEN}@{after}" if at else before + after
     return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…")
@@ -82,6 +87,11 @@ def find(tree: Tree, parts: tuple[str | int, ...]) -> tuple[Tree | None, str]:
             return None, source
         source = at.source
     return at, source
+
+
+def is_given(tree: Tree | None) -> bool:
+    """Whether something stands there that is not empty: `key:` and `key: ""` are as good as no key."""
+    return not is_null(tree) and text_of(tree) != ""
 
 
 def text_of(tree: Tree | None) -> str | None:

@@ -7,7 +7,7 @@ stands there).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -118,10 +118,24 @@ def paths(shape: Shape, prefix: str = "") -> Iterator[str]:
         yield from paths(shape.value, f"{prefix}.<>")
 
 
-def nearest(key: str, known: Iterator[str] | list[str]) -> str | None:
+def nearest(key: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant."""
     found = difflib.get_close_matches(key.lower(), list(known), n=1, cutoff=0.7)
     return found[0] if found else None
+
+
+def slip(key: str, known: Iterable[str]) -> str | None:
+    """The known name that this one is but for the case, or one letter more, less, other or swapped."""
+    return next((name for name in known if _is_slip(key.lower(), name)), None)
+
+
+def _is_slip(key: str, name: str) -> bool:
+    same = 0
+    while key[same:] and key[same : same + 1] == name[same : same + 1]:
+        same += 1
+    left, right = key[same:], name[same:]
+    swapped = left[:2] == right[1::-1] and left[2:] == right[2:]
+    return left[1:] == right[1:] or left[1:] == right or left == right[1:] or swapped
 
 
 ROOT = describe(Config)

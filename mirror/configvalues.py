@@ -41,7 +41,7 @@ _SIZE_UNITS = {
     **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgtp", 1)},
 }
 
-DURATION_FORM = "a duration such as 30s, 1h30m or 168h"
+DURATION_FORM = "a duration such as 30s or 500ms (units: h, m, s, ms)"
 SIZE_FORM = "a size such as 200GiB or 500MB, or a share of the disk such as 5%"
 
 
@@ -101,9 +101,12 @@ def parse_duration(value: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest of Go's forms: 168h, 1h30m, 0.5s."""
+    """Go's form, and short: 168h, 1h30m, 1.5s, 500ms, 30ns."""
     sign = "-" if seconds < 0 else ""
     nanoseconds = round(abs(seconds) * 10**9)
+    for unit in ("ns", "us", "ms"):
+        if 0 < nanoseconds < 1000 * _UNITS[unit]:
+            return f"{sign}{nanoseconds / _UNITS[unit]:.6f}".rstrip("0").rstrip(".") + unit
     hours, nanoseconds = divmod(nanoseconds, _UNITS["h"])
     minutes, nanoseconds = divmod(nanoseconds, _UNITS["m"])
     whole, fraction = divmod(nanoseconds, _UNITS["s"])
@@ -156,7 +159,8 @@ def within(low: float, high: float) -> Callable[[float], float]:
 
     def check(seconds: float) -> float:
         if not low <= seconds <= high:
-            raise ValueError(f"{DURATION_FORM}, from {format_duration(low)} to {format_duration(high)}")
+            bounds = f"from {format_duration(low)} to {format_duration(high)}"
+            raise ValueError(f"a duration {bounds}, such as 30s")
         return seconds
 
     return check

@@ -8,8 +8,9 @@ import pytest
 
 from mirror.configeffect import RULES, Effect
 from mirror.configfile import ConfigError
+from mirror.configproblems import Problem
 from mirror.configschema import ROOT, paths
-from tests.support.configs import MINIMAL, load_text
+from tests.support.configs import MINIMAL, load_text, remarks
 
 GIVEN = {  # something at each key of the table that is not like nothing
     "auth": "{htpasswd: {realm: r}}",
@@ -83,15 +84,14 @@ def test_what_would_be_unsafe_to_ignore_stops_the_start(tmp_path: Path, key: str
     with pytest.raises(ConfigError) as refused:
         load_text(tmp_path, document(key, GIVEN[key]))
     said = str(refused.value)
-    assert f": {key}: got " in said
-    assert RULE[key].why in said
+    assert said.endswith(f": {key}: {RULE[key].why}")
     assert "\n" not in said
 
 
 @pytest.mark.parametrize("key", [rule.key for rule in RULES if rule.effect is not Effect.REFUSED])
 def test_what_is_not_in_effect_gets_one_warning(tmp_path: Path, key: str) -> None:
     loaded = load_text(tmp_path, document(key, GIVEN[key]))
-    assert [(warning.key, warning.text) for warning in loaded.warnings] == [
+    assert [(warning.key, warning.text) for warning in remarks(loaded)] == [
         (key, f"{RULE[key].effect.value}: {RULE[key].why}")
     ]
 
@@ -113,19 +113,40 @@ def test_what_is_not_in_effect_gets_one_warning(tmp_path: Path, key: str) -> Non
     ],
 )
 def test_what_is_empty_or_switched_off_is_not_given(tmp_path: Path, text: str) -> None:
-    assert load_text(tmp_path, MINIMAL + text).warnings == ()
+    assert remarks(load_text(tmp_path, MINIMAL + text)) == []
 
 
 @pytest.mark.parametrize(
     "auth", ["htpasswd", "{htpasswd: }", "{silly: {}}", "{none: {}, token: {}}", "{x: {}}"]
 )
 def test_authentication_is_never_dropped_in_silence(tmp_path: Path, auth: str) -> None:
-    with pytest.raises(ConfigError, match=r": auth: got a section: not supported in this version"):
+    with pytest.raises(ConfigError, match=r": auth: not supported in this version"):
         load_text(tmp_path, f"{MINIMAL}auth: {auth}\n")
 
 
 def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\AREGISTRY_AUTH_HTPASSWD_PATH: auth: got a section: "):
+    with pytest.raises(ConfigError, match=r"\AREGISTRY_AUTH_HTPASSWD_PATH: auth: not supported"):
         load_text(tmp_path, MINIMAL, REGISTRY_AUTH_HTPASSWD_PATH="/etc/htpasswd")
-    with pytest.raises(ConfigError, match=r"\AREGISTRY_HTTP_TLS_CERTIFICATE: http\.tls: got a section: "):
+    with pytest.raises(ConfigError, match=r"\AREGISTRY_HTTP_TLS_CERTIFICATE: http\.tls: not supported"):
         load_text(tmp_path, MINIMAL, REGISTRY_HTTP_TLS_CERTIFICATE="/c")
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "key"),
+    [
+        ("proxy: {upstreams: [a]}\n", {}, "proxy.upstreams"),
+        ("proxy: {upstreams: {a: b}}\n", {}, "proxy.upstreams"),
+        ("proxy: {exec: x}\n", {}, "proxy.exec"),
+        ("proxy: {exec: {command: x, lifetime: y}}\n", {}, "proxy.exec"),
+        ("auth: [a]\n", {}, "auth"),
+        ("http: {tls: {key: [a]}}\n", {}, "http.tls"),
+        ("", {"REGISTRY_STORAGE_S3_BUCKET": "b", "REGISTRY_STORAGE_S3_REGION": "r"}, "storage.s3"),
+    ],
+)
+def test_a_refused_key_gets_one_line_whatever_is_below_it(
+    tmp_path: Path, text: str, environ: dict[str, str], key: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_text(tmp_path, MINIMAL + text, **environ)
+    assert [problem.key for problem in refused.value.problems if isinstance(problem, Problem)] == [key]
+    assert str(refused.value).endswith(f": {key}: {RULE[key].why}")

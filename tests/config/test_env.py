@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.configenv import overlay
+from mirror.configenv import QUOTE_INSIDE, overlay
 from mirror.configfile import ConfigError
 from mirror.configschema import ROOT, Leaf, List, Map, Shape, Struct
 from mirror.configtree import Table, resolved
-from tests.support.configs import MINIMAL, load_env, load_text
+from tests.support.configs import MINIMAL, load_env, load_text, remarks
 
 
 def value_at(config: Any, path: str) -> Any:
@@ -29,6 +29,7 @@ def value_at(config: Any, path: str) -> Any:
     return reduce(step, path.split("."), config)
 
 
+LOGIN = {"REGISTRY_PROXY_REMOTEURL": "https://a", "REGISTRY_PROXY_USERNAME": "u"}
 EVENTS = "notifications.events.includereferences"
 
 
@@ -107,6 +108,11 @@ def test_a_variable_changes_one_alias_and_not_the_other(tmp_path: Path) -> None:
     [
         ("REGISTRY_PROXY_REMOTEURI", "; did you mean REGISTRY_PROXY_REMOTEURL?"),
         ("REGISTRY_LOGS_LEVEL", "; did you mean REGISTRY_LOG_LEVEL?"),
+        ("REGISTRY_PROXY_REMOTE_URL", "; did you mean REGISTRY_PROXY_REMOTEURL?"),
+        ("REGISTRY_LOG_ACCESS_LOG_DISABLED", "; did you mean REGISTRY_LOG_ACCESSLOG_DISABLED?"),
+        ("REGISTRY_LOGLEVELS", "; did you mean REGISTRY_LOGLEVEL?"),
+        ("REGISTRY_PROXY_REALM_0", "; did you mean REGISTRY_PROXY_REALMS_0?"),
+        ("REGISTRY_VERSIONS", ""),
         ("REGISTRY_PORT", ""),  # as Kubernetes sets for a service of the name "registry"
         ("REGISTRY_PORT_5000_TCP_ADDR", ""),
         ("REGISTRY_HTTP_ADDR_X", ""),
@@ -119,10 +125,16 @@ def test_a_variable_changes_one_alias_and_not_the_other(tmp_path: Path) -> None:
 )
 def test_a_variable_without_a_place_is_ignored_with_a_warning(name: str, hint: str) -> None:
     loaded = load_env({name: "x"})
-    assert [str(warning) for warning in loaded.warnings] == [
-        f"{name}: Ignoring unrecognized environment variable {name}{hint}"
-    ]
+    assert [str(warning) for warning in loaded.warnings] == [f"{name}: unknown variable, ignored{hint}"]
     assert loaded.config == load_env({}).config
+
+
+@pytest.mark.parametrize("name", ["REGISTRY_PORT", "REGISTRY_HTTP_PORT"])
+def test_a_port_in_a_variable_of_its_own_gets_the_address_as_a_hint(name: str) -> None:
+    """Kubernetes sets REGISTRY_PORT, too, for a service of that name: to tcp://10.0.0.1:5000."""
+    assert [str(warning) for warning in load_env({name: "5001"}).warnings] == [
+        f"{name}: unknown variable, ignored; did you mean REGISTRY_HTTP_ADDR=:5001?"
+    ]
 
 
 def test_other_variables_are_no_overrides() -> None:
@@ -133,12 +145,12 @@ def test_other_variables_are_no_overrides() -> None:
 def test_the_version_is_not_overridden(tmp_path: Path) -> None:
     loaded = load_text(tmp_path, MINIMAL, REGISTRY_VERSION="9")
     assert loaded.config.version == "0.1"
-    assert [warning.source for warning in loaded.warnings] == ["REGISTRY_VERSION"]
+    assert [warning.source for warning in remarks(loaded)] == ["REGISTRY_VERSION"]
 
 
 @pytest.mark.parametrize("payload", ["0123", "1_000", "'0123'", "yes", "1e5"])
 def test_a_password_keeps_its_text(payload: str) -> None:
-    config = load_env({"REGISTRY_PROXY_USERNAME": "u", "REGISTRY_PROXY_PASSWORD": payload}).config
+    config = load_env({**LOGIN, "REGISTRY_PROXY_PASSWORD": payload}).config
     assert config.proxy.password is not None
     assert config.proxy.password.get_secret_value() == payload.strip("'")
 
@@ -160,54 +172,53 @@ def test_a_comment_in_a_value_is_not_lost_in_silence() -> None:
         (
             {"REGISTRY_PROXY_PASSWORD": "#secret"},
             (
-                "REGISTRY_PROXY_PASSWORD: proxy.password: got a comment: a value; this one is a "
-                "comment in YAML, "
-                "put it in single quotes to take it as it is"
+                "REGISTRY_PROXY_PASSWORD: proxy.password: got a comment, as # begins one in YAML, "
+                f"wanted a value; {QUOTE_INSIDE}"
             ),
         ),
         (
             {"REGISTRY_PROXY_PASSWORD": "{secret"},
             (
-                "REGISTRY_PROXY_PASSWORD: proxy.password: got a value that is not: YAML; "
-                "put the value in single quotes to take it as it is (not YAML: expected ',' or "
-                "'}', but got '<stream end>')"
+                "REGISTRY_PROXY_PASSWORD: proxy.password: not YAML: a { or [ that is not closed; "
+                "a value that begins with one needs single quotes (expected ',' or '}', but got "
+                f"'<stream end>'); {QUOTE_INSIDE}"
             ),
         ),
         (
             {"REGISTRY_PROXY_PASSWORD": "sec: ret"},
-            "REGISTRY_PROXY_PASSWORD: proxy.password: got a section: a single value",
+            f"REGISTRY_PROXY_PASSWORD: proxy.password: got a section, wanted a single value; {QUOTE_INSIDE}",
         ),
         (
             {"REGISTRY_PROXY_REALMS_1": "a"},
             (
-                "REGISTRY_PROXY_REALMS_1: proxy.realms: got '1': "
+                "REGISTRY_PROXY_REALMS_1: proxy.realms: got '1', wanted "
                 "an index of at most 0, the number of items that are there"
             ),
         ),
         (
             {"REGISTRY_PROXY_REALMS_X": "a"},
             (
-                "REGISTRY_PROXY_REALMS_X: proxy.realms: got 'X': "
+                "REGISTRY_PROXY_REALMS_X: proxy.realms: got 'X', wanted "
                 "the number of an item, from 0 to 0, in the variable's name"
             ),
         ),
         (
             {"REGISTRY_HTTP": "x"},
-            "REGISTRY_HTTP: http: got 'x': a section of keys",
+            "REGISTRY_HTTP: http: got 'x', wanted a section of keys",
         ),
         (
             {"REGISTRY_STORAGE_INMEMORY": "{}", "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": "/x"},
             (
-                "REGISTRY_STORAGE_INMEMORY: storage: got filesystem and inmemory: exactly one "
-                "storage driver; "
+                "REGISTRY_STORAGE_INMEMORY: storage: got filesystem and inmemory, wanted exactly "
+                "one driver; "
                 "remove the other, which may come from a REGISTRY_STORAGE_* variable"
             ),
         ),
         (
             {"REGISTRY_STORAGE_FILESYTEM_ROOTDIRECTORY": "/x"},
             (
-                "REGISTRY_STORAGE_FILESYTEM_ROOTDIRECTORY: storage: got 'filesytem': one of the "
-                "storage drivers "
+                "REGISTRY_STORAGE_FILESYTEM_ROOTDIRECTORY: storage: got 'filesytem', wanted one of the "
+                "drivers "
                 "filesystem and inmemory; did you mean filesystem?"
             ),
         ),

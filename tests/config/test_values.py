@@ -64,7 +64,7 @@ def test_durations_are_read_as_go_reads_them(text: str, seconds: float) -> None:
     "text", ["", "s", "1 s", "1d", "1h 30m", "1.5", "h1", "1e3s", "--1s", "1s\n", "²s", "1h" * 60]
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"a duration such as 30s, 1h30m or 168h"):
+    with pytest.raises(ValueError, match=r"a duration such as 30s or 500ms"):
         parse_duration(text)
 
 
@@ -93,7 +93,12 @@ def test_parts_of_a_duration_add_up(hours: int, minutes: int, seconds: int) -> N
         (30.0, "30s"),
         (5400.0, "1h30m"),
         (604800.0, "168h"),
-        (0.5, "0.5s"),
+        (0.5, "500ms"),
+        (-0.0015, "-1.5ms"),
+        (30e-9, "30ns"),
+        (1.5e-6, "1.5us"),
+        (0.999999999, "999.999999ms"),
+        (3600.5, "1h0.5s"),
         (-60.0, "-1m"),
         (61.25, "1m1.25s"),
     ],
@@ -175,6 +180,8 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("http://[::1]:5000", "http://[::1]:5000"),
         ("https://host/team/a.b/", "https://host/team/a.b"),
+        ("https://host/v2/team", "https://host/v2/team"),
+        ("https://host/team-v2", "https://host/team-v2"),
     ],
 )
 def test_an_upstreams_url_is_taken_without_its_last_slash(text: str, url: str) -> None:
@@ -191,6 +198,8 @@ def test_an_upstreams_url_is_taken_without_its_last_slash(text: str, url: str) -
         ("https://host/?x=1", "without ?query and #fragment"),
         ("https://host/?", "without ?query and #fragment"),
         ("https://host/#a", "without ?query and #fragment"),
+        ("https://host/v2/", "without the API's own path: write https://host"),
+        ("https://host:5000/team/v2", "without the API's own path: write https://host:5000/team"),
         ("https://host/a b", "an http or https URL with a host"),
         ("https://host/a%2fb", "whose path is of letters"),
         ("https://host//a", "whose path is of letters"),

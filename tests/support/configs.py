@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mirror.configfile import Loaded, load
+from mirror.configfile import Loaded, Warning_, load
 
 MINIMAL = "version: 0.1\nstorage: {inmemory: {}}\n"
+DOCKER_HUB = "proxy.remoteurl: not set, so Docker Hub is mirrored"
 
 
 def load_text(folder: Path, text: str, **environ: str) -> Loaded:
@@ -25,3 +26,8 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "config.yml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def remarks(loaded: Loaded) -> list[Warning_]:
+    """The warnings but the one that a file without `proxy.remoteurl` gets, as the minimal one."""
+    return [warning for warning in loaded.warnings if DOCKER_HUB not in str(warning)]
