@@ -1,8 +1,10 @@
-"""The effective configuration as text, for people: with secrets hidden, and without what says nothing."""
+"""The effective configuration as text, for people: with secrets hidden, and without what does nothing."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import reduce
+from pathlib import Path
+from typing import Any, Final
 
 import yaml
 
@@ -10,29 +12,32 @@ from mirror.config import Config
 from mirror.configeffect import RULES
 from mirror.configsecrets import HIDDEN, is_secret, redacted
 
+_PATHS: Final = ((("storage", "filesystem"), "rootdirectory"), (("proxy",), "ca"))
+
 
 def dump(config: Config) -> str:
-    """YAML that `configfile.load` takes again: every key in effect, `***` for each secret.
+    """YAML that `configfile.load` takes again: every key in effect, `***` for each secret, whole paths.
 
-    What this version does not act on (see `configeffect`) stands there only where it was given.
+    What this version does not act on (see `configeffect`) is left out: warnings name it where it was given.
     """
     tree = config.model_dump(mode="json", by_alias=True, exclude_none=True)
-    default = Config().model_dump(mode="json", by_alias=True, exclude_none=True)
     for rule in RULES:
-        _drop_default(tree, default, rule.key.split("."))
+        _drop(tree, rule.key.split("."), rule.value)
+    for keys, name in _PATHS:
+        section = reduce(lambda at, key: at.get(key, {}), keys, tree)
+        if name in section:
+            section[name] = str(Path(section[name]).absolute())
     return yaml.safe_dump(_hidden(tree, secret=False), sort_keys=False, allow_unicode=True)
 
 
-def _drop_default(tree: dict[str, Any], default: dict[str, Any], path: list[str]) -> None:
-    """Leave the key at `path` out where it has its default value, and sections that are empty then."""
+def _drop(tree: dict[str, Any], path: list[str], value: str | None) -> None:
+    """Leave the key at `path` out, where it has `value` or any is meant, and sections that are empty then."""
     key, *below = path
-    if key not in tree or key not in default:
+    if key not in tree:
         return
-    if below and isinstance(tree[key], dict):
-        _drop_default(tree[key], default[key], below)
-        if not tree[key]:
-            del tree[key]
-    elif tree[key] == default[key]:
+    if below:
+        _drop(tree[key], below, value)
+    if tree[key] == value or (value is None and not below) or (below and not tree[key]):
         del tree[key]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from mirror.config import Config
@@ -13,6 +14,7 @@ from tests.support.configs import load_env, load_text
 SECRETS = """
 version: 0.1
 log:
+  fields: {a: 'https://user:hunter2@a.example', token: hunter2, from: a@b.c, deep: {private_key: hunter2}}
   hooks: [{type: mail, options: {smtp: {password: hunter2}, from: a@b.example}}]
 storage: {filesystem: {rootdirectory: /x}}
 http:
@@ -23,7 +25,7 @@ notifications: {endpoints: [{name: a, url: 'http://u:hunter2@b', headers: {autho
 redis: {password: hunter2, sentinelpassword: hunter2, tls: {key: /path/of.key}}
 middleware: {registry: [{name: a, options: {privatekey: hunter2, private_key: hunter2, url: 'x'}}]}
 reporting: {bugsnag: {apikey: hunter2}, newrelic: {licensekey: hunter2}}
-proxy: {username: u, password: hunter2}
+proxy: {remoteurl: 'https://a', username: u, password: hunter2}
 """
 
 
@@ -32,15 +34,19 @@ def test_no_secret_is_shown_and_all_else_is(tmp_path: Path) -> None:
     assert "hunter2" not in text
     shown = yaml.safe_load(text)
     assert shown["proxy"]["password"] == "***"
-    assert shown["http"]["secret"] == "***"
-    assert shown["http"]["host"] == "https://***@a.example"
     assert shown["http"]["headers"] == {"Authorization": ["***"], "X-Auth-Token": ["***"], "X-A": ["b"]}
-    assert shown["redis"]["tls"]["key"] == "/path/of.key"
-    assert shown["log"]["hooks"][0]["options"]["from"] == "a@b.example"
+    assert shown["log"]["fields"] == {
+        "a": "https://***@a.example",
+        "token": "***",
+        "from": "a@b.c",
+        "deep": {"private_key": "***"},
+    }
 
 
 def test_an_identity_token_is_not_shown() -> None:
-    text = dump(load_env({"REGISTRY_PROXY_IDENTITYTOKEN": "hunter2"}).config)
+    text = dump(
+        load_env({"REGISTRY_PROXY_REMOTEURL": "https://a", "REGISTRY_PROXY_IDENTITYTOKEN": "hunter2"}).config
+    )
     assert "hunter2" not in text
     assert yaml.safe_load(text)["proxy"]["identitytoken"] == "***"
 
@@ -51,28 +57,37 @@ version: 0.1
 log: {level: DEBUG, fields: {a: 1, b: x}}
 storage: {inmemory: {}, cache: {blobdescriptorsize: 5}}
 http: {addr: '[::1]:1', draintimeout: 90s, headers: {X-A: ['0123', 'yes']}}
-health: {http: [{uri: 'http://a', interval: 1m30s}]}
-proxy: {remoteurl: 'http://127.0.0.1:1/a/', realms: [a, b], deadline: 500ms, ttl: 0, freshness: {default: 1h}}
-cache: {maxsize: 2GiB, minfree: 5%}
+proxy: {remoteurl: 'http://127.0.0.1:1/a/', realms: [a, b], deadline: 30ns, timeouts: {stall: 1.5s}}
 """
     config = load_text(tmp_path, text).config
     assert load_text(tmp_path, dump(config)).config == config
     assert load_text(tmp_path, dump(Config())).config == Config()
 
 
-def test_what_is_not_in_effect_is_shown_only_where_it_was_given() -> None:
-    assert set(yaml.safe_load(dump(Config()))) == {
-        "version",
-        "log",
-        "storage",
-        "http",
-        "catalog",
-        "tags",
-        "proxy",
-    }
-    assert "ttl" not in yaml.safe_load(dump(Config()))["proxy"]
-    given = yaml.safe_load(
-        dump(load_env({"REGISTRY_PROXY_TTL": "1h", "REGISTRY_CACHE_MAXSIZE": "1GiB"}).config)
+def test_only_what_is_in_effect_is_shown(tmp_path: Path) -> None:
+    """Also where more was given: a warning has named that."""
+    keys = {"version", "log", "storage", "http", "catalog", "tags", "proxy"}
+    shown = yaml.safe_load(dump(load_text(tmp_path, SECRETS).config))
+    assert set(shown) == set(yaml.safe_load(dump(Config()))) == keys
+    assert set(shown["http"]) == {"addr", "net", "prefix", "draintimeout", "headers", "http2"}
+    text = """
+version: 0.1
+storage: {inmemory: {}, cache: {blobdescriptor: redis, layerinfo: inmemory}, delete: {enabled: true}, tag: {}}
+proxy: {ttl: 1h, freshness: {default: 1h}}
+cache: {maxsize: 2GiB}
+auth: none
+"""
+    shown = yaml.safe_load(dump(load_text(tmp_path, text).config))
+    assert set(shown) == keys
+    assert set(shown["storage"]) == {"inmemory", "cache", "maintenance", "redirect"}
+    assert shown["storage"]["maintenance"] == {"readonly": {"enabled": False}}
+    assert shown["storage"]["cache"] == {"layerinfo": "inmemory", "blobdescriptorsize": 10000}
+    assert not {"ttl", "freshness"} & set(shown["proxy"])
+
+
+def test_a_relative_folder_is_shown_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        yaml.safe_load(dump(load_env({}).config))["storage"]["filesystem"]["rootdirectory"]
+        == f"{tmp_path}/data"
     )
-    assert given["proxy"]["ttl"] == "1h"
-    assert given["cache"] == {"maxsize": str(1 << 30)}
