@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from mirror import __version__
 from mirror import log as logging
-from mirror.cache.fills import Fills
+from mirror.cache.fills import RUNNING_LIMIT, Fills
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.spool import Spool
 from mirror.config import Config, Storage
@@ -41,6 +41,10 @@ from mirror.upstream.settings import Settings as UpstreamSettings
 BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
 NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout 0 means "do not wait"
+# NB: aiohttp waits twice for `shutdown_timeout`: for handlers to end, and again after it has told them so,
+# which ours, that wait for no body, do not hear.
+SHUTDOWNS = 2
+METADATA_CONNECTIONS = 16  # to the upstream, beside those of the fills: manifests must not wait for layers
 LISTEN_ADVICE = {
     errno.EADDRINUSE: "Stop what uses it, or choose another port.",
     errno.EACCES: "Ports below 1024 are for root: choose a higher one.",
@@ -66,7 +70,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
         runner = web.AppRunner(
             app,
             handle_signals=False,
-            shutdown_timeout=config.http.draintimeout or NO_WAIT,
+            shutdown_timeout=config.http.draintimeout / SHUTDOWNS or NO_WAIT,
         )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -107,6 +111,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             firstbyte=proxy.timeouts.firstbyte,
             stall=proxy.timeouts.stall,
             retries=proxy.retries,
+            connections=RUNNING_LIMIT + METADATA_CONNECTIONS,
             user_agent=f"mirror/{__version__}",
         )
     )
@@ -184,7 +189,10 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
 
 async def _sweep(fills: Fills) -> None:
     while True:
-        await fills.sweep()
+        try:
+            await fills.sweep()
+        except OSError as error:  # a folder that cannot be read now may be readable in an hour
+            log.warning("spool.not_swept", reason=str(error))
         await asyncio.sleep(SWEEP_INTERVAL)
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,20 @@ def test_with_a_draintimeout_of_0_a_stop_waits_for_nobody_and_the_rest_comes_aft
     assert again.got == LAYER
     assert upstream.find("GET", "/blobs/")[-1].headers["Range"] == "bytes=1000000-"
     mirror.stop()
+
+
+def test_a_stop_waits_no_longer_than_the_draintimeout(space: Workspace, upstream: Upstream) -> None:
+    digest = upstream.add_blob(NAME, LAYER)
+    upstream.fault("GET", "/blobs/", Fault(stall_after=1_000_000))
+    mirror = MirrorProcess(space, upstream.url, config={"http": {"draintimeout": "3s"}})
+    download = Download(mirror, digest)
+    wait_until(lambda: len(download.got) > 0, "the download has begun")
+    began = time.monotonic()
+    mirror.service.process.terminate()
+    assert mirror.service.process.wait(START_LIMIT) == 0
+    assert 2.5 < time.monotonic() - began < 5.0
+    download.join()
+    assert download.failed
 
 
 def test_a_second_signal_does_not_wait(space: Workspace, upstream: Upstream) -> None:
