@@ -114,12 +114,14 @@ class Manifests:
             return kept
 
     async def _kept(self, repository: Repository, tag: Tag) -> RawManifest | None:
+        """What the store has under the tag; else what memory has, while it is not written (yet)."""
         try:
             manifest = await self._store.manifest(repository, tag)
         except RegistryError as error:
             if isinstance(error, Unavailable):
                 log.warning("store.unreadable", repository=str(repository), tag=str(tag), reason=str(error))
-            return None
+            digest = self._memory.current(repository, tag)
+            return self._memory.manifest(repository, digest) if digest else None
         self._memory.kept(repository, manifest.descriptor.digest)
         return manifest
 

@@ -92,6 +92,10 @@ class Memory:
         while len(waiting) > WAITING_TAGS:
             del waiting[next(iter(waiting))]
 
+    def current(self, repository: Repository, tag: Tag) -> Digest | None:
+        """Where the tag points by the upstream's last word."""
+        return self._current.get((repository, tag))
+
     def take_waiting(self, repository: Repository, digest: Digest) -> list[Tag]:
         """The tags that wait for this manifest and still point to it; they are the caller's now."""
         waiting = self._waiting.pop((repository, digest), {})

@@ -181,6 +181,8 @@ async def test_a_store_that_cannot_write_fails_no_manifest(tmp_path: Path) -> No
     async with joined(tmp_path / "root", upstream, spool=tmp_path / "spool") as parts:
         assert (await parts.registry.manifest(A, ONE)).body == IMAGE
         assert (await parts.registry.manifest(A, digest)).body == IMAGE
+        upstream.refuse["resolve"] = Unavailable("away")
+        assert (await parts.registry.manifest(A, ONE)).body == IMAGE, "memory has it"
 
 
 async def test_a_manifest_that_is_damaged_on_disk_is_fetched_again(tmp_path: Path) -> None:

@@ -288,10 +288,28 @@ async def test_names_finds_what_a_manifest_of_this_repository_names(
     assert (found.digest, found.size) == (LAYER_DIGEST, len(LAYER))
     assert await store.names(REPOSITORY, Digest.of(b"{}")) is not None, "the config"
     assert await store.names(REPOSITORY, DIGEST) is None, "a manifest does not name itself"
-    child = await store.names(OTHER, DIGEST)
-    assert child is not None
-    assert child.size == len(MANIFEST.body)
+    assert await store.names(OTHER, DIGEST) is None, "an index does not make its children blobs"
     assert await store.names(OTHER, LAYER_DIGEST) is None, "its own manifests only"
+
+
+async def test_names_passes_over_foreign_blobs_which_no_registry_checks(store: ContentStore) -> None:
+    foreign = {
+        "mediaType": "application/x",
+        "digest": str(LAYER_DIGEST),
+        "size": 1,
+        "urls": ["https://x.test/"],
+    }
+    await store.put_manifest(REPOSITORY, raw_manifest(image_of(b"{}", layers=[foreign])))
+    assert await store.names(REPOSITORY, Digest.of(b"{}")) is not None
+    assert await store.names(REPOSITORY, LAYER_DIGEST) is None
+
+
+async def test_matches_reads_the_bytes(driver: StorageDriver, store: ContentStore, tmp_path: Path) -> None:
+    await fill(store, tmp_path)
+    assert await store.matches(LAYER_DIGEST)
+    await driver.put(layout.blob_data(LAYER_DIGEST), b"x" * len(LAYER))
+    assert not await store.matches(LAYER_DIGEST)
+    assert not await store.matches(Digest.of(b"not here"))
 
 
 async def test_names_forgets_a_manifest_whose_link_is_gone(
