@@ -1,12 +1,11 @@
 """`Client`: somebody else's registry as a Registry.
 
 HEAD is how a tag is asked, because it is cheap and Docker Hub does not count it. Some registries refuse it or
-leave out what it is for (ECR Public, Harbor's own proxy): then GET, and GET at once for an hour.
+leave out what it is for (ECR Public, Harbor's own proxy): then GET, and later GET at once (`heads`).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, TypeGuard
@@ -22,17 +21,13 @@ from mirror.upstream import listing
 from mirror.upstream.body import RemoteBlob
 from mirror.upstream.calls import Calls
 from mirror.upstream.fetch import Answer
+from mirror.upstream.heads import REFUSALS, Heads
 from mirror.upstream.settings import Settings
 
-HEAD_REFUSED_SECONDS = 3600.0  # after which HEAD is tried again: the refusal may have been a passing fault
-# What a registry may answer to HEAD that knows the thing: "not allowed", and every lie about it. Not 429 and
-# 5xx: another request would make those worse.
-HEAD_REFUSALS = frozenset({400, 401, 403, 404, 405, 501})
 BLOB_TYPE = "application/octet-stream"  # what upstreams say about a blob's type is of no worth
 
 LENGTH_DIGITS = 19  # what a 63-bit number has at the most
 
-_MANIFESTS, _BLOBS = "manifests", "blobs"
 _MANIFEST_HEADERS = {"Accept": ", ".join(ACCEPT)}
 _KNOWN = INDEXES | MANIFESTS
 
@@ -42,9 +37,8 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self._calls = Calls(settings)
-        self._get_until: dict[
-            str, float
-        ] = {}  # _MANIFESTS, _BLOBS -> loop.time() until which HEAD is not tried
+        self._manifest_heads = Heads()
+        self._blob_heads = Heads()
 
     async def close(self) -> None:
         """Drop all connections. Safe to call twice."""
@@ -72,9 +66,9 @@ class Client:
         )
         if answer.status != HTTPStatus.OK:
             self._calls.fail(answer, ErrorCode.MANIFEST_UNKNOWN, "this manifest")
-        name = self._calls.name
         expected = reference if isinstance(reference, Digest) else _digest_in(answer.headers)
         # 4 MiB are hashed and parsed in some ten milliseconds, a usual manifest in less than a thread costs.
+        name = self._calls.name
         if expected is not None and not expected.matches(answer.body):
             raise Corrupt(f"{name} sent a manifest that does not have the digest {expected}")
         try:
@@ -89,20 +83,22 @@ class Client:
 
         Errors: BLOB_UNKNOWN, NAME_UNKNOWN, and the others of `resolve`.
         """
-        tried = self._tries_head(_BLOBS)
-        if tried:
+        refused: int | None = None  # the status of a HEAD that was of no use
+        if self._blob_heads.worth(repository):
             answer = await self._calls.send("HEAD", repository, f"blobs/{digest}")
             size = _length(answer.headers)
             if answer.status == HTTPStatus.OK and _is_plausible(size, digest):
+                self._blob_heads.worked()
                 return Descriptor(digest, size, BLOB_TYPE)
             self._check_refusal(answer, ErrorCode.BLOB_UNKNOWN, "this blob")
+            refused = answer.status
         answer = await self._open(repository, digest, {"Range": "bytes=0-0"})
         answer.close()
         if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # an empty blob has no byte 0
             answer = await self._open(repository, digest, {})
             answer.close()
-        if tried:
-            self._refuses_head(_BLOBS)
+        if refused is not None:
+            self._blob_heads.contradicted(repository, refused)
         span = _span(answer.headers)
         size = span.size if span else _length(answer.headers)
         if not _is_plausible(size, digest):
@@ -153,23 +149,22 @@ class Client:
         self, repository: Repository, reference: Reference
     ) -> tuple[Descriptor, RawManifest | None]:
         """HEAD, or GET where that does not do. Raises RegistryError."""
-        refused = False
-        if self._tries_head(_MANIFESTS):
+        refused: int | None = None  # the status of a HEAD that was of no use
+        if self._manifest_heads.worth(repository):
             answer = await self._calls.send(
                 "HEAD", repository, f"manifests/{reference}", headers=_MANIFEST_HEADERS
             )
-            if answer.status != HTTPStatus.OK:
-                self._check_refusal(answer, ErrorCode.MANIFEST_UNKNOWN, "this manifest")
-                refused = True
-            else:
-                size, digest = _length(answer.headers), _digest_in(answer.headers)
-                refused = not size or (digest is None and isinstance(reference, Tag))
-                media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-                if not refused and media_type in _KNOWN:
-                    return self._described(reference, digest, size or 0, media_type), None
+            self._check_refusal(answer, ErrorCode.MANIFEST_UNKNOWN, "this manifest")
+            size, digest = _length(answer.headers), _digest_in(answer.headers)
+            media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            if answer.status != HTTPStatus.OK or not size or (digest is None and isinstance(reference, Tag)):
+                refused = answer.status
+            elif media_type in _KNOWN:
+                self._manifest_heads.worked()
+                return self._described(reference, digest, size, media_type), None
         manifest = await self.manifest(repository, reference)
-        if refused:
-            self._refuses_head(_MANIFESTS)
+        if refused is not None:
+            self._manifest_heads.contradicted(repository, refused)
         return manifest.descriptor, manifest
 
     def _described(
@@ -208,16 +203,9 @@ class Client:
             raise Corrupt(f"{self._calls.name} sent other bytes than those from {start} on")
         return start, span.size
 
-    def _tries_head(self, kind: str) -> bool:
-        return asyncio.get_running_loop().time() >= self._get_until.get(kind, 0.0)
-
-    def _refuses_head(self, kind: str) -> None:
-        """Remember that HEAD did not work here and GET did."""
-        self._get_until[kind] = asyncio.get_running_loop().time() + HEAD_REFUSED_SECONDS
-
     def _check_refusal(self, answer: Answer, missing: ErrorCode, what: str) -> None:
         """Return for an answer to HEAD that a GET may contradict; raise what any other one means."""
-        if answer.status != HTTPStatus.OK and answer.status not in HEAD_REFUSALS:
+        if answer.status != HTTPStatus.OK and answer.status not in REFUSALS:
             self._calls.fail(answer, missing, what)
 
 
