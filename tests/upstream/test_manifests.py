@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
-from mirror.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST
+from mirror.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST, parse
 from mirror.oci.names import Repository, Tag
 from mirror.registry import MANIFEST_LIMIT, Corrupt, RateLimited, RegistryError, Unavailable
+from mirror.upstream import client as client_module
 from tests.support.scripted import OCI_INDEX, Bearer, Fault, Upstream, serve, sha256
 from tests.upstream.conftest import Connect, client_of
 
@@ -207,6 +211,46 @@ async def test_a_manifest_of_exactly_the_limit_is_fine(connect: Connect) -> None
     upstream.add_manifest("library/alpine", body, "3")
     async with connect(upstream) as client:
         assert (await client.manifest(ALPINE, THREE)).body == body
+
+
+@pytest.mark.parametrize(("pad", "on_the_loop"), [(0, True), (1 << 16, False)])
+async def test_large_manifests_are_hashed_and_read_in_a_thread(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, pad: int, *, on_the_loop: bool
+) -> None:
+    """They may take a third of a second, in which every other client would wait; usual ones take 0.1 ms."""
+    threads: set[int] = set()
+
+    def noting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            threads.add(threading.get_ident())
+            return real(*args)
+
+        return noted
+
+    monkeypatch.setattr(client_module, "parse", noting(parse))
+    monkeypatch.setattr(Digest, "matches", noting(Digest.matches))
+    upstream = Upstream()
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "pad": "x" * pad}
+    digest = upstream.add_manifest("library/alpine", document, "3")
+    async with connect(upstream) as client:
+        assert str((await client.manifest(ALPINE, THREE)).descriptor.digest) == digest
+    assert len(threads) == 1
+    assert (threads == {threading.get_ident()}) is on_the_loop
+
+
+async def test_a_manifest_of_far_too_many_layers_is_corrupt(connect: Connect) -> None:
+    """27,000 of them fit into 3 MB, and each would cost whoever looks at it again."""
+    layers = [{"digest": f"sha256:{number:064x}", "size": 1} for number in range(27_000)]
+    upstream = Upstream()
+    config = {"digest": sha256(b"{}"), "size": 2}
+    digest = upstream.add_manifest(
+        "library/alpine",
+        {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers},
+        "3",
+    )
+    async with connect(upstream) as client:
+        with pytest.raises(Corrupt, match="has 27000 descriptors; 4096 is the limit"):
+            await client.manifest(ALPINE, Digest.parse(digest))
 
 
 async def test_a_compressed_manifest_is_refused(connect: Connect) -> None:
