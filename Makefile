@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+NO_INDEX = The first run installs Python packages: pip needs a package index (PIP_INDEX_URL) or wheels (PIP_FIND_LINKS).
 
 .PHONY: run demo test check lint packages clean
 
@@ -39,11 +41,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(PIP) -e . || { echo "$(NO_INDEX)"; exit 1; }
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP) -e '.[dev]' || { echo "$(NO_INDEX)"; exit 1; }
 	@touch $@ $(VENV)/.run
 
 clean:

@@ -129,15 +129,17 @@ def test_it_reads_a_file_mounted_where_registry_2_or_3_has_it(
     upstream: Registry,
     catalog: Catalog,
 ) -> None:
-    """And keeps what it pulls in a bind mount that its user may write."""
+    """And keeps what it pulls in a bind mount that its user may write; its health is asked at its own port."""
     folder = space.folder("mounted")
     path, port = write_config(folder, upstream)
     data = folder / "data"
     data.mkdir()
     os.chown(data, UID, UID)
     mounts = ["--volume", f"{path}:{where}:ro", "--volume", f"{data}:/var/lib/registry"]
-    start(mounts).wait_for(port)
+    container = start([*mounts, "--health-interval", "1s"])
+    container.wait_for(port)
     pull(f"http://127.0.0.1:{port}", catalog, catalog[REF])
+    wait_until(lambda: container.state()["Health"]["Status"] == "healthy", "the container is healthy")
     assert list(data.glob("docker/registry/v2/blobs/sha256/*/*/data"))
 
 
