@@ -171,7 +171,7 @@ OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
         descriptor("w", urls=["https://example.com/w"]),
         descriptor("w", urls="?"),
         descriptor("w", URLs=["https://example.com/w"]),
-        descriptor("w", urls=[]) | {"url\u017f": ["https://example.com/w"]},
+        descriptor("w") | {"url\u017f": ["https://example.com/w"]},
     ],
 )
 def test_what_a_registry_need_not_have_is_foreign(layer: dict[str, Any]) -> None:
@@ -187,6 +187,33 @@ def test_a_foreign_blob_stays_foreign_whatever_names_it_again() -> None:
     for layers in ([foreign, descriptor("w")], [descriptor("w"), foreign]):
         assert read(image(layers=layers)).foreign == {Digest.of(b"w")}
     assert read(image(config=foreign, layers=None)).foreign == {Digest.of(b"w")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"layers": [', '"layers": [{"urls": ["https://x"]}], "layers": ['),  # Go: the first's urls stay
+        ('"layers": [', '"Layers": [], "layers": ['),
+        ('"config": {', '"config": {"urls": ["https://x"]}, "config": {'),
+        ('"config": {', '"CONFIG": {}, "config": {'),
+        ('"digest": ', '"Digest": "sha256:0", "digest": '),
+        ('"digest": ', '"digest": "sha256:0", "digest": '),
+        ('"layers": [{', '"layers": [{"urls": ["https://x"], "urls": null, '),
+    ],
+)
+def test_where_another_reader_may_read_other_blobs_all_are_foreign(old: str, new: str) -> None:
+    """The upstream may have looked for others when it took the manifest."""
+    text = json.dumps(image())
+    assert old in text
+    found = parse(text.replace(old, new, 1).encode())
+    assert found.blobs == read(image()).blobs
+    assert found.foreign == {blob.digest for blob in found.blobs}
+
+
+def test_keys_that_name_nothing_may_be_alike() -> None:
+    """As annotations of one tool and another's."""
+    found = read(image(annotations={"Author": "a", "author": "b", "Layers": "3"}))
+    assert found.foreign == frozenset()
 
 
 def test_usual_layers_are_not_foreign() -> None:
