@@ -13,9 +13,10 @@ import os
 from aiohttp import web
 
 from mirror.registry import FileSpan, Part
+from mirror.server.progress import while_taken
 
-# A piece is what has to leave within the time-out. The first is small, so that a slow but living client
-# (4 KiB/s at the default of 60 s) is not dropped; a quick one soon gets large ones, which cost fewer turns.
+# A piece is how far `sent` may be behind when a client leaves, and what the kernel is asked for in one turn.
+# The first is small; a quick client soon gets large ones, which cost fewer turns.
 FIRST_PIECE = 256 << 10  # bytes
 LARGEST_PIECE = 4 << 20  # bytes; 0.03 s at 1 Gbit/s
 QUICK = 0.01  # of the time-out: a piece that left faster than this is followed by one of twice the size
@@ -27,7 +28,7 @@ class ClientGoneError(Exception):
 
 
 class ClientSlowError(Exception):
-    """The client took nothing, or next to nothing, for the whole of the time-out."""
+    """The client took nothing for the whole of the time-out."""
 
 
 class TruncatedError(Exception):
@@ -43,7 +44,7 @@ class Writer:
     def __init__(self, request: web.Request, response: web.StreamResponse, timeout: float) -> None:
         self._request = request
         self._response = response
-        self._timeout = timeout  # seconds for each piece
+        self._timeout = timeout  # seconds without any progress
         self._piece = FIRST_PIECE
         # TLS encrypts in user space; asyncio has no sendfile for it.
         self._sendfile = request.transport is not None and not request.transport.get_extra_info("sslcontext")
@@ -74,7 +75,7 @@ class Writer:
             raise ClientGoneError
         began = loop.time()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with while_taken(transport, self._timeout):
                 count = await loop.sendfile(
                     transport, span.file, offset, min(self._piece, stop - offset), fallback=False
                 )
@@ -105,7 +106,7 @@ class Writer:
 
     async def _write(self, data: bytes | memoryview) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with while_taken(self._request.transport, self._timeout):
                 await self._response.write(data)
         except TimeoutError as error:
             raise ClientSlowError from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import structlog
 from aiohttp import web
@@ -13,7 +12,8 @@ from aiohttp.typedefs import Middleware
 from mirror.oci.request import Moved, NotFound, RequestError
 from mirror.registry import RegistryError
 from mirror.server import errors
-from mirror.server.exchange import begin, current
+from mirror.server.exchange import Exchange, begin, current
+from mirror.server.progress import limit_unread, reset_on_close, settled, while_taken
 from mirror.server.settings import Context
 
 # What is read of a refused request's body after the answer: enough that a small one is taken whole and the
@@ -31,23 +31,34 @@ def guard(context: Context) -> Middleware:
     async def run(request: web.Request, handler: AiohttpHandler) -> web.StreamResponse:
         exchange = begin()
         structlog.contextvars.bind_contextvars(**{"http.request.id": exchange.id})
-        _limit_unread(request, context.settings.write_timeout)
+        timeout = context.settings.write_timeout
+        limit_unread(request.transport, 0)
         try:
-            response = await handler(request)
-        except RequestError as error:
-            exchange.routed = not isinstance(error, NotFound | Moved)
-            response = errors.refusal(context, request, error)
-        except RegistryError as error:
-            response = errors.failure(error, exchange.variables)
-        except web.HTTPException:  # aiohttp's router, of a target that is no path (`OPTIONS *`)
-            response = errors.not_found()
-        except Exception:  # a defect: it is logged whole, and the client learns where to look
-            log.exception("request.failed", method=request.method, path=request.path)
-            response = errors.internal(exchange.id)
-        await _finish(request, response, context.settings.write_timeout)
+            response = await _answer(context, request, handler, exchange)
+            await _finish(request, response, timeout)
+        finally:
+            limit_unread(request.transport, timeout)
         return response
 
     return run
+
+
+async def _answer(
+    context: Context, request: web.Request, handler: AiohttpHandler, exchange: Exchange
+) -> web.StreamResponse:
+    """What the handler answers, or the answer to its failure."""
+    try:
+        return await handler(request)
+    except RequestError as error:
+        exchange.routed = not isinstance(error, NotFound | Moved)
+        return errors.refusal(context, request, error)
+    except RegistryError as error:
+        return errors.failure(error, exchange.variables)
+    except web.HTTPException:  # aiohttp's router, of a target that is no path (`OPTIONS *`)
+        return errors.not_found()
+    except Exception:  # a defect: it is logged whole, and the client learns where to look
+        log.exception("request.failed", method=request.method, path=request.path)
+        return errors.internal(exchange.id)
 
 
 async def add_headers(context: Context, request: web.Request, response: web.StreamResponse) -> None:
@@ -71,9 +82,10 @@ async def _finish(request: web.Request, response: web.StreamResponse, timeout: f
     if unread:
         response.force_close()
     try:
-        async with asyncio.timeout(timeout):
+        async with while_taken(request.transport, timeout):
             await response.prepare(request)
             await response.write_eof()
+            await settled(request.transport, timeout)
     except TimeoutError:
         drop(request)
     except ConnectionError:  # the client is gone, which is its right
@@ -102,13 +114,5 @@ def drop(request: web.Request) -> None:
     """Cut the connection now: with `close` the unsent rest would keep it for as long as the client likes."""
     log.info("client.dropped", remote=request.remote, reason="reads nothing")
     if request.transport is not None:
+        reset_on_close(request.transport)
         request.transport.abort()
-
-
-def _limit_unread(request: web.Request, timeout: float) -> None:
-    """Let the kernel drop a client that leaves a small answer unread, which never blocks a write here."""
-    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
-        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only
-        if option is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, option, max(1, int(timeout * 1000)))

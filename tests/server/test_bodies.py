@@ -214,20 +214,81 @@ async def test_a_client_that_reads_nothing_is_dropped(
             assert runner.server.connections == []  # not waiting for the client to take the rest
 
 
+@pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
+async def test_a_slow_client_that_lives_is_never_dropped(
+    file: bool, registry: MemoryRegistry, events: Events
+) -> None:
+    """Quick at first, so that pieces are large; then one takes longer than several time-outs."""
+    blob = registry.add_blob(CONTENT, file=file)
+    settings = Settings(access_log=False, write_timeout=0.6)
+    loop = asyncio.get_running_loop()
+    async with serving(registry, settings) as port:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)  # bytes; it reports by 64 KiB
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            head = f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n"
+            await loop.sock_sendall(client, head.encode())
+            got = bytearray()
+            while len(got) < 8 * MIB:
+                got += await loop.sock_recv(client, MIB)
+            ended = asyncio.create_task(blob.ended.wait())
+            slow_until = loop.time() + 4 * settings.write_timeout
+            while loop.time() < slow_until and not ended.done():
+                got += await loop.sock_recv(client, 32 << 10)
+                await asyncio.wait([ended], timeout=0.1)
+            assert not events.named("client.dropped")
+            while piece := await loop.sock_recv(client, MIB):
+                got += piece
+            await ended
+    assert parse_broken(bytes(got)).body == CONTENT
+
+
+def user_timeout(runner: web.AppRunner) -> int:
+    """Milliseconds that the kernel lets the only client leave things unread; 0 for as long as it likes."""
+    assert runner.server is not None
+    [connection] = runner.server.connections
+    assert connection.transport is not None
+    served = connection.transport.get_extra_info("socket")
+    return int(served.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+
+
 async def test_the_kernel_drops_a_client_that_leaves_a_small_answer_unread(registry: MemoryRegistry) -> None:
-    """Such an answer never blocks a write of ours, and would keep a closing connection for ever."""
+    """Such an answer never blocks a write of ours, and would keep a closing connection for ever.
+
+    But not while a body leaves: the kernel resets clients that take something all the time, though slowly.
+    """
+    blob = registry.add_blob(CONTENT)
+    blob.gate, blob.break_at = asyncio.Event(), MIB
     async with running(registry, Settings(access_log=False, write_timeout=7.5)) as runner:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
         writer.write(b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n")
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
-        assert runner.server is not None
-        [connection] = runner.server.connections
-        assert connection.transport is not None
-        served = connection.transport.get_extra_info("socket")
-        assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
+        assert user_timeout(runner) == 7500
+        writer.write(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+        await within(blob.begun)
+        assert user_timeout(runner) == 0
+        blob.gate.set()
         writer.close()
+
+
+async def read_all(client: socket.socket) -> None:
+    """Take what comes until the other side closes."""
+    while await asyncio.get_running_loop().sock_recv(client, MIB):
+        continue
+
+
+async def test_a_dropped_client_gets_a_reset(registry: MemoryRegistry) -> None:
+    """So that the kernel does not keep for it what it never takes."""
+    blob = registry.add_blob(CONTENT, file=True)
+    async with serving(registry, Settings(access_log=False, write_timeout=0.3)) as port:
+        with small_socket(port) as client:
+            client.sendall(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+            await within(blob.ended)
+            with pytest.raises(ConnectionResetError):
+                await read_all(client)
 
 
 async def test_a_client_that_leaves_a_large_manifest_unread_is_dropped(
