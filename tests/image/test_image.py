@@ -129,7 +129,7 @@ def test_it_reads_a_file_mounted_where_registry_2_or_3_has_it(
     upstream: Registry,
     catalog: Catalog,
 ) -> None:
-    """And keeps what it pulls in a bind mount that its user may write; its health is asked at its own port."""
+    """And keeps what it pulls in a bind mount that its user may write; its health is asked there."""
     folder = space.folder("mounted")
     path, port = write_config(folder, upstream)
     data = folder / "data"
