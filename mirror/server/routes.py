@@ -10,7 +10,7 @@ from aiohttp import web
 
 from mirror.oci import request as oci
 from mirror.registry import Registry
-from mirror.server import base, blobs, health, listing, manifests, middleware, requestlog
+from mirror.server import base, blobs, connections, health, listing, manifests, middleware, requestlog
 from mirror.server.exchange import current, variables
 from mirror.server.settings import Context, Handler, Settings
 
@@ -58,6 +58,7 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
             "max_field_size": MAX_FIELD,
         },
     )
+    application[connections.MAX] = settings.connections_max
     application.on_response_prepare.append(prepare)
     application.router.add_route("*", "/{path:.*}", handle, expect_handler=middleware.no_continue)
     return application

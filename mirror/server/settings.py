@@ -26,6 +26,7 @@ class Settings:
     access_log: bool = True  # Apache's combined form on standard output
     write_timeout: float = WRITE_TIMEOUT  # seconds that a client may go without reading anything
     keepalive_timeout: float = KEEPALIVE_TIMEOUT  # seconds that an idle connection stays open
+    connections_max: int = 0  # clients at once; 0: as many as the limit of open files has room for
 
 
 @dataclass(frozen=True, slots=True)

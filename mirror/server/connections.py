@@ -1,0 +1,167 @@
+"""Who may connect: so many clients at once, and each has to ask for something soon.
+
+aiohttp has no bound of its own. Without one, silent connections take every file descriptor, and then nobody
+is answered; asyncio, besides, logs each attempt to accept with a traceback, thousands in a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import structlog
+from aiohttp import web
+
+from mirror.server import limits
+
+HEAD_TIMEOUT = 10.0  # seconds until a connection's first request line and headers are there; nginx has 60
+BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
+LOG_INTERVAL = 10.0  # seconds between two lines about the same trouble
+
+MAX = web.AppKey("connections_max", int)  # 0: as many as the limit of open files has room for
+
+log = structlog.get_logger()
+
+
+class Site(web.BaseSite):
+    """Accepts connections for a runner of an application from routes.build. Raises OSError when it cannot."""
+
+    def __init__(
+        self, runner: web.AppRunner, host: str | None, port: int, *, head_timeout: float = HEAD_TIMEOUT
+    ) -> None:
+        self._most = runner.app[MAX] or limits.connections_max()
+        # asyncio accepts so many in one turn, before any is counted: they must not take all files at once.
+        super().__init__(runner, backlog=min(BACKLOG, max(1, self._most // 2)))
+        self._host, self.port = host, port
+        self._head_timeout = head_timeout
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return f"http://{self._host or '0.0.0.0'}:{self.port}"  # noqa: S104 - a name, as TCPSite has it
+
+    async def start(self) -> None:
+        """Listen; `port` is then the one that was taken for 0."""
+        await super().start()
+        assert self._runner.server is not None
+        _quieten_accept()
+        door = _Door(self._runner.server, self._most, self._head_timeout)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(door.admit, self._host, self.port, backlog=self._backlog)
+        self._server = server
+        self.port = server.sockets[0].getsockname()[1]
+
+
+class _Door:
+    """Counts those who are in."""
+
+    def __init__(self, server: web.Server, most: int, head_timeout: float) -> None:
+        self._server, self.most, self.head_timeout = server, most, head_timeout
+        self.inside = 0
+        self._refused = Sometimes(LOG_INTERVAL)
+
+    def admit(self) -> asyncio.Protocol:
+        """The protocol for one more connection: aiohttp's, or one that closes it."""
+        if self.inside < self.most:
+            return _Client(self, self._server())
+        count = self._refused.count(time.monotonic())
+        if count:
+            log.warning("client.refused", reason="too many connections", limit=self.most, count=count)
+        return _Refused()
+
+
+class _Refused(asyncio.Protocol):
+    """Closes at once: whoever has somewhere else to go learns so without waiting."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+
+
+class _Client(asyncio.Protocol):
+    """A connection that counts; what happens to it is handed on to aiohttp's protocol.
+
+    NB: counted from the moment it was accepted: asyncio tells a protocol of its connection a turn later, when
+    hundreds may have been accepted.
+    """
+
+    def __init__(self, door: _Door, inner: asyncio.Protocol) -> None:
+        self._door, self._inner = door, inner
+        self._deadline: asyncio.TimerHandle | None = None
+        self._tail = b""
+        door.inside += 1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._door.head_timeout, transport.abort)
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.inside -= 1
+        self._heard()
+        self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is not None:
+            # The end of the first head. aiohttp closes what is malformed, and what idles after an answer.
+            if b"\r\n\r\n" in self._tail + data:
+                self._heard()
+            self._tail = (self._tail + data)[-3:]
+        self._inner.data_received(data)
+
+    def _heard(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+class Sometimes:
+    """Tells once per interval how often something happened since it was last told."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval  # seconds
+        self._told: float | None = None
+        self._since = 0
+
+    def count(self, now: float) -> int:
+        """It happened: how often, or 0 while it is too early to tell."""
+        self._since += 1
+        if self._told is not None and now - self._told < self._interval:
+            return 0
+        self._told, count, self._since = now, self._since, 0
+        return count
+
+
+class QuietAccept(logging.Filter):
+    """One event now and then instead of asyncio's lines when nothing can be accepted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._failed = Sometimes(LOG_INTERVAL)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let everything else through."""
+        if not record.getMessage().startswith("socket.accept() out of system resource"):
+            return True
+        count = self._failed.count(time.monotonic())
+        if count:
+            error = record.exc_info[1] if record.exc_info else None
+            log.error("client.not_accepted", reason=str(error), count=count)
+        return False
+
+
+def _quieten_accept() -> None:
+    logger = logging.getLogger("asyncio")
+    if not any(isinstance(known, QuietAccept) for known in logger.filters):
+        logger.addFilter(QuietAccept())
