@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -18,6 +20,7 @@ from mirror.store.content import ContentStore
 
 RUNNING_LIMIT = 32  # fills at once; each holds a spool file, a connection and about 2 MiB. Others wait.
 WAITING_LIMIT = 1024  # fills that wait for their turn; beyond, requests are told to come back
+TURN = 150.0  # seconds that a fill waits for its turn: no client was seen to give up a first byte earlier
 COME_BACK = 5.0  # seconds
 ENDED = 10_000  # digests whose last fill's end is remembered, see `ended`
 THREADS = 4  # hashing and writing; more only fight for the disk
@@ -72,12 +75,10 @@ class Fills:
     async def _run(self, fill: Fill) -> None:
         began = time.monotonic()
         try:
-            async with self._slots:
-                if not fill.wanted:  # they all left before its turn came
-                    fill.fail(Unavailable("nobody waits for this blob any more"))
-                    return
-                log.info("fill.started", digest=str(fill.digest), repository=str(fill.repository))
-                await fill.run()
+            async with self._slot(fill):
+                if fill.failure is None:
+                    log.info("fill.started", digest=str(fill.digest), repository=str(fill.repository))
+                    await fill.run()
         except asyncio.CancelledError:
             if fill.failure is None:  # it was still waiting for a slot
                 fill.fail(Unavailable("the mirror is stopping"))
@@ -96,6 +97,23 @@ class Fills:
                 seconds=seconds,
                 kept=fill.kept,
             )
+
+    @contextlib.asynccontextmanager
+    async def _slot(self, fill: Fill) -> AsyncGenerator[None, None]:
+        """A fill's turn; it has failed if that did not come in time, or nobody waits for it any more."""
+        try:
+            async with asyncio.timeout(TURN):
+                await self._slots.acquire()
+        except TimeoutError:
+            fill.fail(Unavailable("the mirror is fetching too many blobs at once", retry_after=COME_BACK))
+            yield
+            return
+        try:
+            if not fill.wanted:
+                fill.fail(Unavailable("nobody waits for this blob any more"))
+            yield
+        finally:
+            self._slots.release()
 
     async def sweep(self) -> None:
         """Remove spool files that nobody came back for."""

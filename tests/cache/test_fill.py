@@ -202,6 +202,26 @@ async def test_a_fill_whose_readers_left_before_its_turn_is_not_begun(
     assert len(upstream.calls) == 1
 
 
+async def test_a_fill_waits_for_its_turn_for_a_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.cache.fills.RUNNING_LIMIT", 1)
+    monkeypatch.setattr("mirror.cache.fills.TURN", 0.05)
+    upstream = Puppet()
+    first, second = upstream.add(DATA), upstream.add(b"second")
+    async with joined(tmp_path, upstream) as parts:
+        opening = asyncio.create_task(parts.registry.blob(A, first))
+        transfer = await upstream.next_transfer()
+        with pytest.raises(Unavailable, match="too many") as caught:
+            await parts.registry.blob(A, second)
+        assert caught.value.retry_after
+        transfer.finish()
+        assert await whole(await opening) == DATA
+        again = asyncio.create_task(parts.registry.blob(A, second))
+        (await upstream.next_transfer()).finish()
+        assert await whole(await again) == b"second"
+
+
 async def test_fills_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirror.cache.fills.RUNNING_LIMIT", 1)
     monkeypatch.setattr("mirror.cache.fills.WAITING_LIMIT", 1)
