@@ -10,7 +10,8 @@ from __future__ import annotations
 import structlog
 
 from mirror.cache.coalesce import Coalescer
-from mirror.cache.fill import MEDIA_TYPE, Fill, FillBlob
+from mirror.cache.fill import Fill
+from mirror.cache.fillblob import MEDIA_TYPE, FillBlob
 from mirror.cache.fills import Fills
 from mirror.cache.manifests import AWAY
 from mirror.cache.memory import Memory

@@ -29,52 +29,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 import structlog
 
+from mirror.cache.fillblob import FillBlob
+from mirror.cache.resume import PROGRESS, backoff
 from mirror.cache.spool import Spool, SpoolFile
 from mirror.cache.window import Window
-from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
-from mirror.registry import Blob, Corrupt, FileSpan, Part, RateLimited, Registry, RegistryError, Unavailable
+from mirror.registry import Blob, Corrupt, FileSpan, Part, Registry, RegistryError, Unavailable
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
-MEDIA_TYPE = "application/octet-stream"
 BATCH = 1 << 20  # bytes gathered while a batch is written; then the network waits for the disk
 HOLD_BACK = 64 << 10  # bytes at a blob's end that nobody gets before the digest matched
 READ_PIECE = 4 << 20  # bytes a reader is given at once at most, so that it looks at the outcome now and then
-ATTEMPTS = 6  # times in a row that the upstream may break off without progress
-PROGRESS = 1 << 20  # bytes that make a broken attempt count as progress
-BACKOFF = 0.25  # seconds after the first break, doubled each time
-BACKOFF_LIMIT = 5.0  # seconds
 SLOWEST = 30.0  # seconds that a volatile fill waits for its slowest reader before it goes on without him
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-def backoff(error: RegistryError, breaks: int, chance: float, *, whole: bool = False) -> float | None:
-    """Seconds to wait after the `breaks`-th break in a row, or None to give up; `chance` is in [0, 1).
-
-    `whole`: there is another way to ask after this error, whatever it is.
-    """
-    if not (whole or isinstance(error, Unavailable | RateLimited)) or breaks >= ATTEMPTS:
-        return None
-    wait: float = min(BACKOFF_LIMIT, BACKOFF * 2 ** (breaks - 1)) * (0.5 + chance / 2)
-    if error.retry_after is not None:
-        if error.retry_after > BACKOFF_LIMIT:
-            return None
-        wait = max(wait, error.retry_after)
-    return wait
 
 
 class Fill:
@@ -443,44 +424,3 @@ class Unread(RegistryError):
 
     def __init__(self) -> None:
         super().__init__(ErrorCode.UNAVAILABLE, "nothing could be kept, and nobody was reading")
-
-
-class FillBlob:
-    """One reader of a fill: the Blob that a request gets while the fill is under way."""
-
-    def __init__(self, fill: Fill) -> None:
-        self._fill = fill
-        self.position = 0  # bytes before it are not wanted any more
-        self.lost = False  # the bytes at its position are gone
-
-    @property
-    def descriptor(self) -> Descriptor:
-        assert self._fill.size is not None, "await ready() first"
-        return Descriptor(self._fill.digest, self._fill.size, MEDIA_TYPE)
-
-    @property
-    def start(self) -> int:
-        return 0
-
-    async def ready(self) -> None:
-        """Wait until the size is known (an empty blob: until it is verified). Raises the fill's failure."""
-        fill = self._fill
-        while fill.size is None or (fill.size == 0 and not fill.verified):
-            if fill.failure is not None:
-                raise fill.failure
-            await fill.changed()
-
-    async def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
-        """See Blob.read: parts come as they arrive, the last one after the digest matched."""
-        self.position = start
-        while self.position < stop:
-            part = self._fill.part(self.position, stop)
-            if part is None:
-                await self._fill.changed()
-                continue
-            yield part
-            self.position += part.count if isinstance(part, FileSpan) else len(part)
-            self._fill.moved_on()
-
-    async def close(self) -> None:
-        self._fill.leave(self)

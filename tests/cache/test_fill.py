@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from mirror.cache import fill as fill_module
-from mirror.cache.fill import HOLD_BACK, backoff
+from mirror.cache import resume
+from mirror.cache.fill import HOLD_BACK
+from mirror.cache.resume import backoff
 from mirror.cache.spool import Spool, SpoolFile
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -26,8 +28,8 @@ DATA = random.Random(1).randbytes(1_000_000)
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time is not what these tests are about."""
-    monkeypatch.setattr(fill_module, "BACKOFF", 0.001)
-    monkeypatch.setattr(fill_module, "BACKOFF_LIMIT", 0.01)
+    monkeypatch.setattr(resume, "BACKOFF", 0.001)
+    monkeypatch.setattr(resume, "BACKOFF_LIMIT", 0.01)
 
 
 def spooled(parts: Parts) -> list[Path]:
@@ -248,7 +250,7 @@ async def test_rule_5_attempts_without_progress_are_bounded(tmp_path: Path) -> N
         first = await upstream.next_transfer()
         first.send(100_000)
         first.fail(Unavailable("cut"))
-        for _ in range(fill_module.ATTEMPTS - 1):
+        for _ in range(resume.ATTEMPTS - 1):
             (await upstream.next_transfer()).fail(Unavailable("gone"))
         blob = await opening
         with pytest.raises(Unavailable, match="gone"):
@@ -261,12 +263,12 @@ async def test_rule_5_attempts_without_progress_are_bounded(tmp_path: Path) -> N
         later.finish()
         assert await whole(await reopening) == DATA
     assert got == DATA[:100_000]
-    assert len(upstream.calls) == fill_module.ATTEMPTS + 1
+    assert len(upstream.calls) == resume.ATTEMPTS + 1
 
 
 def test_rule_5_the_wait_grows_and_obeys_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill_module, "BACKOFF", 0.25)
-    monkeypatch.setattr(fill_module, "BACKOFF_LIMIT", 5.0)
+    monkeypatch.setattr(resume, "BACKOFF", 0.25)
+    monkeypatch.setattr(resume, "BACKOFF_LIMIT", 5.0)
     waits = [backoff(Unavailable("x"), breaks, 1.0) for breaks in range(1, 7)]
     assert waits == [0.25, 0.5, 1.0, 2.0, 4.0, None]
     assert backoff(Unavailable("x", retry_after=3), 1, 0.0) == 3
@@ -322,9 +324,9 @@ async def test_rule_6_a_wrong_length_is_never_kept(tmp_path: Path, announced: in
         blob = await opening
         failing = asyncio.create_task(take(blob, 0, announced))
         if announced > len(DATA):  # the client of the network says that the body ended early
-            for _ in range(fill_module.ATTEMPTS):
+            for _ in range(resume.ATTEMPTS):
                 transfer.fail(Unavailable("short"))
-                if _ < fill_module.ATTEMPTS - 1:
+                if _ < resume.ATTEMPTS - 1:
                     transfer = await upstream.next_transfer()
         with pytest.raises(RegistryError):
             await failing

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.cache import fill as fill_module
+from mirror.cache import resume
 from tests.support.scripted import Bearer, Fault, Upstream, serve, sha256
 from tests.wire.conftest import Mirror, running
 
@@ -22,7 +22,7 @@ HTML = b"<!doctype html><title>Sign in to the hotel's network</title>"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off is tested where it is decided; here it would only take time."""
-    monkeypatch.setattr(fill_module, "BACKOFF", 0.01)
+    monkeypatch.setattr(resume, "BACKOFF", 0.01)
 
 
 def no_internals(body: bytes, upstream: Upstream) -> None:
