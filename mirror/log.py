@@ -24,6 +24,8 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from mirror.logwriter import Lines, Lost, lines_to
+
 LEVELS: Mapping[str, int] = {
     "error": logging.ERROR,
     "warn": logging.WARNING,
@@ -76,7 +78,11 @@ def configure(
     def add_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {**constant, **event} if constant else event
 
-    sink = _Sink(stream if stream is not None else sys.stderr)
+    def lost(count: int) -> str:
+        event = add_fields(None, "warning", {"event": "log.dropped", "count": count})
+        return render(None, "warning", _add_level_and_time(None, "warning", event)) + "\n"
+
+    sink = _Sink(lines_to(stream if stream is not None else sys.stderr), lost)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -96,17 +102,13 @@ def configure(
 
 
 class _Sink:
-    """Writes a line. A log that cannot be written must not fail what is logged."""
+    """What structlog hands each rendered event to."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, lines: Lines, lost: Lost) -> None:
+        self._lines, lines.lost = lines, lost
 
     def msg(self, line: str) -> None:
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # a full disk, a reader that went away, a closed stream
-            return
+        self._lines.write(line + "\n")
 
     debug = info = warning = warn = error = critical = exception = log = fatal = msg
 

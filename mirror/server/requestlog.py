@@ -19,7 +19,8 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.web_request import BaseRequest
 
-from mirror.log import escape
+from mirror.log import escape, redact_text
+from mirror.logwriter import lines_to
 from mirror.server.exchange import Exchange, begin, current
 
 SPOKE_TLS = "a client spoke TLS to the plain port (podman and skopeo try that first)"
@@ -114,11 +115,16 @@ def client_address(request: BaseRequest) -> str:
 def access_line(request: BaseRequest, status: int, written: int, now: datetime) -> str:
     """`ip - - [time] "GET /v2/ HTTP/1.1" 200 2 "referer" "agent"`; what clients sent stays quoted."""
     version = f"HTTP/{request.version.major}.{request.version.minor}"
-    target = escape(f"{request.method} {request.path_qs} {version}")
-    referer = escape(request.headers.get("Referer", ""))
+    target = escape(f"{request.method} {_shown(request.path_qs)} {version}")
+    referer = escape(_shown(request.headers.get("Referer", "")))
     agent = escape(request.headers.get("User-Agent", ""))
     time = f"{now.day:02}/{_MONTHS[now.month - 1]}/{now:%Y:%H:%M:%S %z}"
     return f'{request.remote or "-"} - - [{time}] "{target}" {status} {written} "{referer}" "{agent}"\n'
+
+
+def _shown(url: str) -> str:
+    """Without secrets, as the request log has it. Most have no place for one."""
+    return redact_text(url) if "?" in url or "@" in url else url
 
 
 # strftime's %b speaks the process' language.
@@ -126,11 +132,15 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def _print(line: str) -> None:
-    try:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-    except (OSError, ValueError):  # whoever read standard output is gone: no reason to fail an answer
-        return
+    lines = lines_to(sys.stdout)
+    lines.lost = _say_lost
+    lines.write(line)
+
+
+def _say_lost(count: int) -> str:
+    """In the other log: what parses this one expects its form."""
+    log.warning("accesslog.dropped", count=count)
+    return ""
 
 
 def duration(seconds: float) -> str:

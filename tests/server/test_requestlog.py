@@ -153,6 +153,20 @@ async def test_the_access_log_is_apaches_combined_form(
     assert len(events.all) == 1  # the request log is another matter
 
 
+async def test_the_access_log_shows_no_secrets(
+    registry: MemoryRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same words as in the request log; what is harmless stays."""
+    sent = {"Referer": "https://user:hunter2@x/?sig=hunter2"}
+    async with serving(registry, Settings(access_log=True)) as port:
+        await ask(port, "/v2/?access_token=hunter2&n=5", headers=sent)
+        await ask(port, "/v2/", headers={"Referer": "https://user:hunter2@x/"})
+    first, second = (line for line in capsys.readouterr().out.splitlines() if " - - [" in line)
+    assert '"GET /v2/?access_token=REDACTED&n=5 HTTP/1.1"' in first
+    assert '"https://REDACTED@x/?sig=REDACTED"' in first
+    assert '"https://REDACTED@x/"' in second
+
+
 async def test_a_standard_output_that_is_gone_fails_nothing(
     registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:

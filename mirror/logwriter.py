@@ -1,0 +1,134 @@
+"""Lines leave by a thread, so that a reader who stops reading stops nothing but the log.
+
+A pipe that nobody reads takes 64 KiB, and then each write waits for ever: on the event loop that would be
+the end of every transfer, and of the stop too. So lines wait in a bounded queue; when it is full they are
+dropped, and the next that gets in is followed by how many.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TextIO
+
+QUEUE_LIMIT = 4 << 20  # bytes that wait for each stream: some 10,000 lines, seconds of a busy mirror
+# Bytes of one write. Up to PIPE_BUF (pipe(7)) a pipe takes them as a whole, so that standard output and
+# standard error, which are often the same pipe, never mix within a line. A longer line goes alone.
+BATCH = 4096
+FLUSH_SECONDS = 2.0  # how long the end of the process waits for a reader
+
+Lost = Callable[[int], str]  # the number of lines that were dropped -> a line that says so, or ""
+
+
+def lines_to(stream: TextIO) -> Lines:
+    """The one writer of this stream's file."""
+    file = _file(stream)
+    if file is None:
+        return Lines(stream)
+    with _making:
+        found = _writers.get(file)
+        if found is None:
+            found = _writers[file] = Lines(stream)
+        return found
+
+
+class Lines:
+    """Whole lines to one stream, in order. `lost` may be set; it is called by whoever writes the next line.
+
+    A stream that is no file, such as one in memory, cannot block and is written at once.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.lost: Lost | None = None
+        self._stream = stream
+        self._file = _file(stream)
+        self._queue: deque[bytes] = deque()
+        self._bytes = 0  # waiting, or being written
+        self._dropped = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def write(self, line: str) -> None:
+        """A line with its end. Never waits, never fails: a log must not fail what is logged."""
+        if self._file is None:
+            self._write_through(line)
+            return
+        data = line.encode("utf-8", "backslashreplace")
+        with self._changed:
+            # Once full, up to half of it has to leave: else every other line would be about dropped ones.
+            if self._bytes + len(data) > (QUEUE_LIMIT // 2 if self._dropped else QUEUE_LIMIT):
+                self._dropped += 1
+                return
+            dropped, self._dropped = self._dropped, 0
+            self._put(data)
+        if dropped and self.lost is not None:
+            said = self.lost(dropped)
+            if said:
+                with self._changed:
+                    self._put(said.encode("utf-8", "backslashreplace"))
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until everything has left; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._bytes, seconds)
+
+    def _put(self, data: bytes) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+            self._thread.start()
+            atexit.register(self.flush, FLUSH_SECONDS)
+        self._queue.append(data)
+        self._bytes += len(data)
+        self._changed.notify_all()
+
+    def _write_through(self, line: str) -> None:
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except (OSError, ValueError, AttributeError):  # as above
+            return
+
+    def _run(self) -> None:
+        """The thread: past the stream's own buffer, whose lock the end of the process would wait for."""
+        assert self._file is not None
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue)
+                batch = [self._queue.popleft()]
+                size = len(batch[0])
+                while self._queue and size + len(self._queue[0]) <= BATCH:
+                    size += len(self._queue[0])
+                    batch.append(self._queue.popleft())
+            _write_all(self._file, b"".join(batch))
+            with self._changed:
+                self._bytes -= size
+                self._changed.notify_all()
+
+
+def _write_all(file: int, data: bytes) -> None:
+    """Write it however long that takes."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(file, view) :]
+        except BlockingIOError:  # whoever started us gave a pipe that does not wait
+            poll = select.poll()
+            poll.register(file, select.POLLOUT)
+            poll.poll()
+        except OSError:  # a full disk, a reader that went away
+            return
+
+
+def _file(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):  # in memory; closed; None, as of a process without it
+        return None
+
+
+_writers: dict[int, Lines] = {}  # by file descriptor
+_making = threading.Lock()
