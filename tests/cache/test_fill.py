@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.cache import fill as fill_module
-from mirror.cache import resume
+from mirror.cache import intake, resume
 from mirror.cache.fill import HOLD_BACK
 from mirror.cache.resume import backoff
 from mirror.cache.spool import Spool, SpoolFile
@@ -497,7 +496,7 @@ async def test_rule_8_a_reader_that_never_reads_is_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mirror.cache.window.WINDOW_LIMIT", 200_000)
-    monkeypatch.setattr(fill_module, "SLOWEST", 0.05)
+    monkeypatch.setattr(intake, "SLOWEST", 0.05)
     upstream = Puppet()
     digest = upstream.add(DATA)
     async with joined(tmp_path, upstream) as parts:
@@ -518,7 +517,7 @@ async def test_rule_8_one_who_was_left_behind_holds_nobody_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mirror.cache.window.WINDOW_LIMIT", 100_000)
-    monkeypatch.setattr(fill_module, "SLOWEST", 1.0)
+    monkeypatch.setattr(intake, "SLOWEST", 1.0)
     upstream = Puppet()
     digest = upstream.add(DATA)
     async with joined(tmp_path, upstream) as parts:
