@@ -9,9 +9,9 @@ The rules:
  3. One outcome, shared by every reader, also by one that comes late: done, or failed with a reason.
  4. Readers may begin as soon as the size is known. A range is served when its bytes are there. Nothing is
     held in memory beyond the batch that is being written.
- 5. An upstream that breaks off is resumed by Range at what is already there; where it ignores the Range
-    or answers it wrongly, all is asked for and what we have is skipped. Attempts are bounded and backed off; a stall counts as breaking off
-    (the upstream client says so), a slow transfer does not.
+ 5. An upstream that breaks off is resumed by Range at what is already there; where it ignores the Range, or
+    answers it wrongly, all is asked for and what we have is skipped. Attempts are bounded and backed off;
+    a stall counts as breaking off (the upstream client says so), a slow transfer does not.
  6. The digest is computed as bytes arrive. Only a match is kept. The last bytes are held back from the
     readers until then, so nobody ever holds a full-length wrong body; on a mismatch readers get the failure.
  7. The spool survives a crash: a later fill goes on from it after hashing again what is there.
