@@ -31,14 +31,13 @@ from mirror.drivers import probe
 from mirror.drivers.base import StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
-from mirror.server import routes
+from mirror.server import connections, limits, routes
 from mirror.server.settings import Settings as ServerSettings
 from mirror.store import layout
 from mirror.store.content import ContentStore
 from mirror.upstream.client import Client
 from mirror.upstream.settings import Settings as UpstreamSettings
 
-BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
 NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout 0 means "do not wait"
 # NB: aiohttp waits twice for `shutdown_timeout`: for handlers to end, and again after it has told them so,
@@ -63,6 +62,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
     """Serve what `file` says until SIGTERM or SIGINT, then drain. Raises StartError."""
     config = loaded.config
     logging.configure(config.log.level, config.log.formatter, config.log.fields)
+    limits.raise_open_files()
     for warning in loaded.warnings:
         log.warning("config.warning", detail=str(warning))
     with storage(config.storage) as (driver, spool_folder):
@@ -177,7 +177,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
     """Accept connections; returns the address, with the port that was taken for port 0. Raises StartError."""
     address = f"{host}:{port}"
     try:
-        await web.TCPSite(runner, host or None, port, backlog=BACKLOG).start()
+        await connections.Site(runner, host or None, port).start()
     except socket.gaierror as error:
         raise StartError(f"http.addr: cannot listen on {address}: the name {host} has no address.") from error
     except OSError as error:
