@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.clients.conftest import Source
 from tests.support.images import AMD64, Catalog
 from tests.support.layers import sha256
 from tests.support.mirror_process import MirrorProcess
 from tests.support.procs import wait_until
-from tests.support.pulls import Answer, blob_url, fetch
+from tests.support.pulls import Answer, blob_url, fetch, pull
 from tests.support.recorder import Recorder, Rule
 
 pytestmark = pytest.mark.clients
@@ -57,6 +58,21 @@ def test_fifty_simultaneous_readers_of_a_cold_blob_share_one_fetch(
         recorder.release()
         assert {(answer.status, answer.digest) for answer in answers} == {(200, layer)}
     assert_one_whole_get(recorder, layer)
+
+
+def test_fifty_simultaneous_pulls_of_whole_images_fetch_each_object_once(
+    source: Source, mirror: MirrorProcess, catalog: Catalog
+) -> None:
+    """Cold, several images at once, also with tokens; each puller checks every digest."""
+    mirror.fresh(source.recorder.url, source.login)
+    images = [catalog[ref] for ref in ("library/small:1", "library/multi:1", "library/empty:1")]
+    with ThreadPoolExecutor(READERS) as pool:
+        pulls = [pool.submit(pull, mirror.url, catalog, images[n % len(images)]) for n in range(READERS)]
+        for each in pulls:
+            each.result()
+    fetched = {what: count for what, count in source.asked().items() if what.startswith("GET")}
+    assert fetched
+    assert set(fetched.values()) == {1}, source.recorder.trace()
 
 
 def test_six_open_ended_ranges_that_each_leave_early_share_one_fetch(
