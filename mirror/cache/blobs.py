@@ -73,8 +73,7 @@ class Blobs:
         """A reader of this fill; None when it failed through another repository, whose reason is not ours."""
         reader = fill.reader()
         try:
-            if repository not in fill.repositories:
-                await self._authorise(repository, fill.digest)
+            if repository not in fill.repositories and await self._authorise(repository, fill.digest):
                 fill.repositories.add(repository)
             await reader.ready()
         except BaseException as error:
@@ -103,7 +102,7 @@ class Blobs:
         return None
 
     async def _allow(self, repository: Repository, digest: Digest) -> None:
-        """Return if this repository has the blob, and note it; else raise the upstream's refusal."""
+        """Return if this repository may give the blob, noting what is sure; else raise the refusal."""
         if self._memory.is_linked(repository, digest):
             return
         try:
@@ -111,15 +110,17 @@ class Blobs:
         except Unavailable:  # a link that cannot be read is no link
             linked = False
         if not linked:
-            await self._authorise(repository, digest)
+            if not await self._authorise(repository, digest):
+                return  # for this time: what the upstream has not confirmed is written down nowhere
             try:
                 await self._store.link_blob(repository, digest)
             except StoreError as error:
                 log.warning("blob.not_linked", digest=str(digest), reason=str(error))
         self._memory.linked(repository, digest)
 
-    async def _authorise(self, repository: Repository, digest: Digest) -> None:
-        """Return if the upstream has the blob in this repository. Raises its refusal.
+    async def _authorise(self, repository: Repository, digest: Digest) -> bool:
+        """Return if this repository may give the blob: True when the upstream says so, False when it is away
+        and a kept manifest names the blob. Raises the refusal.
 
         NB: that a manifest names a blob says that some registry has checked it, some time; one HEAD, whose
         outcome the link remembers, says that this registry does so now.
@@ -129,6 +130,8 @@ class Blobs:
         except AWAY:
             if await self._named(repository, digest) is None:
                 raise
+            return False
+        return True
 
     async def _named(self, repository: Repository, digest: Digest) -> Descriptor | None:
         """The descriptor by which a kept manifest of this repository names the blob."""

@@ -150,7 +150,7 @@ class Fill:
         except asyncio.CancelledError:
             self.failure = Unavailable("the mirror is stopping")
             raise
-        except Exception as error:
+        except Exception as error:  # a defect of ours must reach the waiting readers too
             self.failure = Unavailable("internal error of the mirror while fetching this blob", status=500)
             log.exception("fill.crashed", digest=str(self.digest), error=type(error).__name__)
         finally:

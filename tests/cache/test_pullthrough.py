@@ -261,6 +261,12 @@ async def test_a_blob_that_a_kept_manifest_names_is_given_without_the_upstreams_
     upstream.refuse["stat_blob"] = Unavailable("away")
     async with joined(tmp_path, upstream) as parts:  # nothing is in memory: the store is asked
         assert await whole(await parts.registry.blob(B, digest)) == LAYER
+        upstream.refuse.clear()
+        for _ in range(2):
+            with pytest.raises(RegistryError) as caught:
+                await parts.registry.blob(B, digest)
+            assert caught.value.code is ErrorCode.BLOB_UNKNOWN, "the outage has left no right behind"
+        assert not await parts.store.is_linked(B, digest)
 
 
 @pytest.mark.parametrize("how", ["child", "urls", "type"])
