@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 HEX_LENGTH = {"sha256": 64, "sha512": 128}
-EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
 # distribution's route grammar: what looks like a digest, of whatever algorithm.
 _SHAPE = re.compile(r"([a-z0-9]+(?:[.+_-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)\Z")

@@ -218,6 +218,7 @@ async def test_a_fill_waits_for_its_turn_for_a_bounded_time(
         assert caught.value.retry_after
         transfer.finish()
         assert await whole(await opening) == DATA
+        await until(lambda: parts.fills.ended(first) == 1)  # it has its turn until the blob is kept
         again = asyncio.create_task(parts.registry.blob(A, second))
         (await upstream.next_transfer()).finish()
         assert await whole(await again) == b"second"
