@@ -119,6 +119,27 @@ class Registry(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How an upstream is doing, as far as its last answers tell.
+
+    `trouble` and `blobs` say why a manifest, or a blob's bytes, would not be asked for now (None: they would
+    be). `stretch` >= 1: by how much longer its answers are to be believed, because a quota runs low.
+    """
+
+    namespace: str  # the name by which clients know the upstream: `quay.io`
+    trouble: RegistryError | None = None
+    blobs: RegistryError | None = None
+    stretch: float = 1.0
+
+
+class Upstream(Registry, Protocol):
+    """A Registry over a network, or several of them behind one face."""
+
+    def condition(self, repository: Repository) -> Condition:
+        """How the registry that has this repository is doing. Asks nobody, and costs next to nothing."""
+
+
 class RegistryError(Exception):
     """A failure that a client may see: no host names of ours, no secrets, no library's text.
 

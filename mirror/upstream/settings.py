@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +20,18 @@ class Settings:
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)  # OAuth2 refresh token; goes before the password
+    helper: str = ""  # a command of the docker-credential protocol, in place of the three above
+    helper_lifetime: float | None = None  # seconds that its answer is used; None: until it is refused
+    docker_config: Path | None = None  # a docker config.json, in place of all of these
     realms: tuple[str, ...] = ()  # hosts (`host`, `host:port`) whose token servers may see the credentials
     ca_file: Path | None = None  # trusted besides the system's certificate authorities
+    client_cert: Path | None = None  # PEM, with its key in the same file or in `client_key`
+    client_key: Path | None = None
+    insecure: bool = False  # certificates are not checked
+    headers: Mapping[str, str] = field(
+        default_factory=dict, repr=False
+    )  # of every request to the registry itself
+    http_proxy: str = ""  # http(s)://[user:password@]host:port, in place of the environment's; "direct": none
     connect: float = 5.0  # name, TCP and TLS together; registry:2 waits 30 s for TCP alone
     firstbyte: float = 30.0  # from the request sent to the whole header; storage behind a registry is slow
     stall: float = 30.0  # between two parts of a body
