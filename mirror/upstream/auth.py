@@ -82,6 +82,19 @@ class Authenticator:
             case None:
                 return None
 
+    @property
+    def has_credentials(self) -> bool:
+        """Whether there are credentials to send where a challenge asks for them."""
+        return self._settings.has_credentials
+
+    def is_refusal(self, status: int, used: str | None) -> bool:
+        """Whether this status refuses what was sent (`used`), so that `refused` may know better.
+
+        ECR says 403 to a password that has expired ("Your authorization token has expired").
+        """
+        basic = used is not None and used.startswith("Basic ")
+        return status == HTTPStatus.UNAUTHORIZED or (status == HTTPStatus.FORBIDDEN and basic)
+
     async def refused(self, scope: str, used: str | None, lines: Sequence[str]) -> bool:
         """Learn from a 401 to a request that was sent with `used`; whether another one is worth sending.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from http import HTTPStatus
 from typing import NoReturn
 
 import structlog
@@ -28,7 +27,7 @@ class Calls:
 
     def __init__(self, settings: Settings) -> None:
         self._base = registry_url(settings.remoteurl)
-        self._has_credentials = settings.has_credentials
+        self._headers = dict(settings.headers)  # may be secret: `redirects` keeps them at this origin
         self.name = public_name(self._base)
         self.transport = Transport(settings)
         self._fetcher = Fetcher(self.transport, settings.retries)
@@ -59,8 +58,9 @@ class Calls:
         while True:
             authorization = await self._auth.authorization(scope)
             extra = {"Authorization": authorization} if authorization else {}
-            answer = await self._fetcher.fetch(replace(call, headers={**(headers or {}), **extra}), self.name)
-            if answer.status != HTTPStatus.UNAUTHORIZED or answer.elsewhere:
+            sent = {**self._headers, **(headers or {}), **extra}
+            answer = await self._fetcher.fetch(replace(call, headers=sent), self.name)
+            if answer.elsewhere or not self._auth.is_refusal(answer.status, authorization):
                 return answer
             # `learned` and `renewed` each become true at most once: three requests at the most.
             if (renewed if authorization else learned) or not await self._auth.refused(
@@ -79,7 +79,7 @@ class Calls:
             name=self.name,
             missing=missing,
             what=what,
-            with_credentials=self._has_credentials,
+            with_credentials=self._auth.has_credentials,
             elsewhere=answer.elsewhere,
         )
 

@@ -1,10 +1,10 @@
 """Where a redirect leads, and what goes along. Followed by hand, because a library forgets rules like these.
 
 1. At most MAX_REDIRECTS, and never to a URL that was asked already.
-2. Authorization stays with the origin (scheme, host and port) it was made for: blob storage must not see
-   it, and some refuse a request that has both a signature and a token.
+2. To another origin (scheme, host and port) goes only what says which bytes are wanted: Range and Accept.
+   Authorization and the configured headers stay with the origin they were made for: blob storage must not
+   see them, and some refuse a request that has both a signature and a token.
 3. Never from https to http.
-4. Everything else, Range above all, is kept.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from mirror.upstream.failures import TransportError, Trouble
 
 MAX_REDIRECTS = 5  # Docker Hub and registry.k8s.io need two
 STATUSES = frozenset({301, 302, 303, 307, 308})
+
+_PUBLIC = frozenset({"accept", "range"})  # headers that any host may see
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +69,5 @@ def follow(hop: Hop, location: str | None) -> Hop:
         raise TransportError(Trouble.REDIRECT, f"it is one of more than {MAX_REDIRECTS}")
     headers = hop.headers
     if there != origin(hop.url):
-        headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+        headers = {name: value for name, value in headers.items() if name.lower() in _PUBLIC}
     return Hop(target, headers, trail)
