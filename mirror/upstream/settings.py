@@ -38,11 +38,15 @@ class Settings:
     retries: int = 2  # attempts after the first, of one request
     connections: int = 32  # to one host; further requests wait
     user_agent: str = "mirror"
+    namespace: str = ""  # the name by which clients know the upstream; empty: its host's
+    reserve: float = 0.1  # share of the upstream's rate limit below which it is asked less; 0: never less
 
     def __post_init__(self) -> None:
         registry_url(self.remoteurl)
         if min(self.connect, self.firstbyte, self.stall) <= 0 or self.retries < 0 or self.connections < 1:
             raise ValueError("time-outs and connections must be positive, retries not negative")
+        if not 0.0 <= self.reserve <= 1.0:
+            raise ValueError("the reserve is a share, from 0 to 1")
 
     @property
     def has_login(self) -> bool:
