@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -112,14 +113,18 @@ class Commands:
         target.write_text(text)
         return target
 
-    def use_mirror(self, mirror: str) -> None:
-        """A registries.conf that sends Docker Hub's images to a plain http mirror (podman, skopeo).
+    def use_mirror(self, mirror: str, prefixes: Mapping[str, str] | None = None) -> None:
+        """A registries.conf that sends images to a plain http mirror (podman, skopeo).
 
-        HOME is this folder, and a user's file replaces the machine's. "insecure" lets them fall back to plain
-        http after they have tried TLS: the mirror sees a TLS hello first.
+        `prefixes`: by registry, the path below the mirror where its images are; Docker Hub's alone, at the
+        root, when not given. HOME is this folder, and a user's file replaces the machine's. "insecure" lets
+        them fall back to plain http after they have tried TLS: the mirror sees a TLS hello first. So do the
+        registries, so that one on this machine can be the origin to go back to.
         """
-        lines = ["[[registry]]", f'location = "{HUB}"', "[[registry.mirror]]"]
-        lines += [f'location = "{urlsplit(mirror).netloc}"', "insecure = true", ""]
+        lines = []
+        for registry, prefix in ({HUB: ""} if prefixes is None else prefixes).items():
+            lines += ["[[registry]]", f'location = "{registry}"', "insecure = true", "[[registry.mirror]]"]
+            lines += [f'location = "{urlsplit(mirror).netloc}{prefix}"', "insecure = true", ""]
         self.write(".config/containers/registries.conf", "\n".join(lines))
 
 
@@ -128,10 +133,10 @@ class Podman(Commands):
 
     name = "podman"
 
-    def __init__(self, space: Workspace, mirror: str) -> None:
+    def __init__(self, space: Workspace, mirror: str, prefixes: Mapping[str, str] | None = None) -> None:
         super().__init__(space, self.name)
         find("podman")
-        self.use_mirror(mirror)
+        self.use_mirror(mirror, prefixes)
         storage = f"""[storage]
 driver = "vfs"
 graphroot = "{self.folder}/store"
@@ -169,10 +174,10 @@ class Skopeo(Commands):
 
     name = "skopeo"
 
-    def __init__(self, space: Workspace, mirror: str) -> None:
+    def __init__(self, space: Workspace, mirror: str, prefixes: Mapping[str, str] | None = None) -> None:
         super().__init__(space, self.name)
         find("skopeo")
-        self.use_mirror(mirror)
+        self.use_mirror(mirror, prefixes)
 
     def pull(self, ref: str, platform: str = AMD64) -> Done:
         self.clear()

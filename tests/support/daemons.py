@@ -27,7 +27,8 @@ class Containerd(Commands):
 
     name = "containerd"
 
-    def __init__(self, space: Workspace, mirror: str | None = None) -> None:
+    def __init__(self, space: Workspace, mirror: str | None = None, *, every: bool = False) -> None:
+        """`every`: every registry's images come through the mirror (`_default`), not Docker Hub's alone."""
         super().__init__(space, self.name)
         require_root()
         require("containerd", "ctr")
@@ -35,7 +36,8 @@ class Containerd(Commands):
         self.config = self.write("config.toml", self._config())
         if mirror is not None:
             hosts = f'[host."{mirror}"]\n  capabilities = ["pull", "resolve"]\n'
-            self.write(f"certs.d/{HUB}/hosts.toml", f'server = "https://registry-1.docker.io"\n\n{hosts}')
+            server = "" if every else 'server = "https://registry-1.docker.io"\n\n'
+            self.write(f"certs.d/{'_default' if every else HUB}/hosts.toml", server + hosts)
         self.service: Service
         self._start()
 

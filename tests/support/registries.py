@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tests.support.images import Catalog, Image
 from tests.support.procs import HarnessError, Service, Workspace, accepts, client_env, free_port, wait_until
+from tests.support.programs import find
 
 PUSH_TIMEOUT = 30.0  # seconds for one request of a push
 
@@ -96,6 +98,20 @@ class Registry(RegistryProcess):
             config["auth"] = auth
         super().__init__(space, name, ["docker-registry", "serve"], config, storage=storage)
         self.start()
+
+
+def htpasswd(folder: Path, login: tuple[str, str]) -> dict[str, Any]:
+    """The `auth` section for a docker-registry that wants this login by Basic authentication."""
+    hashed = subprocess.run(
+        [find("htpasswd"), "-niB", login[0]],
+        input=login[1].encode(),
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    path = folder / "htpasswd"
+    path.write_bytes(hashed.stdout)
+    return {"htpasswd": {"realm": "tests", "path": str(path)}}
 
 
 def basic_auth(login: tuple[str, str]) -> str:

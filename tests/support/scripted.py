@@ -81,6 +81,7 @@ class Bearer:
     identity_token: str | None = None
     expires_in: int | None = 300  # seconds, as announced; None: left out
     answer_field: str = "token"  # or access_token
+    prefix: str = "token"  # of the tokens' text
     tokens: dict[str, str] = field(default_factory=dict)
     issued: int = 0
 
@@ -104,7 +105,7 @@ class Image:
 class Content:
     """One repository."""
 
-    blobs: dict[str, bytes] = field(default_factory=dict)
+    blobs: dict[str, bytes | memoryview] = field(default_factory=dict)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # digest -> media type, body
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -117,7 +118,7 @@ class _Rule:
     left: int | None
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     """`sha256:<hex>`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -147,8 +148,8 @@ class Upstream:
         """The named repository, made when it is not there."""
         return self.repositories.setdefault(name, Content())
 
-    def add_blob(self, name: str, data: bytes) -> str:
-        """Returns the digest."""
+    def add_blob(self, name: str, data: bytes | memoryview) -> str:
+        """Returns the digest. Of a view, no copy is made."""
         digest = sha256(data)
         self.repository(name).blobs[digest] = data
         return digest
@@ -244,6 +245,8 @@ class Upstream:
             reply, fault = denied, Fault()
         else:
             reply = fault.apply(self._answer(request, seen, fault))
+        if fault.echo:
+            reply = _echo(reply.status, request)
         assert self._released is not None
         sender = Sender(request, fault, self._released)
         try:
@@ -323,7 +326,7 @@ class Upstream:
         if not allowed:
             return _error(401, "UNAUTHORIZED")
         bearer.issued += 1
-        token = f"token-{bearer.issued}"
+        token = f"{bearer.prefix}-{bearer.issued}"
         bearer.tokens[token] = " ".join(form.get("scope", []))
         answer: dict[str, Any] = {bearer.answer_field: token}
         if bearer.expires_in is not None:
@@ -428,6 +431,13 @@ def _error(status: int, code: str, headers: Mapping[str, str | list[str]] | None
     return _json(status, {"errors": [{"code": code, "message": code.lower().replace("_", " ")}]}, headers)
 
 
+def _echo(status: int, request: web.Request) -> Reply:
+    """As some proxies and debugging registries do: what was asked, in the answer's text and headers."""
+    told = " ".join(f"{name}: {value}" for name, value in request.headers.items())
+    document = {"errors": [{"code": "DENIED", "message": told, "detail": {"url": str(request.url)}}]}
+    return _json(status, document, {"X-Asked": told})
+
+
 def _ranged(reply: Reply, wanted: str | None) -> Reply:
     """The part of a 200 answer that `Range: bytes=a-b`, `a-` or `-n` asks for."""
     found = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
@@ -439,4 +449,4 @@ def _ranged(reply: Reply, wanted: str | None) -> Reply:
     if start >= stop:
         return Reply(416, {"Content-Range": f"bytes */{size}"})
     headers = {**reply.headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"}
-    return Reply(206, headers, reply.body[start:stop])
+    return Reply(206, headers, memoryview(reply.body)[start:stop])
