@@ -123,6 +123,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         deadline=proxy.deadline,
         descriptors=config.storage.cache.blobdescriptorsize,
     )
+    host = _host(proxy.remoteurl)
     app = routes.build(
         registry,
         ServerSettings(
@@ -130,7 +131,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             headers=config.http.headers,
             catalog_max=config.catalog.maxentries,
             tags_max=config.tags.maxtags,
-            upstream_name=_host(proxy.remoteurl),
+            namespace_of=lambda _repository: host,
             access_log=not config.log.accesslog.disabled,
         ),
     )

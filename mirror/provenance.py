@@ -19,13 +19,13 @@ class Provenance:
 
     hit: bool = False  # from what is kept, without asking; excludes `fwd`
     fwd: str = ""  # why the upstream was asked: uri-miss, stale, partial, bypass, request
-    fwd_status: int | None = None  # what it answered
+    fwd_status: int | None = None  # what it answered; the server adds a refusal's (below 500) if it knows none
     ttl: float | None = None  # seconds that the answer will be fresh; negative: has been stale
     stored: bool = False  # it is being kept
     collapsed: bool = False  # another request's question was shared
     detail: str = ""  # a token for operators: stale, negative, breaker, limited, local
-    warning: str = ""  # for `Warning: 299`, in a client's words; empty for none
-    namespace: str = ""  # which upstream; empty where none is meant
+    warning: str = ""  # for `Warning: 299`, in a client's words, no host of ours; empty for none
+    namespace: str = ""  # which upstream; noted by the server, empty where none is meant
 
     def served_stale(self, ttl: float | None, detail: str, warning: str) -> None:
         """A kept copy that is due for a check is given all the same."""

@@ -16,6 +16,7 @@ from mirror.oci.errors import ErrorCode, envelope
 from mirror.oci.request import BadRequest, MethodNotAllowed, Moved, ReadOnly, RequestError
 from mirror.registry import RegistryError
 from mirror.server.exchange import current
+from mirror.server.locating import place
 from mirror.server.settings import Context
 
 JSON = "application/json"
@@ -41,17 +42,35 @@ def failure(error: RegistryError, variables: Mapping[str, str] | None = None) ->
     NB: a 401 carries no WWW-Authenticate. It says that the upstream refuses *us*; with a challenge of ours
     docker would send its user's Docker Hub login to this mirror, and podman an empty one for ever.
     """
-    current().error = error
+    exchange = current()
+    exchange.error = error
+    note_status(error)
     headers = {"Content-Type": JSON}
     if error.retry_after is not None and error.retry_after >= 0:
         headers["Retry-After"] = str(math.ceil(min(error.retry_after, RETRY_AFTER_MAX)))
-    detail = error.detail if error.detail is not None else _detail(error.code, variables or {})
+    detail = _detail(error.code, variables or {})
+    if detail is None:
+        detail = error.detail
     body = envelope(error.code, error.message, detail)
     return web.Response(status=error.status, body=body, headers=headers)
 
 
+def note_status(error: RegistryError) -> None:
+    """Tell the upstream's status where it is known by the answer: a refusal is passed on as it came.
+
+    A 5xx may be our word for anything that went wrong on the way, and needs to have been noted before.
+    """
+    provenance = current().provenance
+    asked = provenance.fwd and not provenance.hit and not provenance.detail
+    if asked and provenance.fwd_status is None and error.status < 500:
+        provenance.fwd_status = error.status
+
+
 def _detail(code: ErrorCode, variables: Mapping[str, str]) -> str | dict[str, str] | None:
-    """What distribution 3 says in `detail` about something unknown, whoever found it so."""
+    """What distribution 3 says in `detail` about something unknown, whoever found it so.
+
+    In the client's words: what the registry says in its own may name the repository otherwise.
+    """
     name, reference = variables.get("vars.name"), variables.get("vars.reference")
     if code is ErrorCode.NAME_UNKNOWN and name:
         return {"name": name}
@@ -96,7 +115,7 @@ def _read_only(context: Context, request: web.Request, error: ReadOnly) -> web.R
     docker takes the standard message for a passing trouble and tries for 50 s before it fails; any other
     message it prints at once.
     """
-    there = f"{context.settings.upstream_name}/{error.repository}"
+    there = place(context, request, error.repository) or "the registry itself"
     advice = f"delete it in {there} instead" if request.method == "DELETE" else f"push to {there} instead"
     message = f"this is a read-only pull-through mirror: {advice}"
     response = failure(RegistryError(ErrorCode.UNSUPPORTED, message))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from mirror.oci.names import Repository
 from mirror.oci.request import Request
+from mirror.provenance import Provenance
+from mirror.provenance import begin as begin_provenance
 from mirror.registry import RegistryError
 
 
@@ -18,6 +20,9 @@ class Exchange:
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     routed: bool = False  # an endpoint of the API: `http.headers` are for these only
     variables: dict[str, str] = field(default_factory=dict)  # `vars.*` of the request log
+    provenance: Provenance = field(default_factory=Provenance)  # where the answer came from
+    located: Repository | None = None  # what the route's repository is to the registry
+    cache_status: str = ""  # the header's value, from the moment when the headers are written
     error: RegistryError | None = None  # what was answered, or what broke the answer off
     refusal: str = ""  # a failure that was answered with a plain text
     malformed: str | None = None  # why this is not HTTP; no handler saw it
@@ -30,7 +35,7 @@ _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 def begin() -> Exchange:
     """The exchange of the request that is being handled from here on."""
-    exchange = Exchange()
+    exchange = Exchange(provenance=begin_provenance())
     _current.set(exchange)
     return exchange
 

@@ -20,7 +20,7 @@ CATALOG_DEFAULT = 100  # names; distribution's page when a client does not say `
 
 async def tags(context: Context, _request: web.Request, endpoint: Tags) -> web.Response:
     """All tags, or a page. As registry:3.1.1: `n` above the maximum is lowered to it, `n=0` is empty."""
-    name = endpoint.repository.name
+    name = context.name
     n = None if endpoint.n is None else min(endpoint.n, context.settings.tags_max)
     if n == 0:
         page = Page((), more=False)
@@ -52,6 +52,7 @@ async def referrers(context: Context, _request: web.Request, endpoint: Referrers
             return errors.not_found()
         if error.code not in (ErrorCode.NAME_UNKNOWN, ErrorCode.MANIFEST_UNKNOWN):
             raise
+        errors.note_status(error)
         found = ()
     headers = {"Content-Type": INDEX}
     if endpoint.artifact_type is not None:

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Middleware
 from mirror.oci.request import Moved, NotFound, RequestError
 from mirror.registry import RegistryError
 from mirror.server import errors
+from mirror.server.cachestatus import cache_status, warning
 from mirror.server.exchange import Exchange, begin, current
 from mirror.server.progress import limit_unread, reset_on_close, settled, while_taken
 from mirror.server.settings import Context
@@ -64,9 +65,13 @@ async def _answer(
 async def add_headers(context: Context, request: web.Request, response: web.StreamResponse) -> None:
     """What every answer carries; called when the headers are about to be written."""
     response.headers.popall("Server", None)  # aiohttp's default names the versions that run here
+    exchange = current()
+    exchange.cache_status = response.headers["Cache-Status"] = cache_status(exchange.provenance)
+    if exchange.provenance.warning:
+        response.headers["Warning"] = warning(exchange.provenance.warning)
     if request.path != "/":
         response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
-    if current().routed:
+    if exchange.routed:
         for name, values in context.settings.headers.items():
             for value in values:
                 response.headers.add(name, value)

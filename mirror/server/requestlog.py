@@ -80,10 +80,22 @@ def _event(
         value = request.headers.get(header)
         if value is not None:
             fields[f"http.request.{name}"] = value
+    fields |= _origin(exchange)
     fields |= _reason(exchange, status)
     failed = exchange.error is not None or status >= 400
     event = "response completed with error" if failed else "response completed"
     log.log(logging.ERROR if status >= 500 else logging.INFO, event, **fields)
+
+
+def _origin(exchange: Exchange) -> dict[str, str]:
+    """Where the answer came from: the header, the upstream, and its repository where that differs."""
+    found = {"cache.status": exchange.cache_status} if exchange.cache_status else {}
+    if exchange.provenance.namespace:
+        found["upstream.namespace"] = exchange.provenance.namespace
+    located = exchange.located
+    if located is not None and located.name != exchange.variables.get("vars.name"):
+        found["upstream.repository"] = located.name
+    return found
 
 
 def _reason(exchange: Exchange, status: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from mirror.oci import request as oci
 from mirror.registry import Registry
 from mirror.server import base, blobs, connections, health, listing, manifests, middleware, requestlog
 from mirror.server.exchange import current, variables
+from mirror.server.locating import Named, located
 from mirror.server.settings import Context, Handler, Settings
 
 __all__ = ["Settings", "build"]
@@ -75,9 +76,16 @@ async def _dispatch(context: Context, request: web.Request) -> web.StreamRespons
     parsed = oci.parse(request.method, path.removeprefix(context.prefix), request.rel_url.raw_query_string)
     exchange.routed = True
     exchange.variables = variables(parsed)
-    if parsed.namespace is not None:
+    endpoint = parsed.endpoint
+    if isinstance(endpoint, Named):
+        asked = endpoint.repository
+        context = Context(context.registry, context.settings, context.prefix, parsed.namespace, asked.name)
+        found = located(context.settings, request, parsed.namespace, asked)
+        if found != asked:
+            endpoint = replace(endpoint, repository=found)
+    elif parsed.namespace is not None:
         context = replace(context, namespace=parsed.namespace)
-    return await HANDLERS[type(parsed.endpoint)](context, request, parsed.endpoint)
+    return await HANDLERS[type(endpoint)](context, request, endpoint)
 
 
 def _protocol_logger() -> logging.Logger:

@@ -8,10 +8,26 @@ from typing import Any
 
 from aiohttp import web
 
+from mirror.oci.names import Repository
 from mirror.registry import Registry
 
 WRITE_TIMEOUT = 60.0  # seconds; nginx' send_timeout, which the networks between us and clients are used to
 KEEPALIVE_TIMEOUT = 90.0  # seconds; Go's clients drop an idle connection of theirs after 90 s
+
+
+# (`?ns=` or None, Host or "", the name in the path) -> the name by which the registry knows the repository.
+# Raises RegistryError NAME_UNKNOWN for what is not served here.
+Locate = Callable[[str | None, str, Repository], Repository]
+# That name -> which upstream has it, as people type it: `quay.io`. "" where that is not known.
+NamespaceOf = Callable[[Repository], str]
+
+
+def _as_asked(_namespace: str | None, _host: str, repository: Repository) -> Repository:
+    return repository
+
+
+def _docker_hub(_repository: Repository) -> str:
+    return "docker.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +38,8 @@ class Settings:
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # http.headers
     catalog_max: int = 1000  # catalog.maxentries
     tags_max: int = 1000  # tags.maxtags
-    upstream_name: str = "docker.io"  # host[:port] as people type it: where the answer to a push sends them
+    locate: Locate = _as_asked  # which repository a request means
+    namespace_of: NamespaceOf = _docker_hub  # where the answer to a push sends people, and for the log
     access_log: bool = True  # Apache's combined form on standard output
     write_timeout: float = WRITE_TIMEOUT  # seconds that a client may go without reading anything
     keepalive_timeout: float = KEEPALIVE_TIMEOUT  # seconds that an idle connection stays open
@@ -37,6 +54,7 @@ class Context:
     settings: Settings
     prefix: str  # settings.prefix as it is put before a path: "" or "/x"
     namespace: str | None = None  # this request's `?ns=`: which registry containerd means
+    name: str = ""  # the repository as this request's client calls it; handlers' endpoints have the located
 
 
 # The third argument is the endpoint that the handler is for: the table in routes.py says which.

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from mirror import provenance
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -69,6 +70,7 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fails: dict[str, BaseException] = {}  # by method
+        self.notes: dict[str, dict[str, Any]] = {}  # by method: what it says of its answer's provenance
         self.manifests: dict[str, RawManifest] = {}
         self.blobs: dict[Digest, MemoryBlob] = {}
         self.tag_names: list[str] = []
@@ -101,6 +103,8 @@ class MemoryRegistry:
 
     def _called(self, method: str, *arguments: object) -> None:
         self.calls.append(" ".join([method, *map(str, arguments)]))
+        for name, value in self.notes.get(method, {}).items():
+            setattr(provenance.current(), name, value)
         if method in self.fails:
             raise self.fails[method]
 

@@ -30,6 +30,7 @@ async def test_an_answer_is_one_event_with_distributions_fields(
     assert event == {
         "event": "response completed",
         "log_level": "info",
+        "cache.status": "mirror; detail=local",
         "http.request.host": "mirror.test",
         "http.request.method": "GET",
         "http.request.referer": "r",
@@ -39,6 +40,7 @@ async def test_an_answer_is_one_event_with_distributions_fields(
         "http.response.contenttype": "application/vnd.oci.image.manifest.v1+json",
         "http.response.status": 200,
         "http.response.written": 2,
+        "upstream.namespace": "docker.io",
         "vars.name": "library/x",
         "vars.reference": "v1",
     }
@@ -86,7 +88,9 @@ async def test_every_refusal_is_logged_with_its_reason(
     method: str, target: str, status: int, code: str, message: str, registry: MemoryRegistry, events: Events
 ) -> None:
     """At info, in the words that the client got."""
-    async with serving(registry, Settings(upstream_name="hub.test", access_log=False)) as port:
+    async with serving(
+        registry, Settings(namespace_of=lambda _repository: "hub.test", access_log=False)
+    ) as port:
         answer = await ask(port, target, method)
     [event] = events.all
     assert (answer.status, event["http.response.status"]) == (status, status)

@@ -167,7 +167,9 @@ async def test_an_endpoint_answers_as_documented(case: Case, registry: MemoryReg
         registry.add_manifest(tag, BODY)
     registry.add_blob(BLOB)
     registry.names.append("a")
-    settings = Settings(headers={"X-Ours": ("1", "2")}, upstream_name="hub.test", access_log=False)
+    settings = Settings(
+        headers={"X-Ours": ("1", "2")}, namespace_of=lambda _repository: "hub.test", access_log=False
+    )
     async with serving(registry, settings) as port:
         answer = await ask(port, case.target, case.method, case.sent)
     assert answer.status == case.status
