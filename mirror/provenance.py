@@ -19,7 +19,7 @@ class Provenance:
 
     hit: bool = False  # from what is kept, without asking; excludes `fwd`
     fwd: str = ""  # why the upstream was asked: uri-miss, stale, partial, bypass, request
-    fwd_status: int | None = None  # what it answered; the server adds a refusal's (below 500) if it knows none
+    fwd_status: int | None = None  # what it answered; the server adds a refusal's (below 500)
     ttl: float | None = None  # seconds that the answer will be fresh; negative: has been stale
     stored: bool = False  # it is being kept
     collapsed: bool = False  # another request's question was shared
