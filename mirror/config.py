@@ -7,13 +7,12 @@ Durations are in seconds. Only the composition root reads this.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, PlainValidator, field_validator
 
-from mirror.confighosts import Address, AddressValue, Prefix, RealmHost, RemoteUrl, Url
+from mirror.confighosts import HEADER_NAME, HEADER_VALUE, Address, AddressValue, Prefix, Url
+from mirror.configproxy import Proxy
 from mirror.configsecrets import Secret
 from mirror.configsections import (
     Compatibility,
@@ -36,26 +35,17 @@ from mirror.configvalues import (
     Flag,
     Integer,
     Level,
-    PathValue,
     SizeValue,
     Text,
-    between,
     one_of,
     within,
 )
 
-__all__ = ["DEFAULT_REMOTEURL", "VERSION", "Cache", "Config", "Http", "Log", "Proxy", "Storage"]
+__all__ = ["VERSION", "Cache", "Config", "Http", "Log", "Proxy", "Storage"]
 
 VERSION: Final = "0.1"  # the only one that the registry ever had
-DEFAULT_REMOTEURL: Final = "https://registry-1.docker.io"
 DEFAULT_MAXENTRIES: Final = 1000  # of a page; the registry's own, for catalog and tags
-WAIT_MAX: Final = 600.0  # seconds; no client waits longer for a first byte (150 s were measured)
 DRAIN_MAX: Final = 86400.0  # seconds
-DEADLINE_MAX: Final = 60.0  # seconds; dockerd and containerd give a mirror up later than that
-RETRIES_MAX: Final = 10
-
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110 §5.1: token
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110 §5.5: field-value, without CR, LF, NUL
 
 
 class AccessLog(Section):
@@ -126,9 +116,9 @@ class Http(Section):
     @classmethod
     def _sendable(cls, headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, values in headers.items():
-            if _HEADER_NAME.match(name) is None:
+            if HEADER_NAME.match(name) is None:
                 raise ValueError(f"header names of letters, digits and - only, not {name[:100]!r}")
-            if not all(_HEADER_VALUE.match(value) for value in values):
+            if not all(HEADER_VALUE.match(value) for value in values):
                 raise ValueError(f"header values without line breaks and control characters; see {name}")
         return headers
 
@@ -141,63 +131,6 @@ class Catalog(Section):
 
 class Tags(Section):
     maxtags: Annotated[Count, AfterValidator(lambda n: n or DEFAULT_MAXENTRIES)] = DEFAULT_MAXENTRIES
-
-
-class FreshnessRule(Section):
-    match: Text
-    fresh: Annotated[Duration, AfterValidator(within(0, 2**31))]
-
-
-class Freshness(Section):
-    default: Annotated[Duration, AfterValidator(within(0, 2**31))] = 60.0
-    rules: tuple[FreshnessRule, ...] = ()
-
-
-class Exec(Section):
-    command: Text = ""
-    lifetime: Duration | None = None
-
-
-class Timeouts(Section):
-    """Of one request to the upstream: until it is connected, until the answer begins, between bytes."""
-
-    connect: Annotated[Duration, AfterValidator(within(0.1, WAIT_MAX))] = 10.0
-    firstbyte: Annotated[Duration, AfterValidator(within(0.1, WAIT_MAX))] = 30.0
-    stall: Annotated[Duration, AfterValidator(within(0.1, WAIT_MAX))] = 30.0
-
-
-class Proxy(Section):
-    """The upstream. `username` and `password` are both given or neither, `identitytoken` without them."""
-
-    remoteurl: RemoteUrl = DEFAULT_REMOTEURL
-    username: Text = ""
-    password: Secret | None = None
-    identitytoken: Secret | None = None
-    realms: tuple[RealmHost, ...] = ()
-    ca: PathValue | None = None
-    deadline: Annotated[Duration, AfterValidator(within(0, DEADLINE_MAX))] = 1.0
-    timeouts: Timeouts = Timeouts()
-    retries: Annotated[Integer, AfterValidator(between(0, RETRIES_MAX))] = 2
-    exec: Exec | None = None
-    ttl: Duration = 168 * 3600.0
-    cachewritetimeout: Duration | None = None
-    upstreams: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    freshness: Freshness = Freshness()
-    stale: Annotated[Duration, AfterValidator(within(0, 2**31))] = 720 * 3600.0
-    negative: Annotated[Duration, AfterValidator(within(0, 2**31))] = 10.0
-
-    @model_validator(mode="after")
-    def _whole_credentials(self) -> Proxy:
-        password = self.password is not None and self.password.get_secret_value() != ""
-        if bool(self.username) != password:
-            given, missing = ("username", "password") if self.username else ("password", "username")
-            text = f"missing, wanted beside proxy.{given}; for no login leave both out"
-            raise PydanticCustomError("incomplete", "{text}", {"key": missing, "at": given, "text": text})
-        if self.identitytoken is not None and password:
-            text = "given beside proxy.username and proxy.password, wanted either it or those two"
-            context = {"key": "identitytoken", "at": "identitytoken", "text": text}
-            raise PydanticCustomError("exclusive", "{text}", context)
-        return self
 
 
 class Cache(Section):

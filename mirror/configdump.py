@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from mirror.config import Config
 from mirror.configeffect import RULES
 from mirror.configsecrets import HIDDEN, is_secret, redacted
 
-_PATHS: Final = ((("storage", "filesystem"), "rootdirectory"), (("proxy",), "ca"))
+_PATHS: Final = ("rootdirectory", "ca", "clientcert", "clientkey", "dockerconfig")
 
 
 def dump(config: Config) -> str:
@@ -23,11 +22,24 @@ def dump(config: Config) -> str:
     tree = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     for rule in RULES:
         _drop(tree, rule.key.split("."), rule.value)
-    for keys, name in _PATHS:
-        section = reduce(lambda at, key: at.get(key, {}), keys, tree)
-        if name in section:
-            section[name] = str(Path(section[name]).absolute())
+    proxy = tree["proxy"]
+    upstreams = (proxy, *proxy["upstreams"].values())
+    for section in (tree["storage"].get("filesystem", {}), *upstreams):
+        for name in _PATHS:
+            if name in section:
+                section[name] = str(Path(section[name]).absolute())
+    for upstream in upstreams:
+        _one_of_both(upstream)
     return yaml.safe_dump(_hidden(tree, secret=False), sort_keys=False, allow_unicode=True)
+
+
+def _one_of_both(upstream: dict[str, Any]) -> None:
+    """`remoteurl` or `remoteurls`, as only one of them may be given; a pattern has neither."""
+    urls = upstream["remoteurls"]
+    if len(urls) < 2:
+        del upstream["remoteurls"]
+    if len(urls) != 1:
+        del upstream["remoteurl"]
 
 
 def _drop(tree: dict[str, Any], path: list[str], value: str | None) -> None:

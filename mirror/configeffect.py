@@ -57,21 +57,7 @@ RULES: Final = (
     Rule("http.net", Effect.REFUSED, "no unix sockets in this version; write tcp", value="unix"),
     *(Rule(f"storage.{name}", Effect.REFUSED, _DRIVER) for name in _REFUSED_DRIVERS),
     Rule("middleware.storage", Effect.REFUSED, "not supported in this version; remove it"),
-    Rule(
-        "proxy.upstreams",
-        Effect.REFUSED,
-        "not supported in this version, and all would be asked of proxy.remoteurl; run a mirror for each",
-    ),
-    Rule(
-        "proxy.exec",
-        Effect.REFUSED,
-        "not supported in this version, and the upstream would be asked without credentials; "
-        "use proxy.username and proxy.password, or proxy.identitytoken",
-    ),
     Rule("proxy.ttl", Effect.LATER, "what is kept does not expire yet"),
-    Rule("proxy.freshness", Effect.LATER, "each request of a tag is checked with the upstream"),
-    Rule("proxy.stale", Effect.LATER, "a kept copy is served however old while the upstream is unreachable"),
-    Rule("proxy.negative", Effect.LATER, "'not found' is not remembered"),
     Rule("cache.maxsize", Effect.LATER, "nothing is evicted: watch the disk"),
     Rule("cache.minfree", Effect.LATER, "nothing is evicted: watch the disk"),
     Rule("notifications", Effect.LATER, "no events are sent"),

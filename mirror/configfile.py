@@ -21,7 +21,8 @@ from mirror.configenv import overlay, string_form, variable_of
 from mirror.configproblems import ConfigError, Problem, Warning_, find, is_given, joined, text_of, wrong
 from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths, slip
 from mirror.configtree import Items, Scalar, Table, Tree, TreeError, is_null, parse, resolved
-from mirror.configupstream import REMOTEURL, check_ca, check_remoteurl
+from mirror.configupstream import REMOTEURL, check_default, check_keys, check_names, check_websites
+from mirror.configusable import check_files, check_programs
 
 __all__ = ["ConfigError", "Loaded", "Warning_", "dump", "load"]
 
@@ -53,14 +54,15 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     data = checked.conform(tree, ROOT, ())
     refused, remarks = apply_rules(tree)
     meant = [said.source for said in warnings if said.text.endswith(f"{variable_of(REMOTEURL)}?")]
-    unnamed, doubts = check_remoteurl(tree, from_file=path is not None, ignored=meant)
+    unnamed, doubts = check_default(tree, from_file=path is not None, ignored=meant)
     closed = tuple(problem.key for problem in refused)
     problems += [*refused, *(found for found in checked.problems if not _is_below(found.key, closed))]
-    problems += [*check_driver(tree), *unnamed]
+    problems += [*check_driver(tree), *unnamed, *check_keys(tree)]
     warnings += [*checked.warnings, *remarks, *doubts]
     config = _validate(data, tree, problems, closed)
     if config is not None:
-        problems += check_ca(config.proxy, tree)
+        problems += [*check_names(config.proxy, tree), *check_files(config.proxy, tree)]
+        warnings += [*check_websites(config.proxy, tree), *check_programs(config.proxy, tree, environ)]
     if problems or config is None:
         raise ConfigError(*sorted(problems, key=_place_in(path)))
     return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))
@@ -213,6 +215,7 @@ class _Conformer:
 
 
 _OTHER: Final = {"missing": "a value; this key is required here"}  # what no parser of ours says
+_KEY: Final = "[key]"  # what pydantic says behind the key of a map that is itself wrong
 _WRONG: Final = object()  # stands where a problem was noted already; no model takes it
 
 
@@ -223,15 +226,13 @@ def _validate(data: Any, tree: Table, problems: list[Problem], refused: tuple[st
     except ValidationError as error:
         for found in error.errors(include_url=False):
             path = tuple(found["loc"])
-            context = found.get("ctx", {})
-            if "text" in context:  # about two keys: the one that is wrong, and the one whose line is named
-                _, source = find(tree, (*path, context["at"]))
-                problems.append(Problem(source, joined(*path, context["key"]), context["text"]))
-                continue
-            at, source = find(tree, path)
+            named = path[-1:] == (_KEY,)
+            at, source = find(tree, path[:-1] if named else path)
+            if named:  # what is wrong is the key in front of it
+                at, path = Scalar(str(path[-2]), "str", source), path[:-2]
             key = joined(*path)
-            if _is_below(key, refused) or any(known.key == key for known in problems):
+            if _is_below(key, refused) or (not named and any(known.key == key for known in problems)):
                 continue  # said already
-            allowed = str(context.get("error") or _OTHER.get(found["type"], found["msg"]))
+            allowed = str(found.get("ctx", {}).get("error") or _OTHER.get(found["type"], found["msg"]))
             problems.append(wrong(source, key, at, allowed))
         return None

@@ -12,6 +12,10 @@ from pydantic import PlainSerializer, PlainValidator
 
 from mirror.configvalues import parse_text
 
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110 §5.1: token
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110 §5.5: field-value, without CR, LF, NUL
+DIRECT = "direct"  # in the place of a proxy: none
+
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?\Z")
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?\Z")
 _URL_FORM = "an http or https URL with a host, such as https://registry-1.docker.io"
@@ -52,7 +56,7 @@ def parse_remoteurl(value: object) -> str:
         raise ValueError(f"a URL with its scheme: write https://{text}" if _is_endpoint(text) else _URL_FORM)
     url = _split_url(text)
     if url.username is not None or url.password is not None:
-        raise ValueError("a URL without user and password: give those in proxy.username and proxy.password")
+        raise ValueError("a URL without user and password: give those in username and password beside it")
     if url.query or url.fragment or "?" in text or "#" in text:
         raise ValueError("a URL without ?query and #fragment")
     if _URL_PATH.match(url.path) is None:
@@ -61,6 +65,21 @@ def parse_remoteurl(value: object) -> str:
     if base.endswith("/v2"):
         raise ValueError(f"a URL without the API's own path: write {base.removesuffix('/v2')}")
     return base
+
+
+def parse_http_proxy(value: object) -> str:
+    """A proxy's URL, also with user and password, or `direct`. Without a path but `/`."""
+    text = parse_text(value)
+    if text == DIRECT:
+        return text
+    allowed = "http://HOST:PORT or https://HOST:PORT of a proxy, or direct for none"
+    try:
+        url = _split_url(text)
+    except ValueError:
+        raise ValueError(allowed) from None
+    if url.path.strip("/") or "?" in text or "#" in text:
+        raise ValueError(allowed)
+    return text.rstrip("/")
 
 
 def parse_url(value: object) -> str:
@@ -124,4 +143,5 @@ AddressValue = Annotated[Address, PlainValidator(parse_address), PlainSerializer
 RemoteUrl = Annotated[str, PlainValidator(parse_remoteurl)]
 Url = Annotated[str, PlainValidator(parse_url)]
 Prefix = Annotated[str, PlainValidator(parse_prefix)]
+HttpProxy = Annotated[str, PlainValidator(parse_http_proxy)]
 RealmHost = Annotated[str, PlainValidator(parse_realm_host)]

@@ -94,6 +94,15 @@ def is_given(tree: Tree | None) -> bool:
     return not is_null(tree) and text_of(tree) != ""
 
 
+def says_something(tree: Tree | None) -> bool:
+    """Whether anything is given there or below."""
+    if isinstance(tree, Table):
+        return any(says_something(entry) for entry in tree.entries.values())
+    if isinstance(tree, Items):
+        return any(says_something(entry) for entry in tree.entries)
+    return is_given(tree)
+
+
 def text_of(tree: Tree | None) -> str | None:
     """The text of a single value, None for anything else."""
     return tree.text if isinstance(tree, Scalar) and tree.kind != "null" else None

@@ -10,15 +10,16 @@ from pydantic import PlainSerializer, SecretStr
 HIDDEN: Final = "***"  # stands wherever a secret would
 
 _SECRET_KEY = re.compile(
-    r"password|secret|token|credential|connectionstring|authorization|cookie|.key\Z", re.I
+    r"password|secret|token|credential|connectionstring|authorization|cookie|headers\Z|.key\Z", re.I
 )
+_PATHS: Final = frozenset({"clientkey"})  # where a secret is, and not the secret
 
 Secret = Annotated[SecretStr, PlainSerializer(lambda secret: HIDDEN if secret.get_secret_value() else "")]
 
 
 def is_secret(key: str) -> bool:
     """Whether what stands at this key, or header name, is never shown."""
-    return _SECRET_KEY.search(key) is not None
+    return key not in _PATHS and _SECRET_KEY.search(key) is not None
 
 
 def redacted(text: str) -> str:

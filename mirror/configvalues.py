@@ -8,11 +8,11 @@ given: the caller shows that, and knows whether it is a secret.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator
 
@@ -34,6 +34,7 @@ _OCTAL = frozenset("01234567")
 _TRUE = frozenset({"true", "yes", "on", "y"})  # YAML 1.1, as the registry reads it
 _FALSE = frozenset({"false", "no", "off", "n"})
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*(%|[a-z]*)\Z", re.IGNORECASE)
+_SHARE = re.compile(r"(0(?=\Z)|[0-9]{1,3}(?:\.[0-9]{1,6})?(?=\s*%))\s*%?\Z")
 _SIZE_UNITS = {
     "": 1,
     "b": 1,
@@ -43,6 +44,9 @@ _SIZE_UNITS = {
 
 DURATION_FORM = "a duration such as 30s or 500ms (units: h, m, s, ms)"
 SIZE_FORM = "a size such as 200GiB or 500MB, or a share of the disk such as 5%"
+
+
+_Many = TypeVar("_Many", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,15 @@ def parse_size(value: object) -> Size:
     return Size(bytes=int(amount * _SIZE_UNITS[unit]))
 
 
+def parse_share(value: object) -> float:
+    """`10%` -> 0.1; `0` is none."""
+    text = parse_text(value).strip()
+    match = _SHARE.match(text)
+    if match is None or Decimal(match.group(1)) > 100:
+        raise ValueError("a share from 0% to 100%, such as 10%")
+    return float(Decimal(match.group(1)) / 100)
+
+
 def parse_level(value: object) -> str:
     """error, warn, info or debug, in any case of letters."""
     return one_of("error", "warn", "info", "debug")(parse_text(value).lower())
@@ -177,11 +190,25 @@ def between(low: int, high: int) -> Callable[[int], int]:
     return check
 
 
+def at_most(count: int, what: str) -> Callable[[_Many], _Many]:
+    """A check that there are no more than `count` of them."""
+
+    def check(given: _Many) -> _Many:
+        if len(given) > count:
+            raise ValueError(f"at most {count} {what}; here are {len(given)}")
+        return given
+
+    return check
+
+
 Text = Annotated[str, PlainValidator(parse_text)]
 Flag = Annotated[bool, PlainValidator(parse_flag)]
 Integer = Annotated[int, PlainValidator(parse_integer)]
 Count = Annotated[Integer, AfterValidator(between(0, 2**31 - 1))]
 Duration = Annotated[float, PlainValidator(parse_duration), PlainSerializer(format_duration)]
 SizeValue = Annotated[Size, PlainValidator(parse_size), PlainSerializer(str)]
+Share = Annotated[
+    float, PlainValidator(parse_share), PlainSerializer(lambda share: f"{round(share * 100, 6):g}%")
+]
 PathValue = Annotated[Path, PlainValidator(parse_path), PlainSerializer(str)]
 Level = Annotated[str, PlainValidator(parse_level)]
