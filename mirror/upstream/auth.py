@@ -4,6 +4,8 @@
 2. A token is for one scope. It is kept until shortly before its end and shared by all requests; one exchange
    for a scope runs at a time, and everybody who wants that token gets its outcome.
 3. Credentials go to the registry itself (Basic) and to a realm that `realms` trusts, to nobody else.
+4. They are asked of their source when a challenge wants them, and are not kept here: the source knows for how
+   long. Whoever refuses them is believed: the source hears of it, and what it says then is tried once.
 
 Sources: distribution-spec's token specification ("Token Authentication Specification", "Docker Registry v2
 authentication using OAuth2"), RFC 9110 §11, RFC 7617.
@@ -12,11 +14,8 @@ authentication using OAuth2"), RFC 9110 §11, RFC 7617.
 from __future__ import annotations
 
 import asyncio
-import base64
-import email.utils
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from http import HTTPStatus
 
 import structlog
@@ -26,16 +25,17 @@ from yarl import URL
 from mirror.oci import challenge
 from mirror.oci.errors import ErrorCode
 from mirror.registry import RegistryError, Unavailable
-from mirror.upstream import realms, tokens
+from mirror.upstream import exchange, realms, tokens
+from mirror.upstream.credentials import ANONYMOUS, Credentials
+from mirror.upstream.exchange import Bearer
 from mirror.upstream.failures import from_answer
-from mirror.upstream.fetch import Answer, Call, Fetcher
+from mirror.upstream.fetch import Answer, Fetcher
 from mirror.upstream.settings import Settings
+from mirror.upstream.sources import source_of
 
 TOKENS = 4096  # scopes whose tokens are kept: some 10 MiB with the longest tokens in use
 VERDICTS = 64  # realms that were judged; an honest registry has one
-TOKEN_BODY = 64 << 10  # bytes of a token server's answer
 YOUNG = 10.0  # seconds; a token of this age that has too small a scope will not be given a larger one now
-CLIENT_ID = "mirror"  # who we are to an OAuth2 token server
 
 _log = structlog.get_logger()
 
@@ -44,48 +44,41 @@ _log = structlog.get_logger()
 class Basic:
     """The registry wants the credentials themselves."""
 
-    header: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Bearer:
-    """The registry wants a token from this realm. Made only for a realm that may see what there is to see."""
-
-    realm: str
-    service: str
-
 
 class Authenticator:
     """What to put into Authorization. `name` is how errors call the registry."""
 
     def __init__(self, settings: Settings, registry: URL, name: str, fetcher: Fetcher) -> None:
-        self._settings = settings
+        self._realms = settings.realms
+        self._source = source_of(settings)
         self._registry = registry
+        self._host = host_of(registry)
         self._name = name
         self._server = f"the token server of {name}"
         self._fetcher = fetcher
         self._plan: Basic | Bearer | None = None  # what the last challenge asked for
+        self._last = ANONYMOUS  # what the source said last
         self._tokens: LRUCache[tuple[Bearer, str], tokens.Token] = LRUCache(TOKENS)
         self._exchanges: dict[tuple[Bearer, str], asyncio.Task[tokens.Token]] = {}
         self._verdicts: LRUCache[str, realms.Verdict] = LRUCache(VERDICTS)
 
-    async def authorization(self, scope: str) -> str | None:
-        """The header's value for a request in this scope; None before any challenge.
+    @property
+    def has_credentials(self) -> bool:
+        """Whether there was anything to send when credentials were last wanted."""
+        return not self._last.is_empty
 
-        Raises RegistryError when there is no token to be had.
+    async def authorization(self, scope: str) -> str | None:
+        """The header's value for a request in this scope; None before any challenge, and for nobody's Basic.
+
+        Raises RegistryError when there is no token to be had, or no word of the credentials' source.
         """
         match self._plan:
             case Bearer() as plan:
                 return f"Bearer {(await self._token(plan, scope)).value}"
-            case Basic(header):
-                return header
+            case Basic():
+                return (await self._credentials()).basic or None
             case None:
                 return None
-
-    @property
-    def has_credentials(self) -> bool:
-        """Whether there are credentials to send where a challenge asks for them."""
-        return self._settings.has_credentials
 
     def is_refusal(self, status: int, used: str | None) -> bool:
         """Whether this status refuses what was sent (`used`), so that `refused` may know better.
@@ -96,7 +89,7 @@ class Authenticator:
         return status == HTTPStatus.UNAUTHORIZED or (status == HTTPStatus.FORBIDDEN and basic)
 
     async def refused(self, scope: str, used: str | None, lines: Sequence[str]) -> bool:
-        """Learn from a 401 to a request that was sent with `used`; whether another one is worth sending.
+        """Learn from a refusal of a request that was sent with `used`; whether another one is worth sending.
 
         Raises RegistryError (UNAUTHORIZED) when the challenge wants the credentials sent to a stranger.
         """
@@ -105,10 +98,12 @@ class Authenticator:
         known, self._plan = self._plan, plan
         if plan is None:
             return False
+        if isinstance(plan, Basic):
+            return await self._has_another_login(used)
+        if self._last.is_empty:
+            self._source.refused(self._last)  # by now there may be a login
         if used is None or plan != known:
             return True
-        if isinstance(plan, Basic):
-            return used != plan.header
         token = self._tokens.get((plan, scope))
         if token is None or used != f"Bearer {token.value}":
             return True  # somebody else has dropped or renewed it already
@@ -119,11 +114,23 @@ class Authenticator:
         return True
 
     async def close(self) -> None:
-        """End the exchanges that run."""
+        """End the exchanges that run, and what the credentials' source has running."""
         running = list(self._exchanges.values())
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await self._source.close()
+
+    async def _credentials(self) -> Credentials:
+        """Who we are now. Raises Unavailable."""
+        self._last = await self._source.get(self._host)
+        return self._last
+
+    async def _has_another_login(self, used: str | None) -> bool:
+        """Whether there is a login besides the one that was `used`."""
+        if self._last.basic == (used or ""):
+            self._source.refused(self._last)
+        return (await self._credentials()).basic not in ("", used)
 
     async def _choose(self, challenges: Sequence[challenge.Challenge]) -> Basic | Bearer | None:
         """The way to authenticate: a token if possible, for it tells the least; else Basic; else none."""
@@ -135,12 +142,15 @@ class Authenticator:
             verdict = await self._judge(realm)
             service = offer.parameters.get("service", "")
             if verdict is realms.Verdict.TRUSTED:
-                return Bearer(realm, service)
-            if verdict is realms.Verdict.FOREIGN and not self._settings.has_credentials:
-                return Bearer(realm, service)  # lscr.io sends to ghcr.io: an anonymous token tells nothing
+                return Bearer(realm, service, trusted=True)
+            if verdict is realms.Verdict.FOREIGN and (await self._credentials()).is_empty:
+                # lscr.io sends to ghcr.io: an anonymous token tells nothing
+                return Bearer(realm, service, trusted=False)
             stranger = stranger or realm
-        if self._settings.has_login and any(offer.scheme == "basic" for offer in challenges):
-            return Basic(self._basic())
+        if any(offer.scheme == "basic" for offer in challenges) and (
+            not stranger or (await self._credentials()).has_login
+        ):
+            return Basic()
         if stranger:
             raise self._strange(stranger)
         return None
@@ -148,7 +158,7 @@ class Authenticator:
     async def _judge(self, realm: str) -> realms.Verdict:
         verdict = self._verdicts.get(realm)
         if verdict is None:
-            verdict = await asyncio.to_thread(realms.judge, self._registry, realm, self._settings.realms)
+            verdict = await asyncio.to_thread(realms.judge, self._registry, realm, self._realms)
             self._verdicts[realm] = verdict
         return verdict
 
@@ -188,38 +198,24 @@ class Authenticator:
 
     async def _exchange(self, plan: Bearer, scope: str) -> tokens.Token:
         """Ask the token server. Raises RegistryError."""
-        answer = None
-        if self._settings.identity_token:
-            answer = await self._fetcher.fetch(self._post(plan, scope), self._server)
-        if answer is None or (answer.status in (404, 405) and self._settings.has_login):
-            # Token servers without OAuth2 know GET only; a login can be sent that way, an identity token not.
-            answer = await self._fetcher.fetch(self._get(plan, scope), self._server)
+        credentials = await self._credentials() if plan.trusted else ANONYMOUS
+        answer = await exchange.ask(self._fetcher, plan, scope, credentials, self._server)
+        if exchange.refuses(answer.status, credentials):
+            self._source.refused(credentials)
+            if plan.trusted:
+                fresh = await self._credentials()
+                if fresh != credentials:
+                    answer = await exchange.ask(self._fetcher, plan, scope, fresh, self._server)
+            elif self._plan == plan:
+                self._plan = None  # the next challenge is judged anew: there may be a login by then
         if answer.status != HTTPStatus.OK:
             raise self._failure(answer)
         try:
-            token = tokens.parse(answer.body, asyncio.get_running_loop().time(), _clock_of(answer))
+            token = exchange.token_in(answer, asyncio.get_running_loop().time())
         except tokens.TokenError as error:
             raise Unavailable(f"{self._server} is of no use: {error}", status=502) from error
         _log.debug("upstream.token.obtained", registry=self._registry.host, scope=scope)
         return token
-
-    def _get(self, plan: Bearer, scope: str) -> Call:
-        query = {"service": plan.service} if plan.service else {}
-        query["scope"] = scope
-        headers = {}
-        if self._settings.has_login:
-            query["account"] = self._settings.username
-            headers["Authorization"] = self._basic()
-        return Call("GET", URL(plan.realm).extend_query(query), headers, limit=TOKEN_BODY)
-
-    def _post(self, plan: Bearer, scope: str) -> Call:
-        form = {"grant_type": "refresh_token", "refresh_token": self._settings.identity_token}
-        form |= {"client_id": CLIENT_ID, "service": plan.service, "scope": scope}
-        return Call("POST", URL(plan.realm), data=form, limit=TOKEN_BODY)
-
-    def _basic(self) -> str:
-        login = f"{self._settings.username}:{self._settings.password}"
-        return "Basic " + base64.b64encode(login.encode()).decode()
 
     def _failure(self, answer: Answer) -> RegistryError:
         if answer.status in (400, 404, 405, 410):
@@ -231,14 +227,12 @@ class Authenticator:
             name=self._server,
             missing=ErrorCode.NAME_UNKNOWN,
             what="a token",
-            with_credentials=self._settings.has_credentials,
+            with_credentials=self.has_credentials,
             elsewhere=answer.elsewhere,
         )
 
 
-def _clock_of(answer: Answer) -> datetime:
-    """What the server took the time for, so that only its own clock dates its tokens."""
-    try:
-        return email.utils.parsedate_to_datetime(answer.headers.get("Date", ""))
-    except (ValueError, TypeError, OverflowError):  # missing or no date
-        return datetime.now(UTC)
+def host_of(registry: URL) -> str:
+    """`host` or `host:port`, as it is written: the name by which helpers and config.json know a registry."""
+    host = registry.host_subcomponent or ""
+    return f"{host}:{registry.explicit_port}" if registry.explicit_port else host

@@ -1,4 +1,5 @@
-"""Which proxy a request goes through: HTTP_PROXY, HTTPS_PROXY and NO_PROXY as registry:2 (Go) reads them.
+"""Which proxy a request goes through: the upstream's own, else by HTTP_PROXY, HTTPS_PROXY and
+NO_PROXY as registry:2 (Go) reads them.
 
 Not `trust_env` of the HTTP library: that reads ~/.netrc as well, whose credentials belong to nobody here,
 and knows no address ranges in NO_PROXY. Source: golang.org/x/net/http/httpproxy, documentation of Config.
@@ -22,22 +23,33 @@ class Proxy:
     authorization: str = field(default="", repr=False)
 
 
-def proxy_for(url: URL, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy for this URL, None for the direct way.
+DIRECT = "direct"  # in place of a proxy's URL: none, whatever the environment says
 
-    Raises ValueError when the variable's value is no http(s) URL; the text names the variable only.
+
+def proxy_for(url: URL, environ: Mapping[str, str], configured: str = "") -> Proxy | None:
+    """The proxy for this URL, None for the direct way. What is `configured` replaces the environment.
+
+    Raises ValueError when a value is no http(s) URL; the text says where it stands, without it.
     """
+    if configured:
+        return None if configured == DIRECT else parse(configured, "the configured proxy")
     variable = "HTTPS_PROXY" if url.scheme == "https" else "HTTP_PROXY"
     value = environ.get(variable) or environ.get(variable.lower()) or ""
     no_proxy = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
-    if not value or _is_direct(url, no_proxy):
-        return None
+    return parse(value, variable) if value and not _is_direct(url, no_proxy) else None
+
+
+def parse(value: str, what: str) -> Proxy:
+    """A proxy as it is written: `http(s)://[user:password@]host:port`, without a scheme http.
+
+    Raises ValueError, whose text calls the value `what`: it may hold a password.
+    """
     try:
         proxy = URL(value if "://" in value else f"http://{value}")
     except ValueError:
-        raise ValueError(f"{variable} is not a URL") from None
+        raise ValueError(f"{what} is not a URL") from None
     if proxy.scheme not in ("http", "https") or not proxy.host:
-        raise ValueError(f"{variable} is not the URL of an HTTP proxy")
+        raise ValueError(f"{what} is not the URL of an HTTP proxy")
     bare = proxy.with_user(None).with_path("/")
     if not proxy.user:
         return Proxy(bare)

@@ -11,17 +11,18 @@ import contextlib
 import os
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import structlog
 from yarl import URL
 
+from mirror.upstream import tls
 from mirror.upstream.causes import address, cause_of, late
 from mirror.upstream.failures import TransportError, Trouble
 from mirror.upstream.proxies import Proxy, proxy_for
-from mirror.upstream.settings import Settings
+from mirror.upstream.settings import Settings, registry_url
 
 READ_BUFFER = 1 << 20  # bytes a connection holds before it stops reading; twice that at the most
 PART = 1 << 20  # bytes, the largest part given on at once
@@ -30,6 +31,8 @@ SMALL_BODY_SECONDS = 60.0  # for a manifest, list or token in all, however evenl
 SCRAP_SECONDS = 5.0  # for the body of an error or a redirect in all: it is not worth more
 HEADER_LINE = 16 << 10  # bytes; locations signed by object storage run to some 4 KiB
 NO_LIMITS = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
+
+_log = structlog.get_logger()
 
 
 class _Clock:
@@ -66,7 +69,9 @@ class Transport:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._registry = registry_url(settings.remoteurl)
         self._session: aiohttp.ClientSession | None = None
+        self._tls: tls.Contexts | None = None  # set before the session is
         self._opening = asyncio.Lock()
         self._closed = False
 
@@ -77,7 +82,7 @@ class Transport:
         session = await self._open_session()
         clock = _Clock(self._settings)
         try:
-            proxy = proxy_for(url, os.environ)
+            proxy = proxy_for(url, os.environ, self._settings.http_proxy)
         except ValueError as error:
             raise TransportError(Trouble.LOCAL, str(error), host=address(url)) from error
         login = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
@@ -89,6 +94,7 @@ class Transport:
                     url,
                     headers=headers if tunnelled else {**headers, **login},
                     data=data,
+                    ssl=self._tls_for(url),
                     allow_redirects=False,
                     proxy=proxy.url if proxy else None,
                     proxy_headers=login if tunnelled and login else None,
@@ -164,17 +170,19 @@ class Transport:
             raise TransportError(Trouble.STOPPING)
         return self._session
 
+    def _tls_for(self, url: URL) -> ssl.SSLContext:
+        """The client certificate is for the registry's host, whatever the port: the realms' rule."""
+        assert self._tls is not None
+        own = (url.host or "").lower() == (self._registry.host or "").lower()
+        return self._tls.own if own else self._tls.others
+
     async def _new_session(self) -> aiohttp.ClientSession:
-        try:
-            context = await asyncio.to_thread(_tls_context, self._settings.ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            text = f"{self._settings.ca_file}: {error.strerror or error}"
-            raise TransportError(
-                Trouble.LOCAL, "the configured CA file cannot be used", cause=f"proxy.ca: {text}"
-            ) from error
+        self._tls = await asyncio.to_thread(tls.contexts, self._settings)
+        if self._settings.insecure:
+            _log.warning("upstream.insecure", host=address(self._registry))
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=context, limit=0, limit_per_host=self._settings.connections, keepalive_timeout=30
+                limit=0, limit_per_host=self._settings.connections, keepalive_timeout=30
             ),
             timeout=NO_LIMITS,  # `_Clock` and `part` keep the time
             auto_decompress=False,
@@ -199,17 +207,6 @@ def _arrived(content: aiohttp.StreamReader, limit: int) -> bytes:
     again after each break, and an upstream that always breaks off before that would never get further.
     """
     return content._read_nowait(limit) if content._buffer else b""
-
-
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """The system's authorities and the configured file; certificates and names are always checked.
-
-    Reads files: runs in a thread. Raises OSError.
-    """
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        context.load_verify_locations(cafile=ca_file)
-    return context
 
 
 def _clock_hands() -> aiohttp.TraceConfig:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 from yarl import URL
 
 from mirror.oci.names import Repository, Tag
+from mirror.registry import RegistryError
 from mirror.upstream.proxies import proxy_for
-from tests.support.scripted import Upstream, serve
+from tests.support.scripted import Fault, Upstream, serve
 from tests.upstream.conftest import client_of
 
 PROXIES = {"HTTP_PROXY": "http://plain.test:3128", "HTTPS_PROXY": "http://secure.test:3128"}
@@ -67,6 +69,21 @@ def test_a_proxy_that_is_none_is_named_by_its_variable_without_its_value(value: 
     assert "p.test" not in str(caught.value)
 
 
+def test_a_configured_proxy_replaces_the_environment_whatever_the_host() -> None:
+    environ = {**PROXIES, "NO_PROXY": "*"}
+    for url in ("http://r.example/", "https://r.example/", "http://127.0.0.1/"):
+        proxy = proxy_for(URL(url), environ, "http://me:pw@own.test:3128")
+        assert proxy is not None
+        assert str(proxy.url) == "http://own.test:3128/"
+        assert proxy.authorization == "Basic bWU6cHc="
+        assert "bWU6cHc" not in repr(proxy)
+
+
+def test_direct_means_no_proxy_whatever_the_environment_says() -> None:
+    assert proxy_for(URL("http://r.example"), PROXIES, "direct") is None
+    assert proxy_for(URL("http://r.example"), PROXIES) is not None
+
+
 async def test_requests_go_through_the_proxy_with_its_credentials_and_not_the_registrys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -85,3 +102,38 @@ async def test_requests_go_through_the_proxy_with_its_credentials_and_not_the_re
     assert seen.headers["Host"] == "registry.example"
     assert seen.headers["Proxy-Authorization"] == "Basic dXNlcjpwQHNz"
     assert "Authorization" not in seen.headers
+
+
+async def test_an_upstreams_own_proxy_alone_sees_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's proxy would not answer; nothing of the login leaves in a log or an error."""
+    proxy = Upstream()
+    proxy.add_image("library/alpine", "3")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    async with serve(proxy) as url:
+        own = url.replace("http://", "http://me:hush@")
+        async with client_of("http://registry.example", http_proxy=own, retries=0) as client:
+            with capture_logs() as logs:
+                await client.resolve(Repository("library/alpine"), Tag("3"))
+                proxy.fault("*", "", Fault(status=407), times=1)
+                with pytest.raises(RegistryError) as caught:
+                    await client.manifest(Repository("library/alpine"), Tag("3"))
+    assert proxy.seen[0].headers["Proxy-Authorization"] == "Basic bWU6aHVzaA=="
+    for told in (repr(logs), caught.value.message):
+        assert all(secret not in told for secret in ("hush", "bWU6aHVzaA"))
+
+
+async def test_direct_is_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback is direct anyway, so another name for it is used: nothing listens at the proxy."""
+    upstream = Upstream()
+    upstream.add_image("library/alpine", "3")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with serve(upstream) as url:
+        plain = url.replace("127.0.0.1", "0.0.0.0")
+        async with client_of(plain, http_proxy="direct") as client:
+            await client.resolve(Repository("library/alpine"), Tag("3"))
+        async with client_of(plain, retries=0) as client:
+            with pytest.raises(RegistryError, match="proxy"):
+                await client.resolve(Repository("library/alpine"), Tag("3"))
+    assert len(upstream.seen) == 1

@@ -45,14 +45,44 @@ def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    assert "hush" not in repr(Settings("https://h", "user", "hush", "hush"))
+    settings = Settings(
+        "https://h", "user", "hush", "hush", "hush", headers={"A": "hush"}, http_proxy="http://a:hush@p"
+    )
+    assert "hush" not in repr(settings)
 
 
-def test_a_name_without_a_password_is_no_login() -> None:
-    assert not Settings("https://h", username="user").has_credentials
-    assert not Settings("https://h", password="p").has_credentials
-    assert Settings("https://h", username="user", password="p").has_login
-    assert Settings("https://h", identity_token="t").has_credentials
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"helper": "docker-credential-x 'hush"}, "helper is not a command"),
+        ({"helper": "  "}, "helper is not a command"),
+        ({"helper_lifetime": -1.0}, "lifetime"),
+        ({"helper_lifetime": float("nan")}, "lifetime"),
+        ({"client_key": Path("key.pem")}, "without its certificate"),
+        ({"http_proxy": "socks5://me:hush@p.test"}, "the configured proxy is not the URL of an HTTP proxy"),
+        ({"http_proxy": "http://me:hush@[::1"}, "the configured proxy is not a URL"),
+        ({"headers": {"authorization": "hush"}}, "the header authorization"),
+        ({"headers": {"Range": "hush"}}, "the header Range"),
+        ({"headers": {"Content-Length": "1"}}, "the header Content-Length"),
+        ({"headers": {"X-Key: x\r\nX-Evil": "hush"}}, "header's name"),
+        ({"headers": {"": "hush"}}, "header's name"),
+        ({"headers": {"X-Key": "hush\r\nX-Evil: 1"}}, "the header X-Key"),
+        ({"headers": {"X-Key": "hush\n"}}, "the header X-Key"),
+        ({"headers": {"X-Key": "hüsh"}}, "the header X-Key"),
+        ({"headers": {"X-Key": "hush" * 1024}}, "longer than 4096 characters"),
+    ],
+)
+def test_what_can_never_work_is_refused_without_repeating_a_secret(
+    settings: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ValueError, match=text) as caught:
+        Settings("https://h", **settings)
+    assert "hush" not in str(caught.value)
+
+
+def test_headers_that_can_be_sent_are_taken() -> None:
+    headers = {"X-Key": "a b\tc~", "CF-Access-Client-Id": "x", "User-Agent": "us", "Cookie": "a=b"}
+    assert Settings("https://h", headers=headers).headers == headers
 
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "[fd00::1]", "localhost", "registry"])
