@@ -43,11 +43,14 @@ class RemoteBlob:
             try:
                 part = await self._calls.transport.part(response, limit)
             except TransportError as error:
-                self._calls.broken(error)
+                self._calls.broken(error, self._answer)
             if not part:
+                self._answer.visit.failed()
                 whole = f"{self._position} of {self._descriptor.size} bytes"
                 raise Unavailable(f"{self._calls.name} ended a blob after {whole}", status=502)
             self._position += len(part)
+            if self._position == self._descriptor.size:
+                self._answer.visit.succeeded()
             if self._position > start:
                 yield part
 

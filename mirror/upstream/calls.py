@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 from yarl import URL
 
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
+from mirror.registry import Condition, RateLimited
 from mirror.upstream.auth import Authenticator
 from mirror.upstream.causes import address
 from mirror.upstream.failures import TransportError, from_answer, from_trouble
 from mirror.upstream.fetch import Answer, Call, Fetcher
+from mirror.upstream.health import Health
 from mirror.upstream.redirects import as_written
 from mirror.upstream.settings import Settings, public_name, registry_url
 from mirror.upstream.transport import Transport
@@ -30,7 +32,8 @@ class Calls:
         self._headers = dict(settings.headers)  # may be secret: `redirects` keeps them at this origin
         self.name = public_name(self._base)
         self.transport = Transport(settings)
-        self._fetcher = Fetcher(self.transport, settings.retries)
+        self._health = Health(settings, self._base, self.name)
+        self._fetcher = Fetcher(self.transport, settings.retries, self._health.breakers, self._base)
         self._auth = Authenticator(settings, self._base, self.name, self._fetcher)
 
     def url(self, repository: Repository, rest: str) -> URL:
@@ -46,20 +49,40 @@ class Calls:
         headers: Mapping[str, str] | None = None,
         limit: int | None = 0,
         query: str = "",
+        again: bool = False,
     ) -> Answer:
         """The registry's final answer, authenticated as it asks: learned once, renewed once.
 
-        `limit` as in `Call`. Raises RegistryError when there is no answer, or no token.
+        `limit` and `again` as in `Call`. Raises RegistryError when there is no answer, or no token; at once
+        when a breaker or a rate limit says that it is not worth asking now.
         """
-        url = self.url(repository, rest)
-        call = Call(method, as_written(f"{url}?{query}") if query else url, limit=limit)
-        scope = f"repository:{repository}:pull"
+        blob = rest.startswith("blobs/")
+        question = self._health.question(blob)
+        try:
+            url = self.url(repository, rest)
+            call = Call(
+                method,
+                as_written(f"{url}?{query}") if query else url,
+                headers={**self._headers, **(headers or {})},
+                limit=limit,
+                blob=blob,
+                again=again,
+                heard=self._health.hears(question, method),
+            )
+            return await self._authenticated(call, f"repository:{repository}:pull")
+        except RateLimited as error:
+            self._health.limited(question, error)
+            raise
+        finally:
+            question.ended()
+
+    async def _authenticated(self, call: Call, scope: str) -> Answer:
+        """The final answer to this call. Raises RegistryError."""
         learned = renewed = False
         while True:
             authorization = await self._auth.authorization(scope)
             extra = {"Authorization": authorization} if authorization else {}
-            sent = {**self._headers, **(headers or {}), **extra}
-            answer = await self._fetcher.fetch(replace(call, headers=sent), self.name)
+            answer = await self._fetcher.fetch(replace(call, headers={**call.headers, **extra}), self.name)
             if answer.elsewhere or not self._auth.is_refusal(answer.status, authorization):
                 return answer
             # `learned` and `renewed` each become true at most once: three requests at the most.
@@ -83,8 +106,17 @@ class Calls:
             elsewhere=answer.elsewhere,
         )
 
-    def broken(self, error: TransportError) -> NoReturn:
+    def condition(self) -> Condition:
+        """How the registry is doing. Asks nobody."""
+        return self._health.condition()
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """As `Health.describe`; `now` as in time.monotonic()."""
+        return self._health.describe(now)
+
+    def broken(self, error: TransportError, answer: Answer) -> NoReturn:
         """Raise what trouble in the middle of a body means. Whoever reads the body may go on from there."""
+        answer.visit.failed()
         _log.info("upstream.broken", host=error.host or address(self._base), cause=error.cause)
         raise from_trouble(error, self.name) from error
 

@@ -7,6 +7,7 @@ leave out what it is for (ECR Public, Harbor's own proxy): then GET, and later G
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
@@ -18,7 +19,16 @@ from mirror.oci.errors import ErrorCode
 from mirror.oci.manifest import ACCEPT, INDEXES, MANIFESTS, ManifestError, parse
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.oci.ranges import ContentRange, ContentRangeError
-from mirror.registry import MANIFEST_LIMIT, Corrupt, Page, RawManifest, RegistryError, Resolved, Unavailable
+from mirror.registry import (
+    MANIFEST_LIMIT,
+    Condition,
+    Corrupt,
+    Page,
+    RawManifest,
+    RegistryError,
+    Resolved,
+    Unavailable,
+)
 from mirror.upstream import listing
 from mirror.upstream.body import RemoteBlob
 from mirror.upstream.calls import Calls
@@ -46,6 +56,14 @@ class Client:
     async def close(self) -> None:
         """Drop all connections. Safe to call twice."""
         await self._calls.close()
+
+    def condition(self, repository: Repository) -> Condition:
+        """Whether it would be asked now, by breakers and rate limit; the same for all repositories."""
+        return self._calls.condition()
+
+    def describe(self, now: float | None = None) -> dict[str, Any]:
+        """How it is doing, for operators: no secrets. `now` as in time.monotonic(); see `Health.describe`."""
+        return self._calls.describe(time.monotonic() if now is None else now)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
         """What the tag points to.
@@ -110,7 +128,8 @@ class Client:
 
         Errors: BLOB_UNKNOWN, NAME_UNKNOWN, RANGE_INVALID (nothing is at `start`), and those of `resolve`.
         """
-        answer = await self._open(repository, digest, {"Range": f"bytes={start}-"} if start else {})
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        answer = await self._open(repository, digest, headers, again=start > 0)
         if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if size is None or start >= size:
                 raise RegistryError(
@@ -181,9 +200,16 @@ class Client:
             raise Corrupt(f"{name} says {digest} when asked for {reference}")
         return Descriptor(reference if isinstance(reference, Digest) else digest, size, media_type)
 
-    async def _open(self, repository: Repository, digest: Digest, headers: Mapping[str, str]) -> Answer:
-        """GET a blob: 200; with Range also 206 and 416. The body stays on its connection."""
-        answer = await self._calls.send("GET", repository, f"blobs/{digest}", headers=headers, limit=None)
+    async def _open(
+        self, repository: Repository, digest: Digest, headers: Mapping[str, str], *, again: bool = False
+    ) -> Answer:
+        """GET a blob: 200; with Range also 206 and 416. The body stays on its connection.
+
+        `again`: a part of it came before.
+        """
+        answer = await self._calls.send(
+            "GET", repository, f"blobs/{digest}", headers=headers, limit=None, again=again
+        )
         wanted = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT} if headers else {HTTPStatus.OK}
         if headers:
             wanted.add(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)

@@ -43,36 +43,69 @@ class Trouble(Enum):
     ENCODED = (502, "{name} compressed an answer although it was asked not to")
     LOCAL = (503, "{name} cannot be asked: {reason}")  # our own configuration is in the way
     STOPPING = (503, "{name} cannot be asked: the mirror is stopping")
+    SHUT = (503, "{name} is not asked for now: its last requests failed")  # a breaker is open
 
     def __init__(self, status: int, text: str) -> None:
         self.status = status
         self.text = text
 
 
+# What says that an origin does not work, or is not to be reached.
+FAILURES = frozenset(
+    {
+        Trouble.REFUSED,
+        Trouble.NAME,
+        Trouble.PROXY,
+        Trouble.UNTRUSTED,
+        Trouble.NOT_TLS,
+        Trouble.TLS,
+        Trouble.CONNECT_TIMEOUT,
+        Trouble.FIRSTBYTE_TIMEOUT,
+        Trouble.STALLED,
+        Trouble.BROKEN,
+        Trouble.NONSENSE,
+    }
+)
+# What is wrong with one answer of an origin that does answer. All others are our own doing.
+ANSWERS = frozenset({Trouble.REDIRECT, Trouble.OVERSIZE, Trouble.ENCODED})
+
+
 class TransportError(Exception):
     """No usable answer came. Internal to this room: `from_trouble` makes what a client sees.
 
     `reason` is part of a client's text. For the log are `cause`, what happened in an operator's words,
-    `hint`, what would help, and `host` (`host:port`), who was asked where that is known.
+    `hint`, what would help, and `host` (`host:port`), who was asked where that is known. `retry_after` is in
+    seconds; `storage`: it was not the registry, but where that redirects to.
     """
 
     def __init__(
-        self, trouble: Trouble, reason: str = "", *, cause: str = "", hint: str = "", host: str = ""
+        self,
+        trouble: Trouble,
+        reason: str = "",
+        *,
+        cause: str = "",
+        hint: str = "",
+        host: str = "",
+        retry_after: float | None = None,
+        storage: bool = False,
     ) -> None:
         self.trouble = trouble
         self.reason = reason
         self.cause = cause or reason or trouble.name.lower()
         self.hint = hint
         self.host = host
+        self.retry_after = retry_after
+        self.storage = storage
         super().__init__(f"{trouble.name} {self.cause}".strip())
 
 
 def from_trouble(error: TransportError, name: str) -> RegistryError:
     """The failure for a client; raise it `from` the transport's error."""
-    message = error.trouble.text.format(name=name, reason=error.reason)
+    called = f"the storage that {name} redirects to" if error.storage else name
+    message = error.trouble.text.format(name=called, reason=error.reason)
     if error.trouble in (Trouble.OVERSIZE, Trouble.ENCODED):
         return Corrupt(message)
-    return Unavailable(message, status=error.trouble.status)
+    return Unavailable(message, status=error.trouble.status, retry_after=error.retry_after)
 
 
 def from_answer(

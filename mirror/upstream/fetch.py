@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -15,6 +15,7 @@ import structlog
 from yarl import URL
 
 from mirror.upstream import redirects, retry
+from mirror.upstream.breakers import Breakers, Role, Visit
 from mirror.upstream.causes import address
 from mirror.upstream.failures import TransportError, Trouble, from_trouble
 from mirror.upstream.transport import Transport
@@ -28,13 +29,20 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to make. `limit`: bytes that a successful body may have; None leaves it on the connection."""
+    """A request to make. `limit`: bytes that a successful body may have; None leaves it on the connection.
+
+    `blob`: it is a blob that is asked for; `again`: as in `Breaker.failed`. `heard` is told each answer that
+    is no redirect, also those after which the request is sent again.
+    """
 
     method: str
     url: URL
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     data: Mapping[str, str] | None = field(default=None, repr=False)
     limit: int | None = ERROR_LIMIT
+    blob: bool = False
+    again: bool = False
+    heard: Callable[[Answer], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class Answer:
     """A final answer. `body` is whole for a success, the beginning for an error.
 
     `response` is set where a success was left on its connection: whoever has the answer closes it.
-    `elsewhere`: it came from another origin than the one asked.
+    `elsewhere`: it came from another origin than the one asked. `visit` is to be told how the body ends.
     """
 
     status: int
@@ -51,6 +59,7 @@ class Answer:
     links: tuple[str, ...]  # Link lines
     body: bytes
     elsewhere: bool
+    visit: Visit
     response: aiohttp.ClientResponse | None = None
 
     def close(self) -> None:
@@ -60,29 +69,35 @@ class Answer:
 
 
 class Fetcher:
-    """Makes requests for one upstream."""
+    """Makes requests for one upstream. Each origin on the way is asked only if its breaker lets it be."""
 
-    def __init__(self, transport: Transport, retries: int) -> None:
+    def __init__(self, transport: Transport, retries: int, breakers: Breakers, registry: URL) -> None:
         self._transport = transport
         self._retries = retries
+        self._breakers = breakers
+        self._registry = redirects.origin(registry)
 
     async def fetch(self, call: Call, name: str) -> Answer:
         """The final answer. Raises Unavailable or Corrupt, which call the server `name`, when none came."""
         time = asyncio.get_running_loop().time
         started = time()
+        outcome: Answer | TransportError | None = None
+        made = 0
         for attempt in itertools.count():
-            outcome = await self._outcome(call, attempt + 1)
+            latest = await self._outcome(call, attempt + 1)
+            if outcome is not None and _is_shut(latest):
+                break  # the breaker has opened meanwhile: what was found before tells more
+            outcome, made = latest, attempt + 1
             pause = self._pause(attempt, outcome, time() - started)
-            if pause is not None:
-                _log.info("upstream.retried", pause_ms=round(pause * 1000), **_about(call, outcome))
-                await asyncio.sleep(pause)
-            elif isinstance(outcome, Answer):
-                return outcome
-            else:
-                level = logging.INFO if outcome.trouble is Trouble.STOPPING else logging.WARNING
-                _log.log(level, "upstream.failed", attempts=attempt + 1, **_about(call, outcome))
-                raise from_trouble(outcome, name) from outcome
-        raise AssertionError("unreachable: the attempts are bounded by retry.decide")
+            if pause is None or self._breakers.is_shut(call.url):
+                break
+            _log.info("upstream.retried", pause_ms=round(pause * 1000), **_about(call, outcome))
+            await asyncio.sleep(pause)
+        assert outcome is not None
+        if isinstance(outcome, Answer):
+            return outcome
+        _log.log(_level(outcome.trouble), "upstream.failed", attempts=made, **_about(call, outcome))
+        raise from_trouble(outcome, name) from outcome
 
     def _pause(self, attempt: int, outcome: Answer | TransportError, elapsed: float) -> float | None:
         """Seconds until the next attempt; None for none."""
@@ -100,28 +115,52 @@ class Fetcher:
 
     async def _outcome(self, call: Call, attempt: int) -> Answer | TransportError:
         try:
-            return await self._attempt(call, attempt)
+            answer = await self._attempt(call, attempt)
         except TransportError as error:
             return error
+        if call.heard is not None:
+            call.heard(answer)
+        return answer
 
     async def _attempt(self, call: Call, attempt: int) -> Answer:
         """The first answer that is no redirect, with its body. Raises TransportError."""
-        hop = redirects.Hop(call.url, call.headers)
-        while True:
-            response = await self._request(call, hop, attempt)
-            kept = False
-            try:
-                if response.status not in redirects.STATUSES:
-                    answer = await self._answer(call, response, elsewhere=hop.elsewhere)
-                    kept = answer.response is not None
-                    return answer
+        step: Answer | redirects.Hop = redirects.Hop(call.url, call.headers)
+        while isinstance(step, redirects.Hop):
+            role = self._role(call, step)
+            with self._breakers.enter(step.url, role, again=call.again or attempt > 1) as visit:
+                step = await self._step(call, step, visit, attempt)
+        return step
+
+    async def _step(
+        self, call: Call, hop: redirects.Hop, visit: Visit, attempt: int
+    ) -> Answer | redirects.Hop:
+        """One request: an answer, or where it redirects to. Raises TransportError."""
+        response = await self._request(call, hop, attempt)
+        kept = False
+        try:
+            if response.status in redirects.STATUSES:
+                visit.succeeded()
                 if call.data is not None:
                     raise TransportError(Trouble.REDIRECT, "secrets are not sent on")
-                hop = redirects.follow(hop, response.headers.get("Location"))
+                following = redirects.follow(hop, response.headers.get("Location"))
                 await self._transport.scrap(response, ERROR_LIMIT)
-            finally:
-                if not kept:
-                    response.close()
+                return following
+            answer = await self._answer(call, response, visit, elsewhere=hop.elsewhere)
+            kept = answer.response is not None
+            visit.answered(answer.status, whole=not kept)
+            return answer
+        finally:
+            if not kept:
+                response.close()
+
+    def _role(self, call: Call, hop: redirects.Hop) -> Role:
+        """What this hop's origin is to the registry; whoever else is asked first is its token server."""
+        first = hop.trail[0] if hop.trail else hop.url
+        if redirects.origin(first) != self._registry:
+            return Role.TOKENS
+        if not hop.elsewhere:
+            return Role.REGISTRY
+        return Role.BLOBS if call.blob else Role.MANIFESTS
 
     async def _request(self, call: Call, hop: redirects.Hop, attempt: int) -> aiohttp.ClientResponse:
         """One request of an attempt, up to the header of its answer; told at debug. Raises TransportError."""
@@ -148,10 +187,12 @@ class Fetcher:
                 **outcome,
             )
 
-    async def _answer(self, call: Call, response: aiohttp.ClientResponse, *, elsewhere: bool) -> Answer:
+    async def _answer(
+        self, call: Call, response: aiohttp.ClientResponse, visit: Visit, *, elsewhere: bool
+    ) -> Answer:
         headers = response.headers
         challenges, links = headers.getall("WWW-Authenticate", ()), headers.getall("Link", ())
-        answer = Answer(response.status, headers, tuple(challenges), tuple(links), b"", elsewhere)
+        answer = Answer(response.status, headers, tuple(challenges), tuple(links), b"", elsewhere, visit)
         success = response.ok
         encoded = headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
         if call.method == "HEAD":
@@ -167,6 +208,15 @@ class Fetcher:
         if len(body) > call.limit:
             raise TransportError(Trouble.OVERSIZE, f"over {call.limit} bytes")
         return replace(answer, body=body)
+
+
+def _is_shut(outcome: Answer | TransportError) -> bool:
+    return isinstance(outcome, TransportError) and outcome.trouble is Trouble.SHUT
+
+
+def _level(trouble: Trouble) -> int:
+    """How loud a failure is told; what a breaker refuses is many requests, and has been told once."""
+    return {Trouble.STOPPING: logging.INFO, Trouble.SHUT: logging.DEBUG}.get(trouble, logging.WARNING)
 
 
 def _about(call: Call, outcome: Answer | TransportError) -> dict[str, str]:

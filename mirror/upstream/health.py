@@ -1,0 +1,110 @@
+"""How one upstream is doing: its breakers and its quota, and what they mean for the next question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from yarl import URL
+
+from mirror.registry import Condition, RateLimited, RegistryError
+from mirror.upstream.breaker import State
+from mirror.upstream.breakers import Breakers, Role
+from mirror.upstream.failures import TransportError, Trouble, from_trouble
+from mirror.upstream.fetch import Answer
+from mirror.upstream.quota import Question, Quota
+from mirror.upstream.retry import retry_after
+from mirror.upstream.settings import Settings
+
+_log = structlog.get_logger()
+
+
+class Health:
+    """Of the registry at `base`, which errors call `name`."""
+
+    def __init__(self, settings: Settings, base: URL, name: str) -> None:
+        self.breakers = Breakers()
+        self._quota = Quota()
+        self._base = base
+        self._name = name
+        self._reserve = settings.reserve
+        self._namespace = settings.namespace or base.authority
+        self._well = Condition(self._namespace)
+        self._now = self.breakers.now
+
+    def question(self, blob: bool) -> Question:
+        """Leave to ask, as far as the quota has a say. Raises RateLimited."""
+        admitted = self._quota.admit(blob, self._now())
+        if isinstance(admitted, Question):
+            return admitted
+        raise self._limited(admitted)
+
+    def hears(self, question: Question, method: str) -> Callable[[Answer], None]:
+        """What learns from the answers to this question."""
+
+        def heard(answer: Answer) -> None:
+            wait = retry_after(answer.headers.get("Retry-After"), datetime.now(UTC))
+            # Storage may limit us as well, but its numbers are not the registry's.
+            question.heard(
+                method, answer.status, {} if answer.elsewhere else answer.headers, wait, self._now()
+            )
+            if not answer.elsewhere and "docker-ratelimit-source" in answer.headers:
+                source, word = answer.headers["docker-ratelimit-source"], self._quota.describe(self._now())
+                _log.debug("upstream.quota", host=self._base.host, source=source, **(word or {}))
+
+        return heard
+
+    def limited(self, question: Question, error: RateLimited) -> None:
+        """The token server limits us: without a token this question cannot be asked."""
+        question.limited(error.retry_after, self._now())
+
+    def condition(self) -> Condition:
+        """How it is doing: the same value each time while all is well."""
+        now = self._now()
+        away = self._shut(Role.REGISTRY, now) or self._shut(Role.TOKENS, now)
+        trouble = away or self._shut(Role.MANIFESTS, now) or self._waits(False, now)
+        blobs = away or self._shut(Role.BLOBS, now) or self._waits(True, now)
+        stretch = self._quota.stretch(now, self._reserve)
+        if trouble is None and blobs is None and stretch == 1.0:
+            return self._well
+        return Condition(self._namespace, trouble, blobs, stretch)
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """For operators, without secrets: `url`, `state` (ok, open, half-open, limited), `retry_in` in
+        seconds, `failures` in a row, `breakers`, `quota`.
+        """
+        breakers = self.breakers.describe(now)
+        state, wait = "ok", self._quota.wait(False, now)
+        if wait is not None:
+            state = "limited"
+        own = [each for each in breakers if each["role"] in (Role.REGISTRY.value, Role.TOKENS.value)]
+        worst = max(
+            own, key=lambda each: (each["state"] != State.CLOSED.value, each["failures"]), default=None
+        )
+        if worst is not None and worst["state"] != State.CLOSED.value:
+            state, wait = worst["state"], worst["retry_in"]
+        return {
+            "url": str(self._base),
+            "state": state,
+            "retry_in": round(wait, 1) if wait is not None else None,
+            "failures": worst["failures"] if worst is not None else 0,
+            "breakers": breakers,
+            "quota": self._quota.describe(now),
+        }
+
+    def _shut(self, role: Role, now: float) -> RegistryError | None:
+        wait = self.breakers.wait(role, now)
+        if wait is None:
+            return None
+        name = f"the token server of {self._name}" if role is Role.TOKENS else self._name
+        storage = role in (Role.MANIFESTS, Role.BLOBS)
+        return from_trouble(TransportError(Trouble.SHUT, retry_after=wait, storage=storage), name)
+
+    def _waits(self, blob: bool, now: float) -> RegistryError | None:
+        wait = self._quota.wait(blob, now)
+        return self._limited(wait) if wait is not None else None
+
+    def _limited(self, wait: float) -> RateLimited:
+        return RateLimited(f"{self._name} limits the rate of our requests", retry_after=wait)
