@@ -308,11 +308,27 @@ def test_a_pattern_never_means_an_address() -> None:
     assert ask(routes, "10.example", MIRROR, "x").entry == "10.*"
 
 
+def test_the_longest_registry_that_a_host_name_begins_with_counts() -> None:
+    routes = Routes(HUB, [Names("a.example"), Names("a.example.com"), Names("*.b.example.com")], strict=True)
+    assert ask(routes, None, "a.example.com.mirror.test", "x").namespace == "a.example.com"
+    assert ask(routes, None, "a.example.org.mirror.test", "x").namespace == "a.example"
+    assert ask(routes, None, "a.b.example.com.b.example.com.test", "x").namespace == "a.b.example.com"
+
+
+@pytest.mark.parametrize("pattern", ["mirror.*", "*.com", "m*com", "*.com:5000"])
+def test_a_pattern_that_could_mean_this_mirrors_own_host_name_says_nothing_there(pattern: str) -> None:
+    routes = Routes(HUB, [Names(pattern)], strict=True)
+    for host in ("mirror.com.example.com", "mirror.corp.example.com:5000"):
+        assert ask(routes, None, host, "org/app").by == "default"
+
+
 def test_the_default_upstream_may_have_a_name_that_no_client_can_write() -> None:
     for namespace in ("my_registry:5000", "[::1]:5000"):
         routes = Routes(Names(namespace), OTHERS, strict=True)
         assert ask(routes, None, MIRROR, "org/app").namespace == namespace
         assert ask(routes, None, MIRROR, "my_registry_5000/a").qualified.name in ("a", "my_registry_5000/a")
+        kept = Repository("my_registry_5000/a")  # by a registry:2 that had this data folder before
+        assert routes.split(kept) == Target(namespace, kept)
 
 
 @pytest.mark.parametrize(
