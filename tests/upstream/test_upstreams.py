@@ -36,7 +36,8 @@ class Layer:
     start = 0
 
     def __init__(self) -> None:
-        self.closed = 0
+        self.closed = 0  # calls of `close`
+        self.ended = 0  # those that returned
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
         yield LAYER[start:stop]
@@ -46,7 +47,7 @@ class Layer:
 
 
 class Fake:
-    """A registry that has everything and notes what it is asked. While `gate` is closed it does not answer."""
+    """Has everything, and notes what it is asked. While `gate` is closed it does not answer."""
 
     def __init__(self, namespace: str, calls: list[str]) -> None:
         self.namespace = namespace
@@ -111,6 +112,7 @@ class Fake:
         await self.gate.wait()
         if self.close_failure is not None:
             raise self.close_failure
+        self.ended += 1
 
 
 class World:
@@ -292,10 +294,13 @@ async def test_registries_that_do_not_close_hold_the_rest_up_only_so_far(
     await world.ask("b.reg.example/app")
     with pytest.raises(Unavailable, match="too many registries at once"):
         await world.ask("c.reg.example/app")
-    for number in range(ELASTIC_LIMIT):
+    closing = asyncio.create_task(world.upstreams.close())
+    for number in range(1, ELASTIC_LIMIT):
         world.fake(f"{number}.reg.example").gate.set()
-    await world.upstreams.close()
-    assert all(fake.closed == 1 for made in world.made.values() for fake in made)
+    assert await asyncio.wait([closing], timeout=0.01) == (set(), {closing})
+    world.fake("0.reg.example").gate.set()
+    await closing
+    assert all(fake.ended == 1 for made in world.made.values() for fake in made)
 
 
 async def test_close_ends_all_of_them_and_opens_no_more(world: World) -> None:
