@@ -36,8 +36,7 @@ class Layer:
     start = 0
 
     def __init__(self) -> None:
-        self.closed = 0  # calls of `close`
-        self.ended = 0  # those that returned
+        self.closed = 0
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
         yield LAYER[start:stop]
@@ -55,7 +54,8 @@ class Fake:
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = asyncio.Event()
-        self.closed = 0
+        self.closed = 0  # calls of `close`
+        self.ended = 0  # those that returned
         self.failure: Exception | None = None  # of a question
         self.close_failure: Exception | None = None
         self.layers: list[Layer] = []
