@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import NoReturn
 
 import click
 
-from mirror import __version__, app, configfile
+from mirror import __version__, app, configfile, explaintext
+from mirror.explain import AskError, ask
+from mirror.oci.reference import Image, ImageError
+from mirror.server.control import SOCKET
 
 PATH_VARIABLE = "REGISTRY_CONFIGURATION_PATH"
 
@@ -20,6 +24,7 @@ Examples:
   mirror serve config.yml             as a registry:2 configuration file says
   mirror config.yml                   the same
   mirror config config.yml            what that file and the environment come to
+  mirror explain quay.io/org/app:1    what the running mirror knows of an image
 \b
   REGISTRY_PROXY_REMOTEURL=https://quay.io mirror serve
 """
@@ -78,6 +83,40 @@ def config(file: Path | None) -> None:
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(configfile.dump(loaded.config), nl=False)
+
+
+@cli.command()
+@click.argument("image")
+@click.option(
+    "--config", "file", metavar="FILE", type=FILE, help="The configuration that the mirror runs with."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+def explain(image: str, file: Path | None, as_json: bool) -> None:
+    """Say what the running mirror knows of IMAGE: `alpine`, `quay.io/org/app:1`, `HOST/NAME@sha256:...`.
+
+    Which upstream has it, what is kept and how fresh, which breaker or quota decides, and what the next
+    pull would ask. Nothing is fetched, and the upstream is not asked.
+
+    The mirror is found by its configuration, which is found as by `serve`; it must run on this machine, and
+    be asked by the same user or by root.
+    """
+    try:
+        Image.parse(image)
+        facts = ask(_control_socket(_load(_named(file))), image)
+    except (ImageError, AskError) as error:
+        _stop(str(error))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        for line in explaintext.lines(facts):
+            click.echo(line)
+
+
+def _control_socket(loaded: configfile.Loaded) -> Path:
+    filesystem = loaded.config.storage.filesystem
+    if filesystem is None:
+        _stop("explain: this configuration keeps images in memory, and such a mirror cannot be asked")
+    return filesystem.rootdirectory.absolute() / SOCKET
 
 
 @cli.command("garbage-collect", hidden=True, context_settings={"ignore_unknown_options": True})

@@ -46,15 +46,15 @@ class Site(web.BaseSite):
         await super().start()
         assert self._runner.server is not None
         _quieten_accept()
-        door = _Door(self._runner.server, self._most, self._head_timeout)
+        door = Door(self._runner.server, self._most, self._head_timeout)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(door.admit, self._host, self.port, backlog=self._backlog)
         self._server = server
         self.port = server.sockets[0].getsockname()[1]
 
 
-class _Door:
-    """Counts those who are in."""
+class Door:
+    """Counts those who are in: `admit` is asyncio's protocol factory. `head_timeout` is in seconds."""
 
     def __init__(self, server: web.Server, most: int, head_timeout: float) -> None:
         self._server, self.most, self.head_timeout = server, most, head_timeout
@@ -86,7 +86,7 @@ class _Client(asyncio.Protocol):
     hundreds may have been accepted.
     """
 
-    def __init__(self, door: _Door, inner: asyncio.Protocol) -> None:
+    def __init__(self, door: Door, inner: asyncio.Protocol) -> None:
         self._door, self._inner = door, inner
         self._deadline: asyncio.TimerHandle | None = None
         self._tail = b""

@@ -1,0 +1,214 @@
+"""What the mirror knows of an image, as lines for people. Pure; whatever is missing is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LABEL_WIDTH = 12  # characters
+LINE_LIMIT = 400  # characters of one value; names and digests are shorter, texts come from upstreams
+ROWS_LIMIT = 200  # lines of one list
+
+Facts = Mapping[str, Any]
+
+
+def lines(facts: Facts) -> Iterator[str]:
+    """Two columns: what it is about, and what there is to say."""
+    for label, values in _sections(facts):
+        for number, value in enumerate(values):
+            yield f"{label if number == 0 else '':<{LABEL_WIDTH}} {_clean(value)}".rstrip()
+
+
+def _sections(facts: Facts) -> Iterator[tuple[str, list[str]]]:
+    if image := _text(facts, "image"):
+        yield "image", [image]
+    yield "upstream", _route(facts)
+    reference = _part(facts, "reference")
+    if reference:
+        yield _label(reference), _reference(reference)
+    blobs = _part(facts, "blobs")
+    if blobs:
+        yield "blobs", _blobs(blobs)
+    yield "platforms", _platforms(_items(facts, "platforms"))
+    endpoints = _items(facts, "endpoints")
+    for number, endpoint in enumerate(endpoints, 1):
+        yield f"endpoint {number}" if len(endpoints) > 1 else "endpoint", _endpoint(endpoint)
+    if following := _text(facts, "next_pull"):
+        yield "next pull", [following]
+
+
+def _route(facts: Facts) -> list[str]:
+    found = []
+    namespace, by = _text(facts, "namespace"), _text(facts, "routed_by")
+    if namespace or by:
+        found.append(f"{namespace or 'unknown'} ({by})" if by else namespace)
+    kept, there = _text(facts, "repository"), _text(facts, "upstream_repository")
+    if there and kept and there != kept:
+        found.append(f"repository {there}, kept as {kept}")
+    elif there or kept:
+        found.append(f"repository {there or kept}")
+    return found
+
+
+def _label(reference: Facts) -> str:
+    tag = _text(reference, "tag")
+    return "tag" if tag else "digest"
+
+
+def _reference(reference: Facts) -> list[str]:
+    tag, digest = _text(reference, "tag"), _text(reference, "digest")
+    state = "kept" if reference.get("kept") else "not kept"
+    found = [f"{tag}: {state}" if tag else f"{digest}: {state}"]
+    if tag and digest:
+        found.append(digest)
+    size, media_type = _number(reference, "size"), _text(reference, "media_type")
+    described = [media_type] if media_type else []
+    if size is not None:
+        described.append(data(size))
+    if described:
+        found.append(", ".join(described))
+    if freshness := _freshness(reference):
+        found.append(freshness)
+    left = _number(reference, "stale_left")
+    if left is not None:
+        usable = f"usable for another {duration(left)}" if left > 0 else "too old to be given"
+        found.append(f"when the upstream cannot be asked: {usable}")
+    if refused := _text(reference, "refused"):
+        found.append(f"refused by the upstream: {refused}")
+    return found
+
+
+def _freshness(reference: Facts) -> str:
+    """`checked 12 s ago, fresh for another 48 s (60 s by the rule *:latest)`; "" for digests."""
+    if "checked_ago" not in reference:
+        return ""
+    ago, left = _number(reference, "checked_ago"), _number(reference, "fresh_left")
+    text = "never checked" if ago is None else f"checked {duration(ago)} ago"
+    if left is not None and ago is not None:
+        text += f", fresh for another {duration(left)}" if left > 0 else ", due for a check"
+    whole, rule = _number(reference, "fresh_for"), _text(reference, "rule")
+    by = {"": "", "default": "by default"}.get(rule, f"by the rule {rule}")
+    because = " ".join(part for part in ("" if whole is None else duration(whole), by) if part)
+    return f"{text} ({because})" if because else text
+
+
+def _blobs(blobs: Facts) -> list[str]:
+    total, kept = _number(blobs, "total"), _number(blobs, "kept")
+    found = []
+    if total is not None and kept is not None:
+        found.append(f"{kept:.0f} of {total:.0f} kept{_share_of_bytes(blobs)}")
+    filling = blobs.get("filling")
+    if isinstance(filling, list):
+        found += [f"being fetched: {digest}" for digest in _first(filling)]
+    return found
+
+
+def _share_of_bytes(blobs: Facts) -> str:
+    total, kept = _number(blobs, "bytes_total"), _number(blobs, "bytes_kept")
+    return "" if total is None or kept is None else f", {data(kept)} of {data(total)}"
+
+
+def _platforms(platforms: list[Facts]) -> list[str]:
+    width = max((len(_text(platform, "platform")) for platform in platforms), default=0)
+    found = []
+    for platform in platforms:
+        state = "kept" if platform.get("kept") else "not kept"
+        kept, total = _number(platform, "blobs_kept"), _number(platform, "blobs")
+        blobs = "" if kept is None or total is None else f"{kept:.0f} of {total:.0f} blobs"
+        cells = (
+            f"{_text(platform, 'platform'):<{width}}  {state:<8}  {blobs:<14}  {_text(platform, 'digest')}"
+        )
+        found.append(cells.rstrip())
+    return found
+
+
+def _endpoint(endpoint: Facts) -> list[str]:
+    found = [f"{_text(endpoint, 'url')}: {_state(endpoint)}".removeprefix(": ")]
+    found += [
+        f"{_text(breaker, 'host')}: {_state(breaker)}".removeprefix(": ")
+        for breaker in _items(endpoint, "breakers")
+        if _text(breaker, "state") not in ("", "ok", "closed")
+    ]
+    quota = _part(endpoint, "quota")
+    limit, remaining = _number(quota, "limit"), _number(quota, "remaining")
+    if remaining is not None:
+        of = "" if limit is None else f" of {limit:.0f}"
+        window, reset = _number(quota, "window"), _number(quota, "reset_in")
+        per = "" if window is None else f" per {duration(window)}"
+        anew = "" if reset is None or reset <= 0 else f", anew in {duration(reset)}"
+        found.append(f"quota: {remaining:.0f}{of} left{per}{anew}")
+    return found
+
+
+def _state(endpoint: Facts) -> str:
+    """What its breaker or its limit means for the next request."""
+    state = _text(endpoint, "state")
+    wait, failures = _number(endpoint, "retry_in"), _number(endpoint, "failures")
+    pause = (
+        f"not asked for another {duration(wait)}" if wait is not None and wait > 0 else "not asked for now"
+    )
+    failed = f"its last {failures:.0f} requests failed" if failures else "its last requests failed"
+    return {
+        "": "unknown",
+        "ok": "asked as usual",
+        "closed": "asked as usual",
+        "open": f"{pause}: {failed}",
+        "half-open": f"being tried again: {failed}",
+        "limited": f"{pause}: it limits the rate of our requests",
+    }.get(state, state)
+
+
+def duration(seconds: float) -> str:
+    """In words, two units at most: `12 s`, `3 min 20 s`, `29 d 23 h`."""
+    if seconds < 1:
+        return "less than 1 s"
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    left = int(min(seconds, 1e12))
+    for (name, size), (next_name, next_size) in zip(units, (*units[1:], ("", 1)), strict=True):
+        if left >= size:
+            whole, rest = divmod(left, size)
+            part = rest // next_size
+            return f"{whole} {name} {part} {next_name}" if part and next_name else f"{whole} {name}"
+    return "less than 1 s"
+
+
+def data(count: float) -> str:
+    """Bytes: `512 bytes`, `1.2 KiB`, `30.0 MiB`."""
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"
+
+
+def _text(facts: Facts, key: str) -> str:
+    value = facts.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _number(facts: Facts, key: str) -> float | None:
+    value = facts.get(key)
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable and value is not None else None
+
+
+def _part(facts: Facts, key: str) -> Facts:
+    value = facts.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _items(facts: Facts, key: str) -> list[Facts]:
+    value = facts.get(key)
+    return [item for item in _first(value) if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _first(items: list[Any]) -> list[Any]:
+    return items[:ROWS_LIMIT]
+
+
+def _clean(text: str) -> str:
+    """Without control characters: what upstreams say must not reach the terminal's own language."""
+    return "".join(c if c.isprintable() else "?" for c in text[:LINE_LIMIT])

@@ -1,0 +1,161 @@
+"""The mirror's own commands ask the running mirror: over a Unix socket below its data folder, by HTTP.
+
+Who owns that folder may ask (mode 0600: the mirror's user, and root); nothing is to be had on the network.
+The mirror serves without it: whatever stands in the way of the socket is told in the log, and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import socket
+import stat
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from mirror.oci.reference import ImageError
+from mirror.registry import RegistryError
+from mirror.server.connections import Door
+
+SOCKET = Path("mirror", "control.sock")  # below the root directory
+CONNECTIONS = 16  # at once; further ones are closed
+BACKLOG = 16  # connections waiting to be accepted
+HEAD_TIMEOUT = 10.0  # seconds until a connection has asked for something
+EXPLAIN_TIMEOUT = 20.0  # seconds; what is told is known already, or lies on the disk
+ANSWER_LIMIT = 1 << 20  # bytes; an index of hundreds of platforms has some tens of KiB
+PROBE_TIMEOUT = 1.0  # seconds to learn whether somebody listens; the kernel answers at once
+STOP_TIMEOUT = 1.0  # seconds that answers under way have at the end
+
+# An image as people type it -> what the mirror knows of it. Raises ImageError, and RegistryError for an image
+# that is not served here.
+Explain = Callable[[str], Awaitable[dict[str, Any]]]
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def control(path: Path, explain: Explain) -> AsyncGenerator[None, None]:
+    """Answer at the socket `path` until the end of the block; without it where that cannot be had."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            listening = await asyncio.to_thread(bound, path)
+        except OSError as error:
+            log.warning("control.off", path=str(path), reason=_reason(error))
+        else:
+            stack.callback(_remove, path, _inode(path))
+            await stack.enter_async_context(_serving(listening, explain))
+        yield
+
+
+def build(explain: Explain) -> web.Application:
+    """`GET /explain?image=...` -> JSON; failures are `{"error": text}` with 400, 404 and so on."""
+
+    async def handle(request: web.Request) -> web.Response:
+        image = request.query.get("image", "")
+        log.debug("control.explain", image=image)
+        try:
+            async with asyncio.timeout(EXPLAIN_TIMEOUT):
+                return _json(200, await explain(image))
+        except ImageError as error:
+            return _json(400, {"error": str(error)})
+        except RegistryError as error:
+            return _json(error.status, {"error": error.message})
+        except TimeoutError:
+            return _json(504, {"error": f"no answer within {EXPLAIN_TIMEOUT:g} s: the disk may hang"})
+        except Exception:  # a defect: told whole in the log
+            log.exception("control.failed", image=image)
+            return _json(500, {"error": "internal error, see the log of the mirror"})
+
+    application = web.Application(client_max_size=0)
+    application.router.add_get("/explain", handle)
+    return application
+
+
+def bound(path: Path) -> socket.socket:
+    """A socket of ours at `path` that listens. Blocks. Raises OSError.
+
+    One that a dead process left is replaced; one at which somebody answers is not, nor is any other file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _is_abandoned(path):
+        path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(str(path))
+        path.chmod(0o600)
+        made.listen(BACKLOG)  # only now can anybody connect
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether there is a socket at which nobody listens. Raises OSError EADDRINUSE where it is not so."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EADDRINUSE, "there is a file of that name that is no socket")
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_TIMEOUT)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except (TimeoutError, BlockingIOError):  # its queue is full: somebody is alive, and busy
+            pass
+    raise OSError(errno.EADDRINUSE, "another mirror runs on this folder, and answers there")
+
+
+@asynccontextmanager
+async def _serving(listening: socket.socket, explain: Explain) -> AsyncGenerator[None, None]:
+    runner = web.AppRunner(
+        build(explain), access_log=None, keepalive_timeout=HEAD_TIMEOUT, shutdown_timeout=STOP_TIMEOUT
+    )
+    await runner.setup()
+    try:
+        assert runner.server is not None
+        door = Door(runner.server, CONNECTIONS, HEAD_TIMEOUT)
+        server = await asyncio.get_running_loop().create_unix_server(door.admit, sock=listening)
+        try:
+            yield
+        finally:
+            server.close()
+    finally:
+        listening.close()
+        await runner.cleanup()
+
+
+def _remove(path: Path, inode: int | None) -> None:
+    """Take our socket away, unless it is another's by now."""
+    if inode is not None and _inode(path) == inode:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None
+
+
+def _json(status: int, content: dict[str, Any]) -> web.Response:
+    """The answer; one that no program of ours would read whole is an error."""
+    body = json.dumps(content, ensure_ascii=False, default=str).encode()
+    if len(body) > ANSWER_LIMIT:
+        status, body = 500, b'{"error": "the answer is too large"}'
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _reason(error: OSError) -> str:
+    """The library has no number for a path that does not fit into sockaddr_un (107 bytes, unix(7))."""
+    return error.strerror or str(error)

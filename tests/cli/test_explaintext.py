@@ -1,0 +1,210 @@
+"""What an operator reads of an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror.explaintext import data, duration, lines
+
+D = "sha256:" + "a" * 64
+CHILD = "sha256:" + "b" * 64
+BLOB = "sha256:" + "c" * 64
+
+FULL: dict[str, Any] = {
+    "image": "quay.io/org/app:1",
+    "namespace": "quay.io",
+    "repository": "quay.io/org/app",
+    "upstream_repository": "org/app",
+    "routed_by": "the name's first part",
+    "endpoints": [
+        {
+            "url": "https://quay.io",
+            "state": "ok",
+            "retry_in": None,
+            "failures": 0,
+            "breakers": [
+                {"host": "quay.io", "state": "closed", "retry_in": None},
+                {"host": "cdn.quay.io", "state": "open", "retry_in": 12.3},
+            ],
+            "quota": {"limit": 100, "remaining": 76, "window": 21600, "reset_in": 7800.0},
+        },
+        {"url": "https://second.example", "state": "half-open", "failures": 5, "breakers": [], "quota": None},
+    ],
+    "reference": {
+        "tag": "1",
+        "kept": True,
+        "digest": D,
+        "media_type": "application/vnd.oci.image.index.v1+json",
+        "size": 1229,
+        "checked_ago": 12.4,
+        "fresh_for": 60.0,
+        "fresh_left": 47.6,
+        "stale_left": 2591940.0,
+        "refused": None,
+        "rule": "*:1",
+    },
+    "blobs": {
+        "total": 4,
+        "kept": 3,
+        "bytes_total": 31_666_995,
+        "bytes_kept": 28_416_410,
+        "filling": [BLOB],
+    },
+    "platforms": [
+        {"digest": CHILD, "platform": "linux/amd64", "kept": True, "blobs_kept": 3, "blobs": 4},
+        {"digest": D, "platform": "linux/s390x/v1", "kept": False, "blobs_kept": None, "blobs": None},
+    ],
+    "next_pull": "nothing for another 47 s",
+}
+
+SAID = f"""\
+image        quay.io/org/app:1
+upstream     quay.io (the name's first part)
+             repository org/app, kept as quay.io/org/app
+tag          1: kept
+             {D}
+             application/vnd.oci.image.index.v1+json, 1.2 KiB
+             checked 12 s ago, fresh for another 47 s (1 min by the rule *:1)
+             when the upstream cannot be asked: usable for another 29 d 23 h
+blobs        3 of 4 kept, 27.1 MiB of 30.2 MiB
+             being fetched: {BLOB}
+platforms    linux/amd64     kept      3 of 4 blobs    {CHILD}
+             linux/s390x/v1  not kept                  {D}
+endpoint 1   https://quay.io: asked as usual
+             cdn.quay.io: not asked for another 12 s: its last requests failed
+             quota: 76 of 100 left per 6 h, anew in 2 h 10 min
+endpoint 2   https://second.example: being tried again: its last 5 requests failed
+next pull    nothing for another 47 s"""
+
+
+def test_all_that_is_known_stands_in_two_columns() -> None:
+    assert "\n".join(lines(FULL)) == SAID
+
+
+def one(part: str, **facts: Any) -> list[str]:
+    """The lines of one part, without the labels' column."""
+    return [line[13:] for line in lines({part: facts})]
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"tag": "1"}, ["1: not kept"]),
+        ({"digest": D, "kept": True}, [f"{D}: kept"]),
+        ({"tag": "1", "kept": True, "size": 5}, ["1: kept", "5 bytes"]),
+        ({"tag": "1", "checked_ago": None}, ["1: not kept", "never checked"]),
+        (
+            {"tag": "1", "kept": True, "checked_ago": 90.0, "fresh_left": -30.0, "rule": "default"},
+            ["1: kept", "checked 1 min 30 s ago, due for a check (by default)"],
+        ),
+        (
+            {"tag": "1", "kept": True, "checked_ago": 0.2, "fresh_for": 0.0, "fresh_left": 0.0},
+            ["1: kept", "checked less than 1 s ago, due for a check (less than 1 s)"],
+        ),
+        (
+            {"tag": "1", "kept": True, "stale_left": 0.0},
+            ["1: kept", "when the upstream cannot be asked: too old to be given"],
+        ),
+        (
+            {"tag": "1", "refused": "quay.io does not have it"},
+            ["1: not kept", "refused by the upstream: quay.io does not have it"],
+        ),
+    ],
+)
+def test_a_reference_is_told_as_far_as_it_is_known(facts: dict[str, Any], expected: list[str]) -> None:
+    assert one("reference", **facts) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"url": "https://a.test", "state": "ok"}, "https://a.test: asked as usual"),
+        ({"url": "https://a.test"}, "https://a.test: unknown"),
+        ({"state": "ok"}, "asked as usual"),
+        (
+            {"url": "https://a.test", "state": "open", "retry_in": 30, "failures": 5},
+            "https://a.test: not asked for another 30 s: its last 5 requests failed",
+        ),
+        ({"state": "open"}, "not asked for now: its last requests failed"),
+        (
+            {"state": "limited", "retry_in": 61.0},
+            "not asked for another 1 min 1 s: it limits the rate of our requests",
+        ),
+        ({"state": "new word"}, "new word"),
+    ],
+)
+def test_an_endpoints_state_is_what_it_means_for_the_next_request(
+    facts: dict[str, Any], expected: str
+) -> None:
+    assert [line[13:] for line in lines({"endpoints": [facts]})] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        ({"remaining": 0}, ["quota: 0 left"]),
+        ({"limit": 100, "remaining": 3, "reset_in": -1}, ["quota: 3 of 100 left"]),
+        ({"limit": 100}, []),
+        (None, []),
+    ],
+)
+def test_a_quota_is_told_where_the_upstream_says_one(quota: object, expected: list[str]) -> None:
+    said = [line[13:] for line in lines({"endpoints": [{"state": "ok", "quota": quota}]})]
+    assert said == ["asked as usual", *expected]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "less than 1 s"),
+        (0.99, "less than 1 s"),
+        (1, "1 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (200, "3 min 20 s"),
+        (3600, "1 h"),
+        (3659, "1 h"),
+        (7800, "2 h 10 min"),
+        (86400, "1 d"),
+        (30 * 86400 - 1, "29 d 23 h"),
+        (1e300, "11574074 d 1 h"),
+    ],
+)
+def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1229, "1.2 KiB"), (5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB")],
+)
+def test_sizes_are_in_powers_of_1024(count: float, text: str) -> None:
+    assert data(count) == text
+
+
+def test_what_upstreams_say_cannot_speak_to_the_terminal() -> None:
+    said = one("reference", tag="1", refused="a\x1b[2Jb\nimage  forged" + "x" * 1000)[1]
+    assert said.startswith("refused by the upstream: a?[2Jb?image  forged")
+    assert len(said) == 400
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(FULL)), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FULL)), JSON), st.sampled_from(sorted(FULL)), JSON)
+def test_whatever_is_there_or_not_is_told(facts: dict[str, Any], missing: str, instead: Any) -> None:
+    """Another version's answer, or a part of one, never fails."""
+    assert all(line.isprintable() for line in lines(facts))
+    assert all(line.isprintable() for line in lines({**FULL, missing: instead}))
+    for part in ("reference", "blobs"):
+        assert all(
+            line.isprintable() for line in lines({part: {**FULL[part], **dict.fromkeys(FULL[part], instead)}})
+        )
