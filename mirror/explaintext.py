@@ -125,6 +125,9 @@ def _platforms(platforms: list[Facts]) -> list[str]:
 
 def _endpoint(endpoint: Facts) -> list[str]:
     found = [f"{_text(endpoint, 'url')}: {_state(endpoint)}".removeprefix(": ")]
+    behind = _number(endpoint, "behind_for")
+    if behind is not None and behind > 0:
+        found.append(f"it failed, and is asked after the others for another {duration(behind)}")
     found += [
         f"{_text(breaker, 'host')}: {_state(breaker)}".removeprefix(": ")
         for breaker in _items(endpoint, "breakers")

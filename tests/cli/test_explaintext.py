@@ -143,6 +143,14 @@ def test_an_endpoints_state_is_what_it_means_for_the_next_request(
     assert [line[13:] for line in lines({"endpoints": [facts]})] == [expected]
 
 
+def test_an_endpoint_that_failed_comes_after_the_others() -> None:
+    facts = {"url": "https://a.test", "state": "ok", "behind_for": 40.0}
+    assert [line[13:] for line in lines({"endpoints": [facts]})] == [
+        "https://a.test: asked as usual",
+        "it failed, and is asked after the others for another 40 s",
+    ]
+
+
 @pytest.mark.parametrize(
     ("quota", "expected"),
     [
