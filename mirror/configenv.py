@@ -19,6 +19,7 @@ _NOT_OVERRIDES = frozenset({"REGISTRY_CONFIGURATION_PATH"})  # names the file
 _VERSION = "REGISTRY_VERSION"  # which only the file can say
 _INDEX_DIGITS = 6  # no list is longer
 _PORTS = frozenset({"REGISTRY_PORT", "REGISTRY_HTTP_PORT"})  # what people try in place of http.addr
+_UPSTREAMS = ["PROXY", "UPSTREAMS"]
 QUOTE_INSIDE = "put single quotes inside of the variable's value, \"'…'\", to take it as it is"
 
 
@@ -165,6 +166,8 @@ def _meant(variable: _Variable, miss: _Unrecognized) -> str | None:
         variable.parts[miss.depth],
         variable.parts[miss.depth :],
     )
+    if variable.parts[:2] == _UPSTREAMS and (dotted := _dotted(variable.parts)):
+        return dotted
     near = nearest(part, miss.shape.fields)
     if near is not None and _exists(name := variable_of(".".join([*before, near, *behind[1:]]))):
         return name
@@ -174,6 +177,16 @@ def _meant(variable: _Variable, miss: _Unrecognized) -> str | None:
     near = slip("".join(behind), below)
     name = variable_of(".".join([*before, below[near]])) if near is not None else ""
     return name if name and _exists(name) else None
+
+
+def _dotted(parts: list[str]) -> str | None:
+    """`…_UPSTREAMS_QUAY_IO_PASSWORD` -> `QUAY.IO`: `env` and containers can set what shells cannot."""
+    for end in range(4, len(parts)):
+        *labels, last = parts[2:end]
+        host = ".".join(labels) + (":" if last.isdigit() else ".") + last
+        if _exists(name := PREFIX + "_".join([*parts[:2], host, *parts[end:]])):
+            return name
+    return None
 
 
 def _exists(name: str) -> bool:

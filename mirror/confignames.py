@@ -31,9 +31,7 @@ PATTERN_FORM: Final = (
 )
 
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123 §2.1
-_PORT = "(?::[1-9][0-9]{0,4})?"
-_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*{_PORT}\Z")
-_PATTERN = re.compile(rf"[a-z0-9*.-]+{_PORT}\Z")
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*(?::[1-9][0-9]{{0,4}})?\Z")
 _PORT_MAX = 65535
 # the bundled list only: no look-up over the network, no cache folder
 _SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
@@ -58,7 +56,7 @@ def parse_namespace(value: object) -> str:
     host, _, port = text.partition(":")
     # `*example.com` also fits evilexample.com, so that what it really says is `*.com`
     ending = host.rpartition(OPEN)[2].partition(".")[2]
-    whole = _PATTERN.match(text) is not None and len(text) <= NAME_MAX and int(port or 0) <= _PORT_MAX
+    whole = OPEN not in port and _is_name(text.replace(OPEN, "a"))  # so that something can fit
     if not whole or text.count(OPEN) > STARS_MAX or not _is_domain(ending):
         raise ValueError(PATTERN_FORM)
     return text

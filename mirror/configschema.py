@@ -126,7 +126,8 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
 
 def slip(key: str, known: Iterable[str]) -> str | None:
     """The known name that this one is but for the case, or one letter more, less, other or swapped."""
-    return next((name for name in known if _is_slip(key.lower(), name)), None)
+    slips = [name for name in known if _is_slip(key.lower(), name)]
+    return next((name for name in slips if name == key.lower()), slips[0] if slips else None)
 
 
 def _is_slip(key: str, name: str) -> bool:

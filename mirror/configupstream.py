@@ -153,9 +153,10 @@ def check_names(proxy: Proxy, tree: Table) -> list[Problem]:
 def _taken(name: str, at: Path, owner: Path, upstream: Upstream, tree: Table) -> Problem:
     path: Keys = (*at, "aliases", upstream.aliases.index(name)) if name in upstream.aliases else at
     hub = f" ({', '.join(HUB_NAMES)} are one registry)" if name in HUB_NAMES else ""
-    text = f"the name {name} is that of {joined(*owner)}, too, wanted one upstream for a name{hub}"
-    if owner == ("proxy",):
-        text += "; what is meant for the default upstream stands directly below proxy"
+    whose = joined(*owner) if owner[1:] else "the default upstream, proxy.remoteurl"
+    text = f"the name {name} is also that of {whose}; wanted one upstream for a name{hub}"
+    if not owner[1:]:
+        text += ": write what is meant for this one directly below proxy"
     return Problem(find(tree, path)[1], joined(*path), text)
 
 

@@ -6,7 +6,6 @@ a file.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -20,10 +19,10 @@ from mirror.configproblems import Problem, Warning_, find, joined
 from mirror.configproxy import Upstream
 from mirror.configtree import Table
 from mirror.configupstream import sections
+from mirror.upstream.dockerconfig import DockerConfig, DockerConfigError
 
 FILE_LIMIT: Final = 1 << 20  # bytes; a system's whole bundle of certificates has a quarter of that
 _PAIR: Final = "wanted a PEM file with a client certificate, and its key in it or in clientkey"
-_DOCKER: Final = "wanted docker's config.json, with auths, credHelpers or credsStore"
 
 
 class _Unusable(Exception):
@@ -94,14 +93,9 @@ def _no_passphrase() -> NoReturn:
 
 def _check_docker(path: Path, _upstream: Upstream) -> None:
     try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise _Unusable(_DOCKER) from error
-    if not isinstance(content, dict):
-        raise _Unusable(_DOCKER)
-    tables = all(isinstance(content.get(name, {}), dict) for name in ("auths", "credHelpers"))
-    if not tables or not isinstance(content.get("credsStore", ""), str):
-        raise _Unusable(_DOCKER)
+        DockerConfig.parse(_read(path))
+    except DockerConfigError as error:
+        raise _Unusable(f"wanted docker's config.json: {error}") from error
 
 
 def _read(path: Path) -> bytes:

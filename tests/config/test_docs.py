@@ -13,8 +13,9 @@ import yaml
 
 from mirror.config import Config
 from mirror.configeffect import RULES, Effect
-from mirror.configfile import dump, load
-from mirror.configschema import ROOT, Shape, Struct
+from mirror.configfile import ConfigError, dump, load
+from mirror.configproxy import UpstreamEntry
+from mirror.configschema import ROOT, Shape, Struct, describe
 
 TOP = Path(__file__).parents[2]
 EXAMPLES = sorted((TOP / "examples").glob("*.yml"))
@@ -26,6 +27,11 @@ def section(title: str) -> list[list[str]]:
     body = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
     rows = [line.strip("|").split("|") for line in body.splitlines() if line.startswith("| `")]
     return [[cell.strip().strip("`") for cell in row] for row in rows]
+
+
+def in_effect_rows() -> list[list[str]]:
+    """The table of what is in effect, without the marks at keys."""
+    return [[row[0].removesuffix("` *"), *row[1:]] for row in section("In effect")]
 
 
 def leaves(shape: Shape, prefix: str = "") -> Iterator[str]:
@@ -44,7 +50,7 @@ def test_every_key_in_effect_is_documented_and_no_other() -> None:
         for key in leaves(ROOT)
         if key not in elsewhere and not key.startswith(tuple(f"{e}." for e in elsewhere))
     }
-    documented = [row[0] for row in section("In effect")]
+    documented = [row[0] for row in in_effect_rows()]
     assert len(documented) == len(set(documented))
     assert set(documented) == in_effect
 
@@ -62,9 +68,14 @@ def test_every_other_key_stands_in_the_table_of_its_effect(title: str, effect: E
     assert {row[0] for row in section(title)} == keys
 
 
+def test_the_keys_of_an_entry_of_upstreams_are_the_marked_ones() -> None:
+    marked = {row[0].removeprefix("proxy.") for row in section("In effect") if row[0].endswith("` *")}
+    assert {f"{key}` *" for key in leaves(describe(UpstreamEntry))} == marked
+
+
 def test_the_documented_defaults_are_the_defaults() -> None:
     shown = yaml.safe_load(dump(Config()))
-    for key, default, _variable, _text in section("In effect"):
+    for key, default, _variable, _text in in_effect_rows():
         value = shown
         for part in key.split("."):
             value = value.get(part, "") if isinstance(value, dict) else ""
@@ -73,17 +84,17 @@ def test_the_documented_defaults_are_the_defaults() -> None:
 
 
 def test_the_documented_variables_are_those_of_their_keys() -> None:
-    for key, _default, variable, _text in section("In effect"):
+    for key, _default, variable, _text in in_effect_rows():
         if key != "version":
             name = "REGISTRY_" + key.replace(".", "_").upper()
-            assert re.fullmatch(rf"{name}(_…|_0)?|REGISTRY_STORAGE=inmemory", variable), key
+            assert re.fullmatch(rf"{name}(_…|_0|_0_MATCH)?|REGISTRY_STORAGE=inmemory", variable), key
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04"]
+    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05"]
 
 
-@pytest.mark.parametrize("path", EXAMPLES[:3], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*EXAMPLES[:3], EXAMPLES[4]], ids=lambda path: path.name)
 def test_an_example_of_ours_loads_without_a_warning(path: Path) -> None:
     assert load(path, {}).warnings == ()
 
@@ -107,4 +118,20 @@ def test_the_clients_snippets_parse() -> None:
     hosts = tomllib.loads((clients / "hosts.toml").read_text())
     assert hosts["host"]["http://127.0.0.1:5000"]["capabilities"] == ["pull", "resolve"]
     registries = tomllib.loads((clients / "registries.conf").read_text())
-    assert registries["registry"][0]["mirror"][0]["location"] == "127.0.0.1:5000"
+    for registry, path in zip(registries["registry"], ["", "/quay.io"], strict=True):
+        assert registry["mirror"][0]["location"] == f"127.0.0.1:5000{path}"
+    every = tomllib.loads((clients / "default-hosts.toml").read_text())
+    assert every["host"] == hosts["host"]
+
+
+def test_the_documented_configuration_of_several_upstreams_loads(tmp_path: Path) -> None:
+    """But for the file that it names, and for the program that is not here."""
+    text = (TOP / "docs" / "configuration.md").read_text(encoding="utf-8")
+    snippet = text.split("\n## Several upstreams\n")[1].split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "config.yml").write_text(f"version: 0.1\nstorage: inmemory\n{snippet}", encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path / "config.yml", {})
+    assert re.fullmatch(
+        r"\S+: proxy\.upstreams\.registry\.example:5000\.ca: got '/etc/ssl/team-ca\.pem', which cannot .*",
+        str(refused.value),
+    )

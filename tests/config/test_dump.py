@@ -73,7 +73,7 @@ def test_only_what_is_in_effect_is_shown(tmp_path: Path) -> None:
     text = """
 version: 0.1
 storage: {inmemory: {}, cache: {blobdescriptor: redis, layerinfo: inmemory}, delete: {enabled: true}, tag: {}}
-proxy: {ttl: 1h, freshness: {default: 1h}}
+proxy: {ttl: 1h, cachewritetimeout: 1h}
 cache: {maxsize: 2GiB}
 auth: none
 """
@@ -82,7 +82,7 @@ auth: none
     assert set(shown["storage"]) == {"inmemory", "cache", "maintenance", "redirect"}
     assert shown["storage"]["maintenance"] == {"readonly": {"enabled": False}}
     assert shown["storage"]["cache"] == {"layerinfo": "inmemory", "blobdescriptorsize": 10000}
-    assert not {"ttl", "freshness"} & set(shown["proxy"])
+    assert not {"ttl", "cachewritetimeout"} & set(shown["proxy"])
 
 
 def test_a_relative_folder_is_shown_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,7 @@ GIVEN = {  # something at each key of the table that is not like nothing
     "storage.oss": "{bucket: b}",
     "storage.swift": "{container: c}",
     "middleware.storage": "[{name: cloudfront}]",
-    "proxy.upstreams": "{ghcr.io: {remoteurl: 'https://ghcr.io'}}",
-    "proxy.exec": "{command: /c}",
     "proxy.ttl": "0",
-    "proxy.freshness": "{rules: [{match: '*:latest', fresh: 10s}]}",
-    "proxy.stale": "1h",
-    "proxy.negative": "1s",
     "cache.maxsize": "1GiB",
     "cache.minfree": "5%",
     "notifications": "{endpoints: [{name: a, url: 'http://b'}]}",
@@ -134,10 +129,6 @@ def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "environ", "key"),
     [
-        ("proxy: {upstreams: [a]}\n", {}, "proxy.upstreams"),
-        ("proxy: {upstreams: {a: b}}\n", {}, "proxy.upstreams"),
-        ("proxy: {exec: x}\n", {}, "proxy.exec"),
-        ("proxy: {exec: {command: x, lifetime: y}}\n", {}, "proxy.exec"),
         ("auth: [a]\n", {}, "auth"),
         ("http: {tls: {key: [a]}}\n", {}, "http.tls"),
         ("", {"REGISTRY_STORAGE_S3_BUCKET": "b", "REGISTRY_STORAGE_S3_REGION": "r"}, "storage.s3"),

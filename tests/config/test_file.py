@@ -141,8 +141,11 @@ DURATION = "a duration such as 30s or 500ms (units: h, m, s, ms)"
 BOUNDED = "a duration from 100ms to 10m, such as 30s"
 URL = "an http or https URL with a host, such as https://registry-1.docker.io"
 NEITHER = "for no login leave both out"
-BOTH = "proxy.username and proxy.password"
+ONE_LOGIN = "wanted one login only: username and password, identitytoken, exec or dockerconfig"
 ADDRESS = "HOST:PORT, such as :5000, 127.0.0.1:5000 or [::1]:5000, with a port from 0 to 65535"
+
+AGE = "a duration from 0s to 596523h14m8s, such as 30s"
+PROXY = "http://HOST:PORT or https://HOST:PORT of a proxy, or direct for none"
 
 BAD_VALUES = [
     ("log", "level", "loud", "one of error, warn, info, debug"),
@@ -168,8 +171,16 @@ BAD_VALUES = [
     ("proxy", "timeouts.stall", "30", BOUNDED),  # nanoseconds
     ("proxy", "retries", "11", "an integer from 0 to 10"),
     ("proxy", "ttl", "7d", DURATION),
-    ("proxy", "stale", "-1h", "a duration from 0s to 596523h14m8s, such as 30s"),
+    ("proxy", "stale", "-1h", AGE),
     ("proxy", "freshness.default", "x", DURATION),
+    ("proxy", "freshness.default", "-1s", AGE),
+    ("proxy", "negative", "-1ns", AGE),
+    ("proxy", "quota.reserve", "0.1", "a share from 0% to 100%, such as 10%"),
+    ("proxy", "connections", "0", "an integer from 1 to 1000"),
+    ("proxy", "insecure", "x509", "true or false"),
+    ("proxy", "httpproxy", "proxy:3128", PROXY),
+    ("proxy", "httpproxy", "socks5://proxy:1080", PROXY),
+    ("proxy", "httpproxy", "http://proxy/path", PROXY),
     ("cache", "maxsize", "200G", "a size such as 200GiB or 500MB, or a share of the disk such as 5%"),
     ("cache", "minfree", "101%", "a share between 0% and 100%"),
     ("health", "storagedriver.interval", "x", DURATION),
@@ -229,7 +240,7 @@ def test_headers_that_would_split_an_answer_are_refused(tmp_path: Path) -> None:
         ("{username: u, password: ''}", f"proxy.password: missing, wanted beside proxy.username; {NEITHER}"),
         (
             "{username: u, password: p, identitytoken: t}",
-            f"proxy.identitytoken: given beside {BOTH}, wanted either it or those two",
+            f"proxy.identitytoken: given beside proxy.username, {ONE_LOGIN}",
         ),
     ],
 )  # fmt: skip

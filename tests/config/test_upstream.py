@@ -10,7 +10,7 @@ from mirror.configfile import ConfigError
 from tests.support.configs import MINIMAL, load_env, load_text, remarks
 
 HUB = "https://registry-1.docker.io"
-REGISTRY = f"the registry that the login is for (Docker Hub's is {HUB})"
+REGISTRY = f"the registry that it is for (Docker Hub's is {HUB})"
 LOGIN = {"REGISTRY_PROXY_USERNAME": "u", "REGISTRY_PROXY_PASSWORD": "p"}
 
 
@@ -36,6 +36,10 @@ def warned(folder: Path, text: str, **environ: str) -> list[str]:
         ("identitytoken: t", "identitytoken"),
         ("remoteurl:\n  identitytoken: t", "identitytoken"),
         ("remoteurl: ''\n  identitytoken: t", "identitytoken"),
+        ("remoteurls: []\n  identitytoken: t", "identitytoken"),
+        ("exec: {command: sh}", "exec"),
+        ("headers: {X-A: b}", "headers"),
+        ("upstreams: {quay.io: {remoteurl: 'https://quay.io'}}\n  identitytoken: t", "identitytoken"),
     ],
 )
 def test_a_login_for_an_upstream_that_nobody_named_stops_the_start(
@@ -63,6 +67,7 @@ def test_a_login_for_an_upstream_that_somebody_named_does_not(tmp_path: Path) ->
     assert warned(tmp_path, f"proxy: {{remoteurl: '{HUB}', {login}}}\n") == []
     assert warned(tmp_path, f"proxy: {{{login}}}\n", REGISTRY_PROXY_REMOTEURL=HUB) == []
     assert load_env({**LOGIN, "REGISTRY_PROXY_REMOTEURL": HUB}).warnings == ()
+    assert load_env({**LOGIN, "REGISTRY_PROXY_REMOTEURLS_0": HUB}).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +82,8 @@ def test_a_login_for_an_upstream_that_somebody_named_does_not(tmp_path: Path) ->
         ("remoteuri", "remoteurl"),
         ("Username", "username"),
         ("passwort", "password"),
+        ("remoteUrls", "remoteurls"),
+        ("remote_urls", "remoteurls"),
     ],
 )
 def test_a_slip_in_a_key_of_the_upstream_stops_the_start(tmp_path: Path, key: str, known: str) -> None:
@@ -84,7 +91,7 @@ def test_a_slip_in_a_key_of_the_upstream_stops_the_start(tmp_path: Path, key: st
     assert refusal(tmp_path, f"proxy:\n  {key}: x\n  identitytoken: t\n")[0] == (
         f"config.yml:4: proxy.{key}: unknown key; write proxy.{known}"
     )
-    if known == "remoteurl":
+    if known.startswith("remoteurl"):
         assert len(refusal(tmp_path, f"proxy:\n  {key}: x\n  identitytoken: t\n")) == 1
 
 

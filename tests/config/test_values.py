@@ -193,8 +193,8 @@ def test_an_upstreams_url_is_taken_without_its_last_slash(text: str, url: str) -
     [
         ("registry-1.docker.io", "write https://registry-1.docker.io"),
         ("localhost:5000/team", "write https://localhost:5000/team"),
-        ("https://u:p@host", "give those in proxy.username and proxy.password"),
-        ("https://u@host", "give those in proxy.username and proxy.password"),
+        ("https://u:p@host", "give those in username and password beside it"),
+        ("https://u@host", "give those in username and password beside it"),
         ("https://host/?x=1", "without ?query and #fragment"),
         ("https://host/?", "without ?query and #fragment"),
         ("https://host/#a", "without ?query and #fragment"),
