@@ -72,8 +72,7 @@ class Breaker:
         """None: go, and come back with a verdict. Else seconds until it is worth asking."""
         left = self.wait(now)
         if left is None and self._state is not State.CLOSED:
-            if self._state is State.OPEN:
-                self._change(State.HALF_OPEN)
+            self._change(State.HALF_OPEN)  # also when it is half-open: a probe that is replaced has no say
             self._probe_ends = now + PROBE
         return left
 

@@ -5,7 +5,6 @@ dead registry. Their changes go to the log.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from enum import Enum
 from http import HTTPStatus
@@ -38,9 +37,7 @@ class Role(Enum):
 class Breakers:
     """`now` is the clock that all times are of; `chance` gives numbers from [0, 1)."""
 
-    def __init__(
-        self, now: Callable[[], float] = time.monotonic, chance: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, now: Callable[[], float], chance: Callable[[], float] = random.random) -> None:
         self.now = now
         self.chance = chance
         self._breakers: LRUCache[tuple[str, str, int | None], Breaker] = LRUCache(ORIGINS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -25,14 +25,14 @@ _log = structlog.get_logger()
 
 
 class Calls:
-    """The way to one upstream. `name` is how errors call it."""
+    """The way to one upstream. `name` is how errors call it; `now` is the clock of breakers and quota."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
         self._base = registry_url(settings.remoteurl)
         self._headers = dict(settings.headers)  # may be secret: `redirects` keeps them at this origin
         self.name = public_name(self._base)
         self.transport = Transport(settings)
-        self._health = Health(settings, self._base, self.name)
+        self._health = Health(settings, self._base, self.name, now)
         self._fetcher = Fetcher(self.transport, settings.retries, self._health.breakers, self._base)
         self._auth = Authenticator(settings, self._base, self.name, self._fetcher)
 
@@ -111,7 +111,7 @@ class Calls:
         return self._health.condition()
 
     def describe(self, now: float) -> dict[str, Any]:
-        """As `Health.describe`; `now` as in time.monotonic()."""
+        """As `Health.describe`."""
         return self._health.describe(now)
 
     def broken(self, error: TransportError, answer: Answer) -> NoReturn:

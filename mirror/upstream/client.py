@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeGuard
@@ -46,10 +46,13 @@ _KNOWN = INDEXES | MANIFESTS
 
 
 class Client:
-    """One upstream registry. Nothing is sent, opened or read before the first call; `close` ends it."""
+    """One upstream registry. Nothing is sent, opened or read before the first call; `close` ends it.
 
-    def __init__(self, settings: Settings) -> None:
-        self._calls = Calls(settings)
+    `now` is the clock of breakers and quota.
+    """
+
+    def __init__(self, settings: Settings, now: Callable[[], float] = time.monotonic) -> None:
+        self._calls = Calls(settings, now)
         self._manifest_heads = Heads()
         self._blob_heads = Heads()
 
@@ -61,9 +64,9 @@ class Client:
         """Whether it would be asked now, by breakers and rate limit; the same for all repositories."""
         return self._calls.condition()
 
-    def describe(self, now: float | None = None) -> dict[str, Any]:
-        """How it is doing, for operators: no secrets. `now` as in time.monotonic(); see `Health.describe`."""
-        return self._calls.describe(time.monotonic() if now is None else now)
+    def describe(self, now: float) -> dict[str, Any]:
+        """How it is doing, for operators; see `Health.describe`."""
+        return self._calls.describe(now)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
         """What the tag points to.

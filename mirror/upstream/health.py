@@ -22,17 +22,17 @@ _log = structlog.get_logger()
 
 
 class Health:
-    """Of the registry at `base`, which errors call `name`."""
+    """Of the registry at `base`, which errors call `name`; `now` is the clock that all times are of."""
 
-    def __init__(self, settings: Settings, base: URL, name: str) -> None:
-        self.breakers = Breakers()
+    def __init__(self, settings: Settings, base: URL, name: str, now: Callable[[], float]) -> None:
+        self.breakers = Breakers(now)
         self._quota = Quota()
         self._base = base
         self._name = name
         self._reserve = settings.reserve
         self._namespace = settings.namespace or base.authority
         self._well = Condition(self._namespace)
-        self._now = self.breakers.now
+        self._now = now
 
     def question(self, blob: bool) -> Question:
         """Leave to ask, as far as the quota has a say. Raises RateLimited."""
