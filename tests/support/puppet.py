@@ -19,7 +19,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.manifest import parse
 from mirror.oci.names import Reference, Repository, Tag
-from mirror.registry import Page, Part, RawManifest, RegistryError, Resolved
+from mirror.registry import Condition, Page, Part, RawManifest, RegistryError, Resolved
 
 WAIT = 10.0  # seconds; a test that waits longer has failed
 MEDIA_TYPE = "application/octet-stream"
@@ -68,6 +68,7 @@ class Puppet:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.refuse: dict[str, RegistryError] = {}  # verb -> what it raises
+        self.well = Condition("upstream.test")  # what `condition` says, of every repository
         self.hold: dict[str, asyncio.Event] = {}  # verb -> waits for this
         self.ignore_start = False  # answers a Range request from the beginning
         self.announce: int | None = None  # a size other than the true one
@@ -103,6 +104,9 @@ class Puppet:
             await self.hold[verb].wait()
         if verb in self.refuse:
             raise self.refuse[verb]
+
+    def condition(self, repository: Repository) -> Condition:
+        return self.well
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
         await self._called("resolve", repository, tag)

@@ -195,9 +195,9 @@ class Upstream:
         """
         self._rules.append(_Rule(method, re.compile(path), fault, times))
 
-    def clear_faults(self) -> None:
-        """Behave again. What hangs or stalls goes on doing so until `release`."""
-        self._rules.clear()
+    def clear_faults(self, path: str = "") -> None:
+        """Behave again: all faults end, or those set for this path. What hangs goes on until `release`."""
+        self._rules[:] = [rule for rule in self._rules if path and rule.path.pattern != path]
 
     def release(self) -> None:
         """End everything that hangs or stalls, now and from now on. From any thread."""
@@ -386,13 +386,15 @@ async def serve(
 
 
 @contextlib.contextmanager
-def in_thread(upstream: Upstream, *, host: str = "127.0.0.1") -> Generator[str, None, None]:
+def in_thread(
+    upstream: Upstream, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> Generator[str, None, None]:
     """Serve in a thread with an event loop of its own, for tests that block; gives the URL."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="scripted upstream")
     thread.start()
     try:
-        runner = asyncio.run_coroutine_threadsafe(upstream._start(host, None), loop).result(10)
+        runner = asyncio.run_coroutine_threadsafe(upstream._start(host, tls), loop).result(10)
         try:
             yield upstream.url
         finally:
