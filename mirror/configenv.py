@@ -169,14 +169,16 @@ def _meant(variable: _Variable, miss: _Unrecognized) -> str | None:
     if variable.parts[:2] == _UPSTREAMS and (dotted := _dotted(variable.parts)):
         return dotted
     near = nearest(part, miss.shape.fields)
-    if near is not None and _exists(name := variable_of(".".join([*before, near, *behind[1:]]))):
+    if near is not None and _exists(name := PREFIX + "_".join([*before, near.upper(), *behind[1:]])):
         return name
     below = {
         key.replace(".", ""): key for key in paths(miss.shape)
     }  # perhaps with a `_` too many, or too few
     near = slip("".join(behind), below)
-    name = variable_of(".".join([*before, below[near]])) if near is not None else ""
-    return name if name and _exists(name) else None
+    if near is None:
+        return None
+    name = PREFIX + "_".join([*before, below[near].replace(".", "_").upper()])
+    return name if _exists(name) else None
 
 
 def _dotted(parts: list[str]) -> str | None:

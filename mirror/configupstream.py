@@ -6,7 +6,7 @@ those between upstreams on the models. Nothing here opens a file: see `mirror.co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from mirror.config import Proxy
@@ -15,11 +15,11 @@ from mirror.confignames import DEFAULT_REMOTEURL, HUB_NAMES, OPEN, host_of, is_p
 from mirror.configproblems import Problem, Warning_, find, is_given, joined, says_something
 from mirror.configproxy import Upstream
 from mirror.configschema import slip
-from mirror.configtree import Table, is_null
+from mirror.configtree import Table, Tree, is_null
 
 REMOTEURL: Final = "proxy.remoteurl"
-_LOGIN: Final = ("username", "password")
-_LOGINS: Final = (_LOGIN, ("identitytoken",), ("exec",), ("dockerconfig",))  # one of these
+_LOGINS: Final = (("username", "password"), ("identitytoken",), ("exec",), ("dockerconfig",))
+_ONE_LOGIN: Final = "username and password, identitytoken, exec or dockerconfig"
 _SECRETS: Final = ("username", "password", "identitytoken", "headers", "clientcert")  # not kept by host
 _FOR_SOMEBODY: Final = ("username", "password", "identitytoken", "exec", "headers", "clientcert")
 _OF_ONE_REGISTRY: Final = ("remoteurl", "remoteurls", "aliases")
@@ -83,43 +83,40 @@ def check_keys(tree: Table) -> list[Problem]:
 
 def _check_one(table: Table, at: Path) -> list[Problem]:
     entries = table.entries
-    problems = []
-
-    def beside(key: str, text: str, source: str) -> None:
-        problems.append(Problem(source, joined(*at, key), text))
-
-    def given(key: str) -> bool:
-        return says_something(entries.get(key))
-
-    def needs(key: str, other: str, rest: str = "") -> None:
-        if given(key) and not given(other):
-            beside(other, f"missing, wanted beside {joined(*at, key)}{rest}", entries[key].source)
-
-    if given("remoteurl") and given("remoteurls"):
+    problems = _check_login(entries, at) + _missing(entries, at, "clientkey", "clientcert")
+    if says_something(entries.get("remoteurl")) and says_something(entries.get("remoteurls")):
         text = f"given beside {joined(*at, 'remoteurl')}, wanted one of the two"
-        beside("remoteurls", text, entries["remoteurls"].source)
-    needs("username", "password", "; for no login leave both out")
-    needs("password", "username", "; for no login leave both out")
-    needs("clientkey", "clientcert")
-    logins = [[key for key in login if given(key)] for login in _LOGINS]
+        problems.append(Problem(entries["remoteurls"].source, joined(*at, "remoteurls"), text))
+    headers = entries.get("headers")
+    return problems + (check_headers(headers, at) if isinstance(headers, Table) else [])
+
+
+def _check_login(entries: Mapping[str, Tree], at: Path) -> list[Problem]:
+    """One login, and that whole."""
+    problems = [
+        *_missing(entries, at, "username", "password", "; for no login leave both out"),
+        *_missing(entries, at, "password", "username", "; for no login leave both out"),
+    ]
+    logins = [[key for key in login if says_something(entries.get(key))] for login in _LOGINS]
     first, *more = [keys[0] for keys in logins if keys] or [""]
     for key in more:
-        text = f"given beside {joined(*at, first)}, wanted one login only: {_either()}"
-        beside(key, text, entries[key].source)
+        text = f"given beside {joined(*at, first)}, wanted one login only: {_ONE_LOGIN}"
+        problems.append(Problem(entries[key].source, joined(*at, key), text))
     program = entries.get("exec")
-    if (
-        isinstance(program, Table)
-        and says_something(program)
-        and not is_given(program.entries.get("command"))
-    ):
-        beside("exec.command", "missing, wanted the program that gives the login", program.source)
-    headers = entries.get("headers")
-    return [*problems, *(check_headers(headers, at) if isinstance(headers, Table) else [])]
+    if isinstance(program, Table) and says_something(program):
+        keys = program.entries
+        if not is_given(keys.get("command")) and not any(slip(key, ["command"]) for key in keys):
+            text = "missing, wanted the program that gives the login"
+            problems.append(Problem(program.source, joined(*at, "exec.command"), text))
+    return problems
 
 
-def _either() -> str:
-    names = [" and ".join(login) for login in _LOGINS]
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+def _missing(entries: Mapping[str, Tree], at: Path, key: str, other: str, rest: str = "") -> list[Problem]:
+    """The problem that `other` is not there beside `key`, if it is one."""
+    if not says_something(entries.get(key)) or says_something(entries.get(other)):
+        return []
+    text = f"missing, wanted beside {joined(*at, key)}{rest}"
+    return [Problem(entries[key].source, joined(*at, other), text)]
 
 
 def _check_pattern(entry: Table, at: Path) -> list[Problem]:

@@ -1,0 +1,431 @@
+"""Several upstreams: what each comes to, and what does not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mirror.config import Config
+from mirror.configfile import ConfigError, dump
+from mirror.confignames import NAME_FORM
+from mirror.configproxy import Proxy, UpstreamEntry
+from mirror.configvalues import parse_share
+from tests.support.configs import MINIMAL, load_env, load_text, remarks
+
+HUB = "https://registry-1.docker.io"
+ONE_LOGIN = "wanted one login only: username and password, identitytoken, exec or dockerconfig"
+COMMAND = "wanted a command such as docker-credential-ecr-login, with quotes in pairs"
+NOT_OPEN = 'not for "*": it would be sent to whatever host a client names; use exec or dockerconfig'
+NOT_PATTERN = "not for a pattern: each host that fits it is asked by its own name, by https"
+ONE_HUB = "(docker.io, registry-1.docker.io, index.docker.io are one registry)"
+
+
+def proxy_of(folder: Path, text: str, **environ: str) -> Proxy:
+    """The `proxy` section that this YAML comes to, which has its own warnings only."""
+    loaded = load_text(folder, f"{MINIMAL}proxy: {text}\n", **environ)
+    assert remarks(loaded) == []
+    return loaded.config.proxy
+
+
+def problems(folder: Path, text: str, **environ: str) -> list[str]:
+    """The lines of the error that this `proxy` section leads to, without the file's line."""
+    with pytest.raises(ConfigError) as refused:
+        load_text(folder, f"{MINIMAL}proxy: {text}\n", **environ)
+    return str(refused.value).replace(f"{folder}/config.yml:3: ", "").splitlines()
+
+
+def test_an_entry_is_at_its_name_and_has_the_limits_of_the_default_upstream(tmp_path: Path) -> None:
+    text = (
+        "{timeouts: {connect: 3s}, retries: 5, connections: 7, username: u, password: p, ca: , "
+        "remoteurl: 'https://a', realms: [r], headers: {X-A: b}, insecure: true, upstreams: {ghcr.io: , "
+        "docker.io: {timeouts: {stall: 4s}, retries: 2}, 'localhost:5000': {remoteurl: 'http://localhost'}}}"
+    )
+    upstreams = proxy_of(tmp_path, text).upstreams
+    assert {name: entry.remoteurls for name, entry in upstreams.items()} == {
+        "ghcr.io": ("https://ghcr.io",),
+        "docker.io": (HUB,),
+        "localhost:5000": ("http://localhost",),
+    }
+    times = {
+        name: (entry.timeouts.connect, entry.timeouts.stall, entry.retries)
+        for name, entry in upstreams.items()
+    }
+    assert times == {"ghcr.io": (3.0, 30.0, 5), "docker.io": (3.0, 4.0, 2), "localhost:5000": (3.0, 30.0, 5)}
+    assert upstreams["ghcr.io"].connections == 7
+    kept_apart = {"username", "password", "realms", "headers", "insecure"}
+    for entry in upstreams.values():
+        assert {key: getattr(entry, key) for key in kept_apart} == {
+            key: getattr(UpstreamEntry(), key) for key in kept_apart
+        }
+
+
+def test_either_key_for_urls_gives_both(tmp_path: Path) -> None:
+    for text in ("remoteurl: 'https://a/'", "remoteurls: ['https://a']"):
+        proxy = proxy_of(tmp_path, f"{{{text}, upstreams: {{ghcr.io: {{{text}}}}}}}")
+        for upstream in (proxy, proxy.upstreams["ghcr.io"]):
+            assert (upstream.remoteurl, upstream.remoteurls) == ("https://a", ("https://a",))
+    proxy = proxy_of(tmp_path, "{remoteurls: ['https://a', 'http://b/c']}")
+    assert (proxy.remoteurl, proxy.remoteurls) == ("https://a", ("https://a", "http://b/c"))
+    assert Config().proxy.remoteurls == (HUB,)
+
+
+def test_a_pattern_is_at_no_url(tmp_path: Path) -> None:
+    for name, entry in proxy_of(tmp_path, "{upstreams: {'*': {}, '*.example.com': {}}}").upstreams.items():
+        assert (name, entry.remoteurl, entry.remoteurls) == (name, "", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "names"),
+    [
+        ("{remoteurl: 'https://quay.io'}", False, ("quay.io",)),
+        ("{remoteurl: 'https://Quay.io:443/x', upstreams: {ghcr.io: }}", True, ("quay.io:443",)),
+        ("{remoteurl: 'https://quay.io', aliases: [q]}", True, ("quay.io", "q")),
+        (f"{{remoteurl: '{HUB}'}}", True, ("docker.io", "registry-1.docker.io", "index.docker.io")),
+        (f"{{remoteurl: '{HUB}', aliases: [hub]}}", True,
+         ("docker.io", "hub", "registry-1.docker.io", "index.docker.io")),
+        ("{remoteurl: 'http://127.0.0.1:5001', aliases: [docker.io]}", True,
+         ("docker.io", "registry-1.docker.io", "index.docker.io")),
+    ],
+)  # fmt: skip
+def test_what_the_default_upstream_is_called_and_whether_other_names_are_refused(
+    tmp_path: Path, text: str, strict: bool, names: tuple[str, ...]
+) -> None:
+    proxy = proxy_of(tmp_path, text)
+    assert (proxy.strict, proxy.names(proxy.namespace)) == (strict, names)
+
+
+def test_docker_hub_has_all_its_names_wherever_it_is(tmp_path: Path) -> None:
+    text = "{remoteurl: 'https://a', upstreams: {docker.io: {remoteurl: 'http://b'}, c: {aliases: [x.y]}}}"
+    upstreams = proxy_of(tmp_path, text).upstreams
+    assert upstreams["docker.io"].is_hub("docker.io")
+    assert not upstreams["c"].is_hub("c")
+    assert upstreams["docker.io"].names("docker.io")[1:] == ("registry-1.docker.io", "index.docker.io")
+    assert upstreams["c"].names("c") == ("c", "x.y")
+
+
+@pytest.mark.parametrize("at", ["proxy", "proxy.upstreams.quay.io"])
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("remoteurls: ['https://b']", ["remoteurls: given beside {at}.remoteurl, wanted one of the two"]),
+        ("username: u", ["password: missing, wanted beside {at}.username; for no login leave both out"]),
+        ("password: p", ["username: missing, wanted beside {at}.password; for no login leave both out"]),
+        ("username: u, password: p, exec: {command: sh}", ["exec: given beside {at}.username, " + ONE_LOGIN]),
+        ("identitytoken: t, dockerconfig: /x",
+         ["dockerconfig: given beside {at}.identitytoken, " + ONE_LOGIN,
+          "dockerconfig: got '/x', which cannot be read: No such file or directory"]),
+        ("exec: {command: sh}, identitytoken: t, username: u, password: p",
+         ["identitytoken: given beside {at}.username, " + ONE_LOGIN,
+          "exec: given beside {at}.username, " + ONE_LOGIN]),
+        ("exec: {lifetime: 1h}", ["exec.command: missing, wanted the program that gives the login"]),
+        ("exec: {command: '\"a'}",
+         ["exec.command: got '\"a', " + COMMAND]),
+        ("exec: {command: sh, lifetime: -1s}",
+         ["exec.lifetime: got '-1s', wanted a duration from 0s to 596523h14m8s, such as 30s"]),
+        ("clientkey: /dev/null", ["clientcert: missing, wanted beside {at}.clientkey"]),
+        ("retries: 11", ["retries: got '11', wanted an integer from 0 to 10"]),
+        ("aliases: [a, B]",
+         [f"aliases[1]: got 'B', wanted {NAME_FORM}: write b"]),
+        ("aliases: [" + ", ".join(f"a{n}" for n in range(33)) + "]",
+         ["aliases: got a list, wanted at most 32 names; here are 33"]),
+        ("pasword: p", ["pasword: unknown key; write {at}.password"]),
+        ("remote_URL: p", ["remote_URL: unknown key; write {at}.remoteurl"]),
+        ("timeouts: {stal: 1s}", ["timeouts.stal: unknown key; write {at}.timeouts.stall"]),
+        ("exec: {comand: x}", ["exec.comand: unknown key; write {at}.exec.command"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_stops_the_start_in_each_upstream(
+    tmp_path: Path, at: str, keys: str, said: list[str]
+) -> None:
+    section = f"{{remoteurl: 'https://a', {keys}}}"
+    text = section if at == "proxy" else f"{{remoteurl: 'https://b', upstreams: {{quay.io: {section}}}}}"
+    expected = {f"{at}.{line.replace('{at}', at)}" for line in said}
+    assert set(problems(tmp_path, text)) == expected
+
+
+def test_more_urls_than_anybody_has_are_refused(tmp_path: Path) -> None:
+    urls = [f"'https://r{number}'" for number in range(9)]
+    assert proxy_of(tmp_path, f"{{remoteurls: [{', '.join(urls[:8])}]}}").remoteurls[7] == "https://r7"
+    assert problems(tmp_path, f"{{remoteurls: [{', '.join(urls)}]}}") == [
+        "proxy.remoteurls: got a list, wanted at most 8 URLs; here are 9"
+    ]
+
+
+def test_more_upstreams_than_anybody_has_are_refused(tmp_path: Path) -> None:
+    entries = [f"r{number}: {{}}" for number in range(257)]
+    assert len(proxy_of(tmp_path, f"{{upstreams: {{{', '.join(entries[:256])}}}}}").upstreams) == 256
+    assert problems(tmp_path, f"{{upstreams: {{{', '.join(entries)}}}}}") == [
+        "proxy.upstreams: got a section, wanted at most 256 upstreams; here are 257"
+    ]
+
+
+def test_a_name_that_is_none_is_told_and_so_is_each_further_one(tmp_path: Path) -> None:
+    said = problems(tmp_path, "{upstreams: {GHCR.io: {}, 'a b': {retries: x}}}")
+    assert [line.partition(", wanted")[0] for line in said] == [
+        "proxy.upstreams: got 'GHCR.io'",
+        "proxy.upstreams: got 'a b'",
+        "proxy.upstreams.a b.retries: got 'x'",
+    ]
+
+
+DEFAULT = "the default upstream, proxy.remoteurl"
+BELOW_PROXY = ": write what is meant for this one directly below proxy"
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "name", "owner"),
+    [
+        ("{upstreams: {q.io: {aliases: [q, x.y]}, x.y: {aliases: [q]}}}", "x.y", "x.y", "q.io"),
+        ("{upstreams: {q.io: {aliases: [q]}, x.y: {aliases: [z, q]}}}", "x.y.aliases[1]", "q", "q.io"),
+        ("{aliases: [q], upstreams: {q.io: {aliases: [q]}}}", "q.io.aliases[0]", "q", ""),
+        ("{remoteurl: 'https://Q.io', upstreams: {q.io: {}}}", "q.io", "q.io", ""),
+        ("{upstreams: {docker.io: {}}}", "docker.io", "docker.io", ""),
+        ("{remoteurl: 'https://a', upstreams: {docker.io: {}, index.docker.io: {}}}",
+         "index.docker.io", "index.docker.io", "docker.io"),
+        (f"{{remoteurl: 'https://a', upstreams: {{docker.io: {{}}, x.y: {{remoteurl: '{HUB}'}}}}}}",
+         "x.y", "docker.io", "docker.io"),
+    ],
+)  # fmt: skip
+def test_a_name_that_two_upstreams_have_stops_the_start(
+    tmp_path: Path, text: str, at: str, name: str, owner: str
+) -> None:
+    whose = f"proxy.upstreams.{owner}" if owner else DEFAULT
+    hub = f" {ONE_HUB}" if "docker" in name else ""
+    end = f"{hub}{'' if owner else BELOW_PROXY}"
+    said = f"the name {name} is also that of {whose}; wanted one upstream for a name{end}"
+    assert problems(tmp_path, text) == [f"proxy.upstreams.{at}: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "refused"),
+    [
+        ("username: u, password: p", ["username", "password"]),
+        ("identitytoken: t", ["identitytoken"]),
+        ("headers: {X-A: b}", ["headers"]),
+    ],
+)
+def test_no_secret_goes_to_whatever_host_a_client_names(
+    tmp_path: Path, keys: str, refused: list[str]
+) -> None:
+    assert problems(tmp_path, f"{{upstreams: {{'*': {{{keys}}}}}}}") == [
+        f"proxy.upstreams.*.{key}: {NOT_OPEN}" for key in refused
+    ]
+    entry = proxy_of(tmp_path, f"{{upstreams: {{'*.example.com': {{{keys}}}}}}}").upstreams["*.example.com"]
+    assert getattr(entry, refused[0])
+
+
+def test_nor_does_a_client_certificate(tmp_path: Path) -> None:
+    assert problems(tmp_path, "{upstreams: {'*': {clientcert: /none}}}")[0] == (
+        f"proxy.upstreams.*.clientcert: {NOT_OPEN}"
+    )
+
+
+def test_logins_that_are_kept_by_host_may_stand_for_every_host(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"auths": {}}')
+    entry = proxy_of(tmp_path, f"{{upstreams: {{'*': {{dockerconfig: {tmp_path}/config.json}}}}}}")
+    assert entry.upstreams["*"].dockerconfig == tmp_path / "config.json"
+    program = proxy_of(
+        tmp_path, "{upstreams: {'*': {exec: {command: sh, lifetime: 0}}}}", PATH="/usr/bin:/bin"
+    )
+    assert program.upstreams["*"].exec is not None
+    assert (program.upstreams["*"].exec.command, program.upstreams["*"].exec.lifetime) == ("sh", 0.0)
+
+
+@pytest.mark.parametrize("pattern", ["*", "*.example.com"])
+@pytest.mark.parametrize("key", ["remoteurl: 'https://a'", "remoteurls: ['https://a']", "aliases: [a]"])
+def test_a_pattern_is_no_one_registry(tmp_path: Path, pattern: str, key: str) -> None:
+    assert problems(tmp_path, f"{{upstreams: {{'{pattern}': {{{key}}}}}}}") == [
+        f"proxy.upstreams.{pattern}.{key.partition(':')[0]}: {NOT_PATTERN}"
+    ]
+
+
+SINGLE = "wanted a single value; one with a colon and a space in it, or { or [ first, needs quotes"
+LOGIN_KEYS = "the login has keys of its own, such as username and password"
+SET_ANYWAY = "the mirror sets it as each request needs"
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ("{Authorization: hunter2}", f"headers.Authorization: not to be set here: {LOGIN_KEYS}"),
+        ("{host: hunter2}", f"headers.host: not to be set here: {SET_ANYWAY}"),
+        ("{Range: hunter2}", f"headers.Range: not to be set here: {SET_ANYWAY}"),
+        ("{Accept: hunter2}", f"headers.Accept: not to be set here: {SET_ANYWAY}"),
+        ("{If-None-Match: hunter2}", f"headers.If-None-Match: not to be set here: {SET_ANYWAY}"),
+        ("{Transfer-Encoding: hunter2}", f"headers.Transfer-Encoding: not to be set here: {SET_ANYWAY}"),
+        ("{X-A: hunter2, x-a: hunter2}",
+         "headers.x-a: there twice, as case does not count in names of headers"),
+        ('{X-A: "hunter2\\r\\nHost: b"}',
+         "headers.X-A: wanted at most 4096 characters, and no line breaks or control characters"),
+        ("{X-A: 'hunter2" + "x" * 4096 + "'}",
+         "headers.X-A: wanted at most 4096 characters, and no line breaks or control characters"),
+        ("{'X A': hunter2}", "headers: got the name 'X A', wanted one of letters, digits and - only"),
+        ("{X-A: [hunter2]}",
+         f"headers.X-A: got a list, {SINGLE}"),
+        ("hunter2", "headers: got ***, wanted a section of keys"),
+        ("{" + ", ".join(f"X-{n}: hunter2" for n in range(33)) + "}",
+         "headers: at most 32 headers; here are 33"),
+    ],
+)  # fmt: skip
+def test_headers_that_cannot_be_sent_are_refused_and_none_is_shown(
+    tmp_path: Path, headers: str, said: str
+) -> None:
+    assert problems(tmp_path, f"{{remoteurl: 'https://a', headers: {headers}}}") == [f"proxy.{said}"]
+    entry = f"{{upstreams: {{quay.io: {{headers: {headers}}}}}}}"
+    assert problems(tmp_path, entry) == [f"proxy.upstreams.quay.io.{said}"]
+
+
+def test_websites_are_told_wherever_they_stand(tmp_path: Path) -> None:
+    text = (
+        "{remoteurls: ['https://a', 'https://docker.io'], "
+        "upstreams: {hub.docker.com: {}, b: {remoteurl: 'http://docker.com:80'}}}"
+    )
+    assert [
+        (said.key, said.text.partition(" ")[0])
+        for said in load_text(tmp_path, f"{MINIMAL}proxy: {text}\n").warnings
+    ] == [
+        ("proxy.remoteurls[1]", "docker.io"),
+        ("proxy.upstreams.hub.docker.com.remoteurl", "hub.docker.com"),
+        ("proxy.upstreams.b.remoteurl", "docker.com"),
+    ]
+
+
+def test_a_key_of_the_whole_mirror_has_no_effect_in_an_entry(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, f"{MINIMAL}proxy: {{upstreams: {{quay.io: {{deadline: 1s}}}}}}\n")
+    assert [str(said).partition(": ")[2] for said in remarks(loaded)] == [
+        "proxy.upstreams.quay.io.deadline: unknown key, ignored; did you mean proxy.deadline?"
+    ]
+
+
+def test_freshness_rules_keep_their_order(tmp_path: Path) -> None:
+    text = (
+        "{freshness: {default: 0, rules: [{match: '*:latest', fresh: 10s}, {match: a/b:1, fresh: 0}, "
+        "{match: 'quay.io/*', fresh: 1h}]}, stale: 0, negative: 0, quota: {reserve: 0}}"
+    )
+    proxy = proxy_of(tmp_path, text)
+    assert [(rule.match, rule.fresh) for rule in proxy.freshness.rules] == [
+        ("*:latest", 10.0),
+        ("a/b:1", 0.0),
+        ("quay.io/*", 3600.0),
+    ]
+    assert (proxy.freshness.default, proxy.stale, proxy.negative, proxy.quota.reserve) == (0.0, 0.0, 0.0, 0.0)
+
+
+MATCH = "wanted a pattern of repository:tag, such as *:latest or library/*, with 4 * at most"
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("{match: alpine, fresh: 1s}", f"match: got 'alpine', {MATCH}"),
+        ("{match: 'a?:b', fresh: 1s}", f"match: got 'a?:b', {MATCH}"),
+        ("{match: '*a*b*c*d*', fresh: 1s}", f"match: got '*a*b*c*d*', {MATCH}"),
+        ("{fresh: 1s}", "match: missing, wanted a value; this key is required here"),
+        ("{match: '*'}", "fresh: missing, wanted a value; this key is required here"),
+        (
+            "{match: '*', fresh: -1s}",
+            "fresh: got '-1s', wanted a duration from 0s to 596523h14m8s, such as 30s",
+        ),
+    ],
+)
+def test_a_freshness_rule_that_can_fit_nothing_is_refused(tmp_path: Path, rule: str, said: str) -> None:
+    text = f"{{freshness: {{rules: [{{match: '*:a', fresh: 1s}}, {rule}]}}}}"
+    assert problems(tmp_path, text) == [f"proxy.freshness.rules[1].{said}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("10%", 0.1), ("0", 0.0), ("0%", 0.0), ("100%", 1.0), ("2.5 %", 0.025), ("7%", 0.07)]
+)
+def test_a_share_is_written_in_percent(text: str, share: float) -> None:
+    assert parse_share(text) == share
+    config = load_env({"REGISTRY_PROXY_QUOTA_RESERVE": text}).config
+    written = yaml.safe_load(dump(config))["proxy"]["quota"]["reserve"]
+    assert parse_share(written) == share
+
+
+@pytest.mark.parametrize("text", ["10", "0.1", "101%", "-1%", "%", "", "1e1%", "10%%"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"a share from 0% to 100%, such as 10%"):
+        parse_share(text)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"REGISTRY_PROXY_UPSTREAMS": "{ghcr.io: {username: u, password: p}, '*': }"},
+        {
+            "REGISTRY_PROXY_UPSTREAMS": "{ghcr.io: , '*': {}}",
+            "REGISTRY_PROXY_UPSTREAMS_GHCR.IO": "{username: x}",
+            "REGISTRY_PROXY_UPSTREAMS_GHCR.IO_PASSWORD": "p",
+            "REGISTRY_PROXY_UPSTREAMS_GHCR.IO_USERNAME": "u",
+        },
+        {
+            "REGISTRY_PROXY_UPSTREAMS_GHCR.IO_USERNAME": "u",
+            "REGISTRY_PROXY_UPSTREAMS_GHCR.IO_PASSWORD": "p",
+            "REGISTRY_PROXY_UPSTREAMS_*": "{}",
+        },
+    ],
+    ids=["all at once", "laid over", "one by one"],
+)
+def test_upstreams_can_stand_in_variables(environ: dict[str, str]) -> None:
+    upstreams = load_env(environ).config.proxy.upstreams
+    assert set(upstreams) == {"ghcr.io", "*"}
+    assert upstreams["ghcr.io"].username == "u"
+    assert upstreams["ghcr.io"].password is not None
+    assert upstreams["ghcr.io"].password.get_secret_value() == "p"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("QUAY_IO_PASSWORD", "QUAY.IO_PASSWORD"),
+        ("REGISTRY_K8S_IO_EXEC_COMMAND", "REGISTRY.K8S.IO_EXEC_COMMAND"),
+        ("LOCALHOST_5000_USERNAME", "LOCALHOST:5000_USERNAME"),
+        ("QUAY.IO_REMOTE_URL", "QUAY.IO_REMOTEURL"),
+        ("QUAY.IO_PASSWORT", "QUAY.IO_PASSWORD"),
+    ],
+)
+def test_a_variable_of_an_upstream_without_its_dot_is_told(name: str, meant: str) -> None:
+    prefix = "REGISTRY_PROXY_UPSTREAMS_"
+    loaded = load_env({prefix + name: "x"})
+    assert [str(said) for said in loaded.warnings] == [
+        f"{prefix}{name}: unknown variable, ignored; did you mean {prefix}{meant}?"
+    ]
+    assert loaded.config.proxy.upstreams == {}
+
+
+def test_what_is_shown_of_several_upstreams_loads_again_and_has_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docker.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    text = """{remoteurls: [https://a, https://b], username: u, password: hunter2, headers: {X-A: hunter2},
+  httpproxy: 'http://u:hunter2@proxy:3128', retries: 5, quota: {reserve: 2.5%},
+  upstreams: {ghcr.io: {timeouts: {stall: 7s}, dockerconfig: docker.json, httpproxy: direct},
+    quay.io: {identitytoken: hunter2, headers: {token: hunter2}, remoteurls: [https://c, https://d]},
+    '*.example.com': {exec: {command: sh -c, lifetime: 1h}}, '*': {}}}"""
+    config = load_text(tmp_path, f"{MINIMAL}proxy: {text}\n", PATH="/usr/bin:/bin").config
+    shown = dump(config)
+    assert "hunter2" not in shown + repr(config)
+    proxy = yaml.safe_load(shown)["proxy"]
+    assert proxy["headers"] == {"X-A": "***"}
+    assert proxy["httpproxy"] == "http://***@proxy:3128"
+    assert proxy["upstreams"]["ghcr.io"]["dockerconfig"] == f"{tmp_path}/docker.json"
+    assert not {"remoteurl", "remoteurls"} & set(proxy["upstreams"]["*.example.com"])
+    again = load_text(tmp_path, shown, PATH="/usr/bin:/bin").config
+    assert dump(again) == shown
+    assert [entry.timeouts for entry in again.proxy.upstreams.values()] == [
+        entry.timeouts for entry in config.proxy.upstreams.values()
+    ]
+    assert again.proxy.upstreams["*"] == config.proxy.upstreams["*"]
+
+
+def test_the_environment_lays_one_url_over_several_only_if_they_go(tmp_path: Path) -> None:
+    text = "{remoteurls: ['https://a', 'https://b']}"
+    assert problems(tmp_path, text, REGISTRY_PROXY_REMOTEURL="https://c") == [
+        "proxy.remoteurls: given beside proxy.remoteurl, wanted one of the two"
+    ]
+    proxy = proxy_of(tmp_path, text, REGISTRY_PROXY_REMOTEURL="https://c", REGISTRY_PROXY_REMOTEURLS="")
+    assert proxy.remoteurls == ("https://c",)
