@@ -83,13 +83,13 @@ async def ask(command: Sequence[str], server: str) -> Credentials:
     The program is gone when this returns or raises, whatever the reason; if it had to be ended, so are its
     children, unless they left its process group.
     """
+    starting = asyncio.create_task(_start(command))
     try:
-        transport, run = await asyncio.get_running_loop().subprocess_exec(
-            _Run, *command, "get", start_new_session=True
-        )
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the command
-        reason = getattr(error, "strerror", None) or "not a command"
-        raise HelperError("cannot be started", f"cannot be started: {reason}") from error
+        transport, run = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(HelperError):
+            await _end(*await starting)  # NB: the library would leave the children of a half-started program
+        raise
     try:
         async with asyncio.timeout(RUN_SECONDS):
             _say(transport, server)
@@ -126,6 +126,15 @@ def read(status: int, output: bytes) -> Credentials:
     if bool(username) != bool(secret):
         raise HelperError("answered with nonsense", "its Username or its Secret is empty")
     return Credentials(identity_token=secret) if username == _TOKEN_USER else Credentials(username, secret)
+
+
+async def _start(command: Sequence[str]) -> tuple[asyncio.SubprocessTransport, _Run]:
+    """Raises HelperError."""
+    try:
+        return await asyncio.get_running_loop().subprocess_exec(_Run, *command, "get", start_new_session=True)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the command
+        reason = getattr(error, "strerror", None) or "not a command"
+        raise HelperError("cannot be started", f"cannot be started: {reason}") from error
 
 
 def _say(transport: asyncio.SubprocessTransport, server: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -41,3 +42,28 @@ async def client_of(url: str, **settings: Any) -> AsyncGenerator[Client, None]:
 def connect() -> Connect:
     """`connected`, for tests."""
     return connected
+
+
+class Clock:
+    """The loop's clock, which a test puts forward: timers that are due by then run at the next turn."""
+
+    def __init__(self, time: Callable[[], float]) -> None:
+        self._time = time
+        self._ahead = 0.0
+
+    def time(self) -> float:
+        """In place of `loop.time()`."""
+        return self._time() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """So much later it is."""
+        self._ahead += seconds
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the test's loop."""
+    loop = asyncio.get_running_loop()
+    made = Clock(loop.time)
+    monkeypatch.setattr(loop, "time", made.time)
+    return made
