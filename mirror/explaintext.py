@@ -10,6 +10,9 @@ LABEL_WIDTH = 12  # characters
 LINE_LIMIT = 400  # characters of one value; names and digests are shorter, texts come from upstreams
 ROWS_LIMIT = 200  # lines of one list
 
+# Whom a breaker is for; the registry's own is told by the endpoint's state.
+ROLES = {"token server": "its token server", "blobs": "its blob storage", "manifests": "its manifest storage"}
+
 Facts = Mapping[str, Any]
 
 
@@ -110,15 +113,14 @@ def _share_of_bytes(blobs: Facts) -> str:
 
 
 def _platforms(platforms: list[Facts]) -> list[str]:
-    width = max((len(_text(platform, "platform")) for platform in platforms), default=0)
+    names = [_text(platform, "platform") or "unknown" for platform in platforms]
+    width = max(map(len, names), default=0)
     found = []
-    for platform in platforms:
+    for name, platform in zip(names, platforms, strict=True):
         state = "kept" if platform.get("kept") else "not kept"
         kept, total = _number(platform, "blobs_kept"), _number(platform, "blobs")
         blobs = "" if kept is None or total is None else f"{kept:.0f} of {total:.0f} blobs"
-        cells = (
-            f"{_text(platform, 'platform'):<{width}}  {state:<8}  {blobs:<14}  {_text(platform, 'digest')}"
-        )
+        cells = f"{name:<{width}}  {state:<8}  {blobs:<14}  {_text(platform, 'digest')}"
         found.append(cells.rstrip())
     return found
 
@@ -128,11 +130,11 @@ def _endpoint(endpoint: Facts) -> list[str]:
     behind = _number(endpoint, "behind_for")
     if behind is not None and behind > 0:
         found.append(f"it failed, and is asked after the others for another {duration(behind)}")
-    found += [
-        f"{_text(breaker, 'host')}: {_state(breaker)}".removeprefix(": ")
-        for breaker in _items(endpoint, "breakers")
-        if _text(breaker, "state") not in ("", "ok", "closed")
-    ]
+    for breaker in _items(endpoint, "breakers"):
+        role = _text(breaker, "role")
+        if role != "registry" and _text(breaker, "state") not in ("", "ok", "closed"):
+            host = " ".join(part for part in (ROLES.get(role, role), _text(breaker, "host")) if part)
+            found.append(f"{host}: {_state(breaker)}".removeprefix(": "))
     quota = _part(endpoint, "quota")
     limit, remaining = _number(quota, "limit"), _number(quota, "remaining")
     if remaining is not None:
@@ -157,7 +159,7 @@ def _state(endpoint: Facts) -> str:
         "ok": "asked as usual",
         "closed": "asked as usual",
         "open": f"{pause}: {failed}",
-        "half-open": f"being tried again: {failed}",
+        "half-open": f"tried again by the next request: {failed}",
         "limited": f"{pause}: it limits the rate of our requests",
     }.get(state, state)
 

@@ -27,8 +27,10 @@ FULL: dict[str, Any] = {
             "retry_in": None,
             "failures": 0,
             "breakers": [
-                {"host": "quay.io", "state": "closed", "retry_in": None},
-                {"host": "cdn.quay.io", "state": "open", "retry_in": 12.3},
+                {"host": "quay.io", "role": "registry", "state": "open", "retry_in": 3.0},
+                {"host": "auth.quay.io", "role": "token server", "state": "closed", "retry_in": None},
+                {"host": "cdn.quay.io", "role": "blobs", "state": "open", "retry_in": 12.3},
+                {"host": "x.quay.io", "state": "half-open", "failures": 5},
             ],
             "quota": {"limit": 100, "remaining": 76, "window": 21600, "reset_in": 7800.0},
         },
@@ -57,6 +59,7 @@ FULL: dict[str, Any] = {
     "platforms": [
         {"digest": CHILD, "platform": "linux/amd64", "kept": True, "blobs_kept": 3, "blobs": 4},
         {"digest": D, "platform": "linux/s390x/v1", "kept": False, "blobs_kept": None, "blobs": None},
+        {"digest": BLOB, "platform": "", "kept": False},
     ],
     "next_pull": "nothing for another 47 s",
 }
@@ -74,10 +77,12 @@ blobs        3 of 4 kept, 27.1 MiB of 30.2 MiB
              being fetched: {BLOB}
 platforms    linux/amd64     kept      3 of 4 blobs    {CHILD}
              linux/s390x/v1  not kept                  {D}
+             unknown         not kept                  {BLOB}
 endpoint 1   https://quay.io: asked as usual
-             cdn.quay.io: not asked for another 12 s: its last requests failed
+             its blob storage cdn.quay.io: not asked for another 12 s: its last requests failed
+             x.quay.io: tried again by the next request: its last 5 requests failed
              quota: 76 of 100 left per 6 h, anew in 2 h 10 min
-endpoint 2   https://second.example: being tried again: its last 5 requests failed
+endpoint 2   https://second.example: tried again by the next request: its last 5 requests failed
 next pull    nothing for another 47 s"""
 
 
