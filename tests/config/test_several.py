@@ -11,7 +11,6 @@ from mirror.config import Config
 from mirror.configfile import ConfigError, dump
 from mirror.confignames import NAME_FORM
 from mirror.configproxy import Proxy, UpstreamEntry
-from mirror.configvalues import parse_share
 from tests.support.configs import MINIMAL, load_env, load_text, remarks
 
 HUB = "https://registry-1.docker.io"
@@ -241,42 +240,6 @@ def test_a_pattern_is_no_one_registry(tmp_path: Path, pattern: str, key: str) ->
     ]
 
 
-SINGLE = "wanted a single value; one with a colon and a space in it, or { or [ first, needs quotes"
-LOGIN_KEYS = "the login has keys of its own, such as username and password"
-SET_ANYWAY = "the mirror sets it as each request needs"
-
-
-@pytest.mark.parametrize(
-    ("headers", "said"),
-    [
-        ("{Authorization: hunter2}", f"headers.Authorization: not to be set here: {LOGIN_KEYS}"),
-        ("{host: hunter2}", f"headers.host: not to be set here: {SET_ANYWAY}"),
-        ("{Range: hunter2}", f"headers.Range: not to be set here: {SET_ANYWAY}"),
-        ("{Accept: hunter2}", f"headers.Accept: not to be set here: {SET_ANYWAY}"),
-        ("{If-None-Match: hunter2}", f"headers.If-None-Match: not to be set here: {SET_ANYWAY}"),
-        ("{Transfer-Encoding: hunter2}", f"headers.Transfer-Encoding: not to be set here: {SET_ANYWAY}"),
-        ("{X-A: hunter2, x-a: hunter2}",
-         "headers.x-a: there twice, as case does not count in names of headers"),
-        ('{X-A: "hunter2\\r\\nHost: b"}',
-         "headers.X-A: wanted at most 4096 characters, and no line breaks or control characters"),
-        ("{X-A: 'hunter2" + "x" * 4096 + "'}",
-         "headers.X-A: wanted at most 4096 characters, and no line breaks or control characters"),
-        ("{'X A': hunter2}", "headers: got the name 'X A', wanted one of letters, digits and - only"),
-        ("{X-A: [hunter2]}",
-         f"headers.X-A: got a list, {SINGLE}"),
-        ("hunter2", "headers: got ***, wanted a section of keys"),
-        ("{" + ", ".join(f"X-{n}: hunter2" for n in range(33)) + "}",
-         "headers: at most 32 headers; here are 33"),
-    ],
-)  # fmt: skip
-def test_headers_that_cannot_be_sent_are_refused_and_none_is_shown(
-    tmp_path: Path, headers: str, said: str
-) -> None:
-    assert problems(tmp_path, f"{{remoteurl: 'https://a', headers: {headers}}}") == [f"proxy.{said}"]
-    entry = f"{{upstreams: {{quay.io: {{headers: {headers}}}}}}}"
-    assert problems(tmp_path, entry) == [f"proxy.upstreams.quay.io.{said}"]
-
-
 def test_websites_are_told_wherever_they_stand(tmp_path: Path) -> None:
     text = (
         "{remoteurls: ['https://a', 'https://docker.io'], "
@@ -297,58 +260,6 @@ def test_a_key_of_the_whole_mirror_has_no_effect_in_an_entry(tmp_path: Path) -> 
     assert [str(said).partition(": ")[2] for said in remarks(loaded)] == [
         "proxy.upstreams.quay.io.deadline: unknown key, ignored; did you mean proxy.deadline?"
     ]
-
-
-def test_freshness_rules_keep_their_order(tmp_path: Path) -> None:
-    text = (
-        "{freshness: {default: 0, rules: [{match: '*:latest', fresh: 10s}, {match: a/b:1, fresh: 0}, "
-        "{match: 'quay.io/*', fresh: 1h}]}, stale: 0, negative: 0, quota: {reserve: 0}}"
-    )
-    proxy = proxy_of(tmp_path, text)
-    assert [(rule.match, rule.fresh) for rule in proxy.freshness.rules] == [
-        ("*:latest", 10.0),
-        ("a/b:1", 0.0),
-        ("quay.io/*", 3600.0),
-    ]
-    assert (proxy.freshness.default, proxy.stale, proxy.negative, proxy.quota.reserve) == (0.0, 0.0, 0.0, 0.0)
-
-
-MATCH = "wanted a pattern of repository:tag, such as *:latest or library/*, with 4 * at most"
-
-
-@pytest.mark.parametrize(
-    ("rule", "said"),
-    [
-        ("{match: alpine, fresh: 1s}", f"match: got 'alpine', {MATCH}"),
-        ("{match: 'a?:b', fresh: 1s}", f"match: got 'a?:b', {MATCH}"),
-        ("{match: '*a*b*c*d*', fresh: 1s}", f"match: got '*a*b*c*d*', {MATCH}"),
-        ("{fresh: 1s}", "match: missing, wanted a value; this key is required here"),
-        ("{match: '*'}", "fresh: missing, wanted a value; this key is required here"),
-        (
-            "{match: '*', fresh: -1s}",
-            "fresh: got '-1s', wanted a duration from 0s to 596523h14m8s, such as 30s",
-        ),
-    ],
-)
-def test_a_freshness_rule_that_can_fit_nothing_is_refused(tmp_path: Path, rule: str, said: str) -> None:
-    text = f"{{freshness: {{rules: [{{match: '*:a', fresh: 1s}}, {rule}]}}}}"
-    assert problems(tmp_path, text) == [f"proxy.freshness.rules[1].{said}"]
-
-
-@pytest.mark.parametrize(
-    ("text", "share"), [("10%", 0.1), ("0", 0.0), ("0%", 0.0), ("100%", 1.0), ("2.5 %", 0.025), ("7%", 0.07)]
-)
-def test_a_share_is_written_in_percent(text: str, share: float) -> None:
-    assert parse_share(text) == share
-    config = load_env({"REGISTRY_PROXY_QUOTA_RESERVE": text}).config
-    written = yaml.safe_load(dump(config))["proxy"]["quota"]["reserve"]
-    assert parse_share(written) == share
-
-
-@pytest.mark.parametrize("text", ["10", "0.1", "101%", "-1%", "%", "", "1e1%", "10%%"])
-def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"a share from 0% to 100%, such as 10%"):
-        parse_share(text)
 
 
 @pytest.mark.parametrize(
