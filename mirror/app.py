@@ -14,15 +14,15 @@ import socket
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 import structlog
 from aiohttp import web
-from pydantic import SecretStr
 
-from mirror import __version__
+from mirror import __version__, appupstreams
 from mirror import log as logging
-from mirror.cache.fills import RUNNING_LIMIT, Fills
+from mirror.cache.fills import Fills
+from mirror.cache.freshness import Policy, Rule
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.spool import Spool
 from mirror.config import Config, Storage
@@ -31,25 +31,24 @@ from mirror.drivers import probe
 from mirror.drivers.base import StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
-from mirror.server import connections, limits, routes
+from mirror.ledger.sqlite import Ledger
+from mirror.server import connections, control, limits, routes
 from mirror.server.settings import Settings as ServerSettings
 from mirror.store import layout
 from mirror.store.content import ContentStore
-from mirror.upstream.client import Client
-from mirror.upstream.settings import Settings as UpstreamSettings
 
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
 NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout 0 means "do not wait"
 # NB: aiohttp waits twice for `shutdown_timeout`: for handlers to end, and again after it has told them so,
 # which ours, that wait for no body, do not hear.
 SHUTDOWNS = 2
-METADATA_CONNECTIONS = 16  # to the upstream, beside those of the fills: manifests must not wait for layers
 LISTEN_ADVICE = {
     errno.EADDRINUSE: "Stop what uses it, or choose another port.",
     errno.EACCES: "Ports below 1024 are for root: choose a higher one.",
     errno.EADDRNOTAVAIL: "No network interface of this machine has that address.",
 }
 SPOOL = Path("mirror", "spool")  # below the root directory
+LEDGER = "ledger.sqlite"  # beside it
 
 log = structlog.get_logger()
 
@@ -85,7 +84,8 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
                 addr=addr,
                 config=_path(file),
                 upstream=config.proxy.remoteurl,
-                login=config.proxy.username or ("identity token" if config.proxy.identitytoken else "none"),
+                login=appupstreams.login(config.proxy),
+                others=len(config.proxy.upstreams),
                 storage=str(spool_folder.parent.parent) if config.storage.filesystem else driver.name,
             )
             await stop.wait()
@@ -99,31 +99,24 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     """All rooms joined. What lives in time starts and stops with the application; the driver does so too."""
     proxy = config.proxy
     store = ContentStore(driver)
-    upstream = Client(
-        UpstreamSettings(
-            remoteurl=proxy.remoteurl,
-            username=proxy.username,
-            password=_reveal(proxy.password),
-            identity_token=_reveal(proxy.identitytoken),
-            realms=proxy.realms,
-            ca_file=proxy.ca,
-            connect=proxy.timeouts.connect,
-            firstbyte=proxy.timeouts.firstbyte,
-            stall=proxy.timeouts.stall,
-            retries=proxy.retries,
-            connections=RUNNING_LIMIT + METADATA_CONNECTIONS,
-            user_agent=f"mirror/{__version__}",
-        )
-    )
+    names = appupstreams.routes(proxy)
+    upstream = appupstreams.upstreams(proxy, names)
     fills = Fills(upstream, store, Spool(spool_folder))
+    ledger = Ledger(spool_folder.parent / LEDGER)
     registry = PullThrough(
         store,
         upstream,
         fills,
+        ledger,
+        policy=Policy(
+            default=proxy.freshness.default,
+            rules=tuple(Rule(rule.match, rule.fresh) for rule in proxy.freshness.rules),
+            stale=proxy.stale,
+            negative=proxy.negative,
+        ),
         deadline=proxy.deadline,
         descriptors=config.storage.cache.blobdescriptorsize,
     )
-    host = _host(proxy.remoteurl)
     app = routes.build(
         registry,
         ServerSettings(
@@ -131,19 +124,26 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             headers=config.http.headers,
             catalog_max=config.catalog.maxentries,
             tags_max=config.tags.maxtags,
-            namespace_of=lambda _repository: host,
+            locate=names.locate,
+            namespace_of=lambda repository: names.split(repository).namespace,
             access_log=not config.log.accesslog.disabled,
         ),
     )
 
+    async def explain(image: str) -> dict[str, Any]:
+        return await appupstreams.explain(image, names, upstream, registry)
+
     async def lifetime(_app: web.Application) -> AsyncGenerator[None, None]:
+        await ledger.open()
         sweeper = asyncio.create_task(_sweep(fills))
-        yield
+        async with control.control(spool_folder.parent / control.SOCKET.name, explain):
+            yield
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
         await registry.close()
         await fills.close()
         await upstream.close()
+        await ledger.close()
         await driver.close()
 
     app.cleanup_ctx.append(lifetime)
@@ -206,13 +206,3 @@ def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
 
 def _path(file: Path | None) -> str:
     return str(file.absolute()) if file else "none: defaults"
-
-
-def _host(remoteurl: str) -> str:
-    """What people call the upstream when they push."""
-    host = urlsplit(remoteurl).netloc
-    return "docker.io" if host == "registry-1.docker.io" else host
-
-
-def _reveal(secret: SecretStr | None) -> str:
-    return secret.get_secret_value() if secret is not None else ""

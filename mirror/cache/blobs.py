@@ -7,19 +7,22 @@ is enough. Bytes that the store holds through another repository are then linked
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
+from mirror import provenance
+from mirror.cache.away import AWAY, note_failure
 from mirror.cache.coalesce import Coalescer
 from mirror.cache.fill import Fill
 from mirror.cache.fillblob import MEDIA_TYPE, FillBlob
 from mirror.cache.fills import Fills
-from mirror.cache.manifests import AWAY
 from mirror.cache.memory import Memory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
-from mirror.registry import Blob, Registry, RegistryError, Unavailable
+from mirror.registry import Blob, RegistryError, Unavailable, Upstream
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
@@ -29,9 +32,16 @@ log = structlog.get_logger()
 
 
 class Blobs:
-    """See the module's text."""
+    """See the module's text.
 
-    def __init__(self, store: ContentStore, upstream: Registry, fills: Fills, memory: Memory) -> None:
+    `deadline`: seconds that asking the upstream may hold a client whose blob is here, and named by a kept
+    manifest.
+    """
+
+    def __init__(
+        self, store: ContentStore, upstream: Upstream, fills: Fills, memory: Memory, deadline: float
+    ) -> None:
+        self._deadline = deadline
         self._store = store
         self._upstream = upstream
         self._fills = fills
@@ -41,18 +51,26 @@ class Blobs:
 
     async def open(self, repository: Repository, digest: Digest, start: int) -> Blob:
         """The blob from `start` on, opened: warm, or cold and growing."""
+        told = provenance.current()
         for _ in range(ROUNDS):
             ended = self._fills.ended(digest)
             fill = self._fills.running(digest, start)
             if fill is None:
                 blob = await self._kept(repository, digest)
                 if blob is not None:
+                    told.hit = not told.fwd
                     return blob
                 if self._fills.ended(digest) != ended or self._fills.running(digest, start) is not None:
                     continue  # what was missing a moment ago may be there now
+                self._refuse_absent(repository, digest)
                 fill = self._fills.start(repository, digest)
+                told.collapsed = False
+            else:
+                told.collapsed = True
+            told.fwd = "uri-miss"
             reader = await self._join(fill, repository)
             if reader is not None:
+                told.stored = fill.keeps
                 return reader
         raise Unavailable("too many attempts to fetch this blob failed at the same time", retry_after=1)
 
@@ -61,7 +79,10 @@ class Blobs:
         blob = await self._kept(repository, digest)
         if blob is not None:
             await blob.close()
+            provenance.current().hit = not provenance.current().fwd
             return Descriptor(digest, blob.descriptor.size, MEDIA_TYPE)
+        self._refuse_absent(repository, digest)
+        provenance.current().fwd = "uri-miss"
         found = await self._ask(repository, digest)
         return Descriptor(digest, found.size, MEDIA_TYPE)
 
@@ -78,9 +99,12 @@ class Blobs:
             await reader.ready()
         except BaseException as error:
             await reader.close()
-            if isinstance(error, RegistryError) and error is fill.failure and fill.repository != repository:
-                return None
+            if isinstance(error, RegistryError):
+                if error is fill.failure and fill.repository != repository:
+                    return None
+                self._note(repository, fill.digest, error)
             raise
+        provenance.current().fwd_status = 200
         return reader
 
     async def _kept(self, repository: Repository, digest: Digest) -> Blob | None:
@@ -125,13 +149,47 @@ class Blobs:
         NB: that a manifest names a blob says that some registry has checked it, some time; one HEAD, whose
         outcome the link remembers, says that this registry does so now.
         """
+        self._refuse_absent(repository, digest)
+        told = provenance.current()
+        named: Descriptor | None = None
         try:
-            await self._ask(repository, digest)
-        except AWAY:
-            if await self._named(repository, digest) is None:
+            if self._upstream.condition(repository).blobs is None:
+                async with asyncio.timeout(self._deadline):
+                    await self._asked(repository, digest)
+                return True
+        except TimeoutError:
+            pass
+        except AWAY as error:
+            named = await self._named(repository, digest)
+            if named is None:
+                self._note(repository, digest, error)
                 raise
-            return False
-        return True
+        if named is None and await self._named(repository, digest) is None:
+            await self._asked(repository, digest)  # for as long as it takes: nothing else can tell
+            return True
+        told.fwd, told.detail = "", "away"
+        return False
+
+    async def _asked(self, repository: Repository, digest: Digest) -> None:
+        """Return when the upstream confirms that this repository has the blob."""
+        told = provenance.current()
+        told.fwd = "uri-miss"
+        await self._ask(repository, digest)
+        told.fwd_status = 200
+
+    def _refuse_absent(self, repository: Repository, digest: Digest) -> None:
+        """Raise what the upstream said lately, if it was that it does not have this."""
+        absent = self._memory.absent(repository, digest)
+        if absent is not None:
+            told = provenance.current()
+            told.hit, told.fwd, told.detail = True, "", "negative"
+            raise absent
+
+    def _note(self, repository: Repository, digest: Digest, error: RegistryError) -> None:
+        """What a request learns from a failure."""
+        if error.status == 404 and not isinstance(error, AWAY):
+            self._memory.note_absent(repository, digest, error)
+        note_failure(error, self._upstream.condition(repository))
 
     async def _named(self, repository: Repository, digest: Digest) -> Descriptor | None:
         """The descriptor by which a kept manifest of this repository names the blob."""
@@ -168,6 +226,11 @@ class Blobs:
         return True
 
     async def _ask(self, repository: Repository, digest: Digest) -> Descriptor:
-        return await self._stats.run(
-            (repository, digest), lambda: self._upstream.stat_blob(repository, digest)
-        )
+        """What the upstream says of the blob; one question for all who have it."""
+        try:
+            return await self._stats.run(
+                (repository, digest), lambda: self._upstream.stat_blob(repository, digest)
+            )
+        except RegistryError as error:
+            self._note(repository, digest, error)
+            raise

@@ -29,6 +29,11 @@ class Coalescer(Generic[K, V]):
             task.add_done_callback(lambda done: self._ended(key, done))
         return task
 
+    def is_running(self, key: K) -> bool:
+        """Whether this key's work is under way."""
+        task = self._tasks.get(key)
+        return task is not None and not task.done()
+
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """The result of this key's work, or its exception."""
         return await asyncio.shield(self.start(key, work))

@@ -83,6 +83,11 @@ class Fill:
         """Whether anybody reads or waits."""
         return bool(self._readers)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what comes is being kept, as far as can be told."""
+        return self._intake.keeps
+
     def serves(self, start: int) -> bool:
         """Whether a reader that begins at `start` can have all it wants.
 

@@ -15,10 +15,11 @@ from mirror.cache.fill import Fill
 from mirror.cache.spool import Spool
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
-from mirror.registry import Registry, Unavailable
+from mirror.registry import Unavailable, Upstream
 from mirror.store.content import ContentStore
 
-RUNNING_LIMIT = 32  # fills at once; each holds a spool file, a connection and about 2 MiB. Others wait.
+RUNNING_LIMIT = 96  # fills at once; each holds a spool file, a connection and about 2 MiB. Others wait.
+EACH_LIMIT = 32  # of them through one upstream: one that hangs leaves room for two others
 WAITING_LIMIT = 1024  # fills that wait for their turn; beyond, requests are told to come back
 TURN = 150.0  # seconds that a fill waits for its turn: no client was seen to give up a first byte earlier
 COME_BACK = 5.0  # seconds
@@ -29,10 +30,18 @@ SPOOL_AGE = 7 * 86400.0  # seconds that an unfinished spool file waits for someb
 log = structlog.get_logger()
 
 
+class _Turns:
+    """One upstream's share of the fills."""
+
+    def __init__(self) -> None:
+        self.slots = asyncio.Semaphore(EACH_LIMIT)
+        self.wanted = 0  # fills that have or want one
+
+
 class Fills:
     """Starts fills, finds the one under way, ends them with the application."""
 
-    def __init__(self, upstream: Registry, store: ContentStore, spool: Spool) -> None:
+    def __init__(self, upstream: Upstream, store: ContentStore, spool: Spool) -> None:
         self._ended: LRUCache[Digest, int] = LRUCache(ENDED)
         self._upstream = upstream
         self._store = store
@@ -40,6 +49,7 @@ class Fills:
         self._fills: dict[Digest, Fill] = {}
         self._tasks: dict[asyncio.Task[None], Fill] = {}
         self._slots = asyncio.Semaphore(RUNNING_LIMIT)
+        self._turns: dict[str, _Turns] = {}  # by namespace, while anybody wants one
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="fill")
 
     def running(self, digest: Digest, start: int = 0) -> Fill | None:
@@ -101,19 +111,27 @@ class Fills:
     @contextlib.asynccontextmanager
     async def _slot(self, fill: Fill) -> AsyncGenerator[None, None]:
         """A fill's turn; it has failed if that did not come in time, or nobody waits for it any more."""
+        namespace = self._upstream.condition(fill.repository).namespace
+        turns = self._turns.setdefault(namespace, _Turns())
+        turns.wanted += 1
         try:
-            async with asyncio.timeout(TURN):
-                await self._slots.acquire()
-        except TimeoutError:
-            fill.fail(Unavailable("the mirror is fetching too many blobs at once", retry_after=COME_BACK))
-            yield
-            return
-        try:
-            if not fill.wanted:
-                fill.fail(Unavailable("nobody waits for this blob any more"))
-            yield
+            async with contextlib.AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(TURN):
+                        # The upstream's own first: who waits for that must not keep others from the second.
+                        await held.enter_async_context(turns.slots)
+                        await held.enter_async_context(self._slots)
+                except TimeoutError:
+                    text = "the mirror is fetching too many blobs at once"
+                    fill.fail(Unavailable(text, retry_after=COME_BACK))
+                else:
+                    if not fill.wanted:
+                        fill.fail(Unavailable("nobody waits for this blob any more"))
+                yield
         finally:
-            self._slots.release()
+            turns.wanted -= 1
+            if not turns.wanted:
+                del self._turns[namespace]
 
     async def sweep(self) -> None:
         """Remove spool files that nobody came back for."""

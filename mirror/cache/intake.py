@@ -62,6 +62,11 @@ class Intake:
 
     # What readers see.
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what comes is written to the disk."""
+        return self._window is None
+
     def holds(self, start: int) -> bool:
         """Whether all from `start` on can still be had: not once a volatile fill has let go of some of it."""
         window = self._window

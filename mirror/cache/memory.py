@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.oci.names import Repository, Tag
+from mirror.oci.names import Repository
 from mirror.registry import RawManifest, RegistryError
 
 MANIFEST_BYTES = 64 << 20  # bytes of manifests held
 NAMED = 100_000  # descriptors that manifests name, about 300 bytes each
-TAGS = 10_000  # tags whose last answer of the upstream is remembered
-WAITING_TAGS = 64  # of one manifest; each costs some milliseconds to write. The newest are kept.
+ABSENT = 10_000  # digests of which the upstream said that it does not have them
 
 Key = tuple[Repository, Digest]
 
 
 class Memory:
-    """Manifests, what they name, which repository has which blob, and what the upstream said of tags."""
+    """Manifests, what they name, which repository has which blob, and what the upstream does not have."""
 
-    def __init__(self, descriptors: int) -> None:
-        """`descriptors`: how many blobs' links are remembered (`storage.cache.blobdescriptorsize`)."""
+    def __init__(self, descriptors: int, negative: float) -> None:
+        """`descriptors`: how many blobs' links are remembered (`storage.cache.blobdescriptorsize`).
+
+        `negative`: seconds that "not there" is believed.
+        """
         self._manifests: LRUCache[Key, RawManifest] = LRUCache(
             MANIFEST_BYTES, getsizeof=lambda manifest: len(manifest.body) + 512
         )
@@ -30,9 +32,7 @@ class Memory:
         self._named: LRUCache[Key, Descriptor] = LRUCache(NAMED)
         self._linked: LRUCache[Key, bool] = LRUCache(descriptors)
         self._sound: LRUCache[Digest, int] = LRUCache(descriptors)
-        self._current: LRUCache[tuple[Repository, Tag], Digest] = LRUCache(TAGS)
-        self._refused: LRUCache[tuple[Repository, Tag], RegistryError] = LRUCache(TAGS)
-        self._waiting: LRUCache[Key, dict[Tag, None]] = LRUCache(TAGS)
+        self._absent: TTLCache[Key, RegistryError] = TTLCache(ABSENT, negative)
 
     # Manifests.
 
@@ -80,36 +80,14 @@ class Memory:
         """The bytes in the store are what they should be, as far as their number tells."""
         self._sound[digest] = size
 
-    # Tags.
+    # What is not there.
 
-    def points_to(self, repository: Repository, tag: Tag, digest: Digest) -> None:
-        """The upstream says that the tag points there; it is written once that manifest is kept."""
-        self._refused.pop((repository, tag), None)
-        self._current[repository, tag] = digest
-        waiting = self._waiting.setdefault((repository, digest), {})
-        waiting.pop(tag, None)
-        waiting[tag] = None
-        while len(waiting) > WAITING_TAGS:
-            del waiting[next(iter(waiting))]
-
-    def current(self, repository: Repository, tag: Tag) -> Digest | None:
-        """Where the tag points by the upstream's last word."""
-        return self._current.get((repository, tag))
-
-    def take_waiting(self, repository: Repository, digest: Digest) -> list[Tag]:
-        """The tags that wait for this manifest and still point to it; they are the caller's now."""
-        waiting = self._waiting.pop((repository, digest), {})
-        return [tag for tag in waiting if self._current.get((repository, tag)) == digest]
-
-    def refuse(self, repository: Repository, tag: Tag, error: RegistryError) -> None:
-        """The upstream has refused the tag: what is kept of it is not given until it says otherwise."""
-        self._current.pop((repository, tag), None)
-        self._refused[repository, tag] = error
-
-    def refused(self, repository: Repository, tag: Tag) -> RegistryError | None:
-        """The upstream's last word about the tag, if it was a refusal: a new exception each time.
-
-        NB: raising one object again and again makes its traceback longer each time.
-        """
-        error = self._refused.get((repository, tag))
+    def absent(self, repository: Repository, digest: Digest) -> RegistryError | None:
+        """What the upstream said when it was asked for this manifest or blob lately: a new exception."""
+        error = self._absent.get((repository, digest))
         return error and RegistryError(error.code, error.message, error.detail, status=error.status)
+
+    def note_absent(self, repository: Repository, digest: Digest, error: RegistryError) -> None:
+        """The upstream does not have it."""
+        if self._absent.ttl > 0:
+            self._absent[repository, digest] = error

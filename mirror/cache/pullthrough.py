@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
+from mirror import provenance
+from mirror.cache.away import AWAY, note_failure
 from mirror.cache.blobs import Blobs
+from mirror.cache.checks import Checks
+from mirror.cache.explain import Explainer
 from mirror.cache.fills import Fills
-from mirror.cache.manifests import AWAY, Manifests
+from mirror.cache.freshness import Policy
+from mirror.cache.images import Images
+from mirror.cache.manifests import Manifests
 from mirror.cache.memory import Memory
+from mirror.cache.patience import Patience
+from mirror.cache.standing import Standings
+from mirror.cache.tagged import Tagged
+from mirror.cache.tags import Remembering, Tags
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Reference, Repository, Tag
-from mirror.registry import Blob, Page, RawManifest, Registry, RegistryError, Resolved
+from mirror.registry import Blob, Page, RawManifest, RegistryError, Resolved, Upstream
 from mirror.store.content import ContentStore
 
 DESCRIPTORS = 10_000  # distribution's default for storage.cache.blobdescriptorsize
@@ -26,33 +38,49 @@ log = structlog.get_logger()
 class PullThrough:
     """Answers from the store, else from the upstream, keeping what passes.
 
-    `deadline` is in seconds, see Manifests; `descriptors` is a number of entries, see Memory. `close` ends
-    the work under way; store, upstream and fills belong to the caller.
+    `deadline`: seconds that asking the upstream may hold a client that could have what is kept.
+    `descriptors` is a number of entries, see Memory; `clock` the wall clock, see Standings. `close` ends the
+    work under way; store, upstream, fills and ledger belong to the caller.
     """
 
     def __init__(
         self,
         store: ContentStore,
-        upstream: Registry,
+        upstream: Upstream,
         fills: Fills,
+        ledger: Remembering,
         *,
+        policy: Policy,
         deadline: float,
         descriptors: int = DESCRIPTORS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        memory = Memory(descriptors)
+        memory = Memory(descriptors, policy.negative)
+        tags = Tags(ledger)
+        patience = Patience(deadline)
+        images = Images(store, memory)
         self._store = store
         self._upstream = upstream
-        self._manifests = Manifests(store, upstream, memory, deadline)
-        self._blobs = Blobs(store, upstream, fills, memory)
+        self._manifests = Manifests(store, upstream, memory, tags, images)
+        self._checks = Checks(upstream, self._manifests, tags, patience, clock)
+        standings = Standings(tags, policy, clock)
+        self._tagged = Tagged(upstream, self._manifests, images, standings, self._checks, patience)
+        self._blobs = Blobs(store, upstream, fills, memory, deadline)
+        self._explainer = Explainer(upstream, self._manifests, images, standings, fills)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
-        return await self._manifests.resolve(repository, tag)
+        return await self._tagged.resolve(repository, tag)
 
     async def manifest(self, repository: Repository, reference: Reference) -> RawManifest:
-        return await self._manifests.get(repository, reference)
+        if isinstance(reference, Digest):
+            return await self._manifests.get(repository, reference)
+        return await self._tagged.get(repository, reference)
 
     async def stat_manifest(self, repository: Repository, reference: Reference) -> Descriptor:
-        return await self._manifests.stat(repository, reference)
+        """The descriptor. Of a digest that is not here, the manifest is fetched: its GET comes next."""
+        if isinstance(reference, Digest):
+            return (await self._manifests.get(repository, reference)).descriptor
+        return (await self._tagged.resolve(repository, reference)).descriptor
 
     async def blob(
         self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
@@ -64,18 +92,27 @@ class PullThrough:
 
     async def tags(self, repository: Repository, n: int | None, last: str) -> Page:
         """The upstream's tags; those that we have when it is away."""
+        told = provenance.current()
+        told.fwd = "bypass"  # lists are never kept
         try:
-            return await self._upstream.tags(repository, n, last)
-        except AWAY as error:
+            page = await self._upstream.tags(repository, n, last)
+            told.fwd_status = 200
+            return page
+        except RegistryError as error:
+            note_failure(error, self._upstream.condition(repository))
+            if not isinstance(error, AWAY):
+                raise
             try:
                 page = await self._store.tags(repository, n, last)
             except RegistryError:
                 raise error from None  # "not known" would be a guess
+            told.served_stale(None, "away", f"only tags that are kept here: {error.message}")
             log.warning("tags.local", repository=str(repository), reason=str(error))
             return page
 
     async def repositories(self, n: int | None, last: str) -> Page:
         """Of the store: no upstream of size lists all its repositories."""
+        provenance.current().hit = True
         return await self._store.repositories(n, last)
 
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[dict[str, Any], ...]:
@@ -83,8 +120,12 @@ class PullThrough:
 
         (OCI distribution-spec, "Referrers Tag Schema".)
         """
+        told = provenance.current()
+        told.fwd = "bypass"
         try:
-            return await self._upstream.referrers(repository, digest)
+            found = await self._upstream.referrers(repository, digest)
+            told.fwd_status = 200
+            return found
         except AWAY as error:
             return await self._kept_referrers(repository, digest, error)
         except RegistryError as error:
@@ -92,7 +133,7 @@ class PullThrough:
                 raise
         tag = Tag(f"{digest.algorithm}-{digest.hex}"[:128])
         try:
-            index = await self._manifests.get(repository, tag)
+            index = await self._tagged.get(repository, tag)
         except AWAY as error:
             return await self._kept_referrers(repository, digest, error)
         except RegistryError as error:
@@ -101,11 +142,16 @@ class PullThrough:
             return await self._kept_referrers(repository, digest, None)
         return _entries(index)
 
+    async def explain(self, repository: Repository, reference: Reference) -> dict[str, Any]:
+        """What is known of an image, and what the next pull would do: see `cache.explain`."""
+        return await self._explainer.explain(repository, reference)
+
     async def settle(self) -> None:
         """Wait until the manifests and tags that were given are written; new ones may come meanwhile."""
         await self._manifests.settle()
 
     async def close(self) -> None:
+        await self._checks.close()
         await self._manifests.close()
         await self._blobs.close()
 
@@ -119,6 +165,9 @@ class PullThrough:
             found = ()
         if not found and error is not None:
             raise error
+        if error is not None:
+            text = f"only referrers that are kept here: {error.message}"
+            provenance.current().served_stale(None, "away", text)
         return found
 
 

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.cache.fills import Fills
+from mirror.cache.freshness import Policy
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.spool import Spool
 from mirror.drivers.filesystem import FilesystemDriver
+from mirror.ledger.sqlite import Ledger
+from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
-from mirror.registry import Blob, FileSpan, Registry
+from mirror.registry import Blob, Condition, FileSpan, Upstream
+from mirror.store import layout
 from mirror.store.content import ContentStore
 
 A = Repository("library/a")
 B = Repository("library/b")
 WAIT = 10.0  # seconds; a test that waits longer has failed
+ALWAYS_DUE = Policy(default=0.0, negative=0.0)  # the upstream is asked each time
+
+
+class Remote(ContentStore):
+    """A store that plays an upstream, which is always well."""
+
+    def condition(self, repository: Repository) -> Condition:
+        return Condition("upstream.test")
+
+
+@dataclass(slots=True)
+class Clock:
+    """A wall clock that stands until it is moved; seconds."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +54,14 @@ class Parts:
     fills: Fills
     registry: PullThrough
 
+    def put(self, *blobs: bytes) -> None:
+        """Have these blobs in the store, linked in no repository."""
+        for data in blobs:
+            digest = Digest.of(data)
+            path = self.root / layout.blob_data(digest)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
     @property
     def spool(self) -> Path:
         return self.root / "mirror" / "spool"
@@ -38,18 +69,27 @@ class Parts:
 
 @asynccontextmanager
 async def joined(
-    root: Path, upstream: Registry, *, deadline: float = 5.0, spool: Path | None = None
+    root: Path,
+    upstream: Upstream,
+    *,
+    deadline: float = 5.0,
+    spool: Path | None = None,
+    policy: Policy = ALWAYS_DUE,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Parts, None]:
-    """A PullThrough with a store on the disk; ended as the application ends it."""
+    """A PullThrough with a store and a ledger on the disk; ended as the application ends it."""
     driver = FilesystemDriver(root, 4)
     store = ContentStore(driver)
     fills = Fills(upstream, store, Spool(spool or root / "mirror" / "spool"))
-    registry = PullThrough(store, upstream, fills, deadline=deadline)
+    ledger = Ledger((spool.parent if spool else root / "mirror") / "ledger.sqlite")
+    await ledger.open()
+    registry = PullThrough(store, upstream, fills, ledger, policy=policy, deadline=deadline, clock=clock)
     try:
         yield Parts(root, store, fills, registry)
     finally:
         await registry.close()
         await fills.close()
+        await ledger.close()
         await driver.close()
 
 

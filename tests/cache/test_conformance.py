@@ -9,8 +9,7 @@ import pytest
 
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.registry import Registry
-from mirror.store.content import ContentStore
-from tests.cache.kit import joined
+from tests.cache.kit import Remote, joined
 from tests.store.conformance import RegistryConformance
 from tests.store.samples import SOME, stock
 from tests.support.images import Catalog
@@ -21,7 +20,7 @@ class TestColdConformance(RegistryConformance):
     @pytest.fixture
     async def registry(self, catalog: Catalog, tmp_path: Path) -> AsyncIterator[Registry]:
         """Nothing is kept yet; the upstream is a store in memory."""
-        upstream = ContentStore(InMemoryDriver())
+        upstream = Remote(InMemoryDriver())
         await stock(upstream, catalog, SOME, tmp_path)
         with memory_folder() as folder:
             async with joined(folder / "root", upstream) as parts:
@@ -32,7 +31,7 @@ class TestWarmConformance(RegistryConformance):
     @pytest.fixture
     async def registry(self, catalog: Catalog, tmp_path: Path) -> AsyncIterator[Registry]:
         """All is kept, by an earlier process; the upstream has the same."""
-        upstream = ContentStore(InMemoryDriver())
+        upstream = Remote(InMemoryDriver())
         await stock(upstream, catalog, SOME, tmp_path)
         with memory_folder() as folder:
             async with joined(folder / "root", upstream) as parts:

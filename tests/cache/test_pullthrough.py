@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.cache.memory import WAITING_TAGS
+from mirror.cache.tags import WAITING_TAGS
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -123,6 +123,7 @@ async def test_a_kept_tag_is_given_when_the_upstream_is_away(tmp_path: Path, fai
     upstream = Puppet()
     upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
+        parts.put(b"{}", LAYER)
         await parts.registry.manifest(A, ONE)
         await parts.registry.settle()
     upstream.refuse = {"resolve": failure, "manifest": failure}
@@ -164,6 +165,7 @@ async def test_an_upstream_that_hangs_holds_a_kept_tag_no_longer_than_the_deadli
     upstream = Puppet()
     upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream, deadline=0.02) as parts:
+        parts.put(b"{}", LAYER)
         await parts.registry.manifest(A, ONE)
         await parts.registry.settle()
         upstream.add_manifest(NEWER, "library/a", "1")
@@ -181,7 +183,7 @@ async def test_a_store_that_cannot_write_fails_no_manifest(tmp_path: Path) -> No
     async with joined(tmp_path / "root", upstream, spool=tmp_path / "spool") as parts:
         assert (await parts.registry.manifest(A, ONE)).body == IMAGE
         assert (await parts.registry.manifest(A, digest)).body == IMAGE
-        upstream.refuse["resolve"] = Unavailable("away")
+        upstream.refuse["resolve"] = RateLimited("slow down")
         assert (await parts.registry.manifest(A, ONE)).body == IMAGE, "memory has it"
 
 
@@ -399,6 +401,7 @@ async def test_a_tag_that_was_refused_does_not_come_back_when_the_upstream_is_sl
     upstream = Puppet()
     upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream, deadline=0.05) as parts:
+        parts.put(b"{}", LAYER)
         await parts.registry.manifest(A, ONE)
         await parts.registry.settle()
         upstream.refuse["resolve"] = RegistryError(ErrorCode.MANIFEST_UNKNOWN, "deleted")
@@ -418,6 +421,7 @@ async def test_head_and_get_of_a_tag_agree_when_the_new_manifest_cannot_be_had(t
     upstream = Puppet()
     old = upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
+        parts.put(b"{}", LAYER)
         await parts.registry.manifest(A, ONE)
         await parts.registry.settle()
         new = upstream.add_manifest(NEWER, "library/a", "1")

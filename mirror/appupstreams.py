@@ -1,0 +1,103 @@
+"""The part of the composition root that makes the upstreams: their names, their clients, their joint.
+
+Like `app` it reads `Config`, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pydantic import SecretStr
+
+from mirror import __version__
+from mirror.cache.pullthrough import PullThrough
+from mirror.configproxy import Proxy
+from mirror.configproxy import Upstream as Entry
+from mirror.oci.reference import Image
+from mirror.upstream.client import Client
+from mirror.upstream.endpoints import Endpoints
+from mirror.upstream.routes import Names, Routes
+from mirror.upstream.settings import Settings
+from mirror.upstream.upstreams import Upstreams
+
+
+def routes(proxy: Proxy) -> Routes:
+    """Who is called what."""
+    default = _names(proxy.namespace, proxy)
+    others = [_names(namespace, entry) for namespace, entry in proxy.upstreams.items()]
+    return Routes(default, others, strict=proxy.strict)
+
+
+def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
+    """All of them behind one face, each made when it is first asked."""
+
+    def open_(namespace: str) -> Endpoints:
+        entry: Entry = proxy
+        if namespace != proxy.namespace:
+            entry = proxy.upstreams[names.entry(namespace)]
+        urls = entry.remoteurls if entry.remoteurl else (f"https://{namespace}",)
+        return Endpoints([Client(_settings(proxy, entry, url, namespace)) for url in urls], namespace)
+
+    return Upstreams(names, open_)
+
+
+async def explain(image: str, names: Routes, registries: Upstreams, cache: PullThrough) -> dict[str, Any]:
+    """What is known of an image as people type it. Raises ImageError, and RegistryError for no route."""
+    meant = Image.parse(image)
+    route = names.route(meant.host, "", meant.repository)
+    return {
+        "image": image,
+        "namespace": route.namespace,
+        "repository": str(route.qualified),
+        "upstream_repository": str(route.repository),
+        "routed_by": route.routed_by,
+        **registries.describe(route.qualified, time.monotonic()),
+        **await cache.explain(route.qualified, meant.reference),
+    }
+
+
+def login(entry: Entry) -> str:
+    """How the upstream is logged in to, for the log: the user's name, or the kind of source."""
+    if entry.exec is not None:
+        return "credential helper"
+    if entry.dockerconfig is not None:
+        return "docker's config.json"
+    return entry.username or ("identity token" if entry.identitytoken else "none")
+
+
+def _names(namespace: str, entry: Entry) -> Names:
+    is_name = "*" not in namespace
+    aliases = entry.names(namespace)[1:] if is_name else ()
+    return Names(namespace, aliases, hub=is_name and entry.is_hub(namespace))
+
+
+def _settings(proxy: Proxy, entry: Entry, url: str, namespace: str) -> Settings:
+    return Settings(
+        remoteurl=url,
+        username=entry.username,
+        password=_reveal(entry.password),
+        identity_token=_reveal(entry.identitytoken),
+        helper=entry.exec.command if entry.exec else "",
+        helper_lifetime=entry.exec.lifetime if entry.exec else None,
+        docker_config=entry.dockerconfig,
+        realms=entry.realms,
+        ca_file=entry.ca,
+        client_cert=entry.clientcert,
+        client_key=entry.clientkey,
+        insecure=entry.insecure,
+        headers=entry.headers,
+        http_proxy=entry.httpproxy,
+        connect=entry.timeouts.connect,
+        firstbyte=entry.timeouts.firstbyte,
+        stall=entry.timeouts.stall,
+        retries=entry.retries,
+        connections=entry.connections,
+        user_agent=f"mirror/{__version__}",
+        namespace=namespace,
+        reserve=proxy.quota.reserve,
+    )
+
+
+def _reveal(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""

@@ -1,0 +1,148 @@
+"""What the cache knows of an image, for an operator who asks why. It moves nothing and asks no upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from mirror.cache.away import ago
+from mirror.cache.fills import Fills
+from mirror.cache.images import Images, parsed_manifest
+from mirror.cache.manifests import Manifests
+from mirror.cache.standing import Standing, Standings
+from mirror.oci.digest import Digest, DigestError
+from mirror.oci.manifest import Manifest
+from mirror.oci.names import Reference, Repository, Tag
+from mirror.registry import Condition, RawManifest, Upstream
+
+PLATFORMS = 64  # of an index, that are told one by one
+
+
+class Explainer:
+    """See the module's text."""
+
+    def __init__(
+        self, upstream: Upstream, manifests: Manifests, images: Images, standings: Standings, fills: Fills
+    ) -> None:
+        self._upstream = upstream
+        self._manifests = manifests
+        self._images = images
+        self._standings = standings
+        self._fills = fills
+
+    async def explain(self, repository: Repository, reference: Reference) -> dict[str, Any]:
+        """`reference`, `blobs`, `platforms` and `next_pull`, as plain values for JSON."""
+        condition = self._upstream.condition(repository)
+        if isinstance(reference, Digest):
+            standing = None
+            manifest = await self._manifests.here(repository, reference)
+            told: dict[str, Any] = {"digest": str(reference)}
+        else:
+            standing = await self._standings.of(repository, reference, condition)
+            manifest = await self._copy(repository, reference, standing)
+            told = {"tag": str(reference), **_times(standing)}
+        told["kept"] = manifest is not None
+        if manifest is not None:
+            told |= {
+                "digest": str(manifest.descriptor.digest),
+                "media_type": manifest.descriptor.media_type,
+                "size": manifest.descriptor.size,
+            }
+        parsed = await parsed_manifest(manifest) if manifest is not None else None
+        blobs = await self._blobs(parsed) if parsed is not None and not parsed.children else None
+        platforms = await self._platforms(repository, manifest, parsed) if manifest and parsed else []
+        missing = (await self._images.missing(repository, manifest))[0] if manifest else 0
+        return {
+            "reference": told,
+            "blobs": blobs,
+            "platforms": platforms,
+            "next_pull": _next_pull(condition, standing, kept=manifest is not None, missing=missing),
+        }
+
+    async def _copy(self, repository: Repository, tag: Tag, standing: Standing) -> RawManifest | None:
+        word = standing.word
+        if word is not None and word.digest is not None:
+            manifest = await self._manifests.here(repository, word.digest)
+            if manifest is not None:
+                return manifest
+        return await self._manifests.tagged(repository, tag)
+
+    async def _blobs(self, manifest: Manifest) -> dict[str, Any]:
+        sizes = [(each, await self._images.size(each.digest)) for each in manifest.blobs]
+        running = [str(each.digest) for each in manifest.blobs if self._fills.running(each.digest)]
+        return {
+            "total": len(sizes),
+            "kept": sum(size is not None for _, size in sizes),
+            "bytes_total": sum(each.size for each in manifest.blobs),
+            "bytes_kept": sum(size or 0 for _, size in sizes),
+            "filling": running,
+        }
+
+    async def _platforms(
+        self, repository: Repository, manifest: RawManifest, parsed: Manifest
+    ) -> list[dict[str, Any]]:
+        names = await asyncio.to_thread(_platform_names, manifest.body) if parsed.children else {}
+        found = []
+        for each in parsed.children[:PLATFORMS]:
+            child = await self._images.child(repository, each.digest)
+            blobs = await self._blobs(child) if child is not None else None
+            found.append(
+                {
+                    "digest": str(each.digest),
+                    "platform": names.get(each.digest, ""),
+                    "kept": child is not None,
+                    "blobs": blobs["total"] if blobs else None,
+                    "blobs_kept": blobs["kept"] if blobs else None,
+                }
+            )
+        return found
+
+
+def _times(standing: Standing) -> dict[str, Any]:
+    refused = standing.word.refused() if standing.word is not None and standing.is_refused else None
+    believed = standing.refusal_left if refused else standing.age.fresh_left
+    return {
+        "rule": standing.rule,
+        "fresh_for": standing.fresh,
+        "checked_ago": standing.checked_ago,
+        "fresh_left": max(0.0, believed),
+        "stale_left": standing.age.stale_left if standing.word is not None and not refused else None,
+        "refused": refused.message if refused else None,
+    }
+
+
+def _platform_names(body: bytes) -> dict[Digest, str]:
+    """`linux/arm64/v8` of each entry of an index whose bytes were checked."""
+    names = {}
+    for entry in json.loads(body).get("manifests", ()):
+        platform = entry.get("platform") if isinstance(entry, dict) else None
+        if not isinstance(platform, dict):
+            continue
+        parts = [platform.get(key) for key in ("os", "architecture", "variant")]
+        try:
+            names[Digest.parse(entry["digest"])] = "/".join(str(part)[:32] for part in parts if part)
+        except (DigestError, KeyError, TypeError):
+            continue
+    return names
+
+
+def _next_pull(condition: Condition, standing: Standing | None, *, kept: bool, missing: int) -> str:
+    """In one sentence, what the next client that pulls this would make the mirror do."""
+    trouble = condition.trouble
+    if trouble is not None and not kept:
+        return f"fails at once: {trouble.message}"
+    if kept and missing and condition.blobs:
+        return f"fails with 503: {missing} parts are not kept here, and {condition.blobs.message}"
+    blobs = f", and {missing} blobs are fetched" if missing and kept else ""
+    if standing is None:
+        return f"asks the upstream nothing{blobs}" if kept else "fetches the manifest and its blobs"
+    if standing.refusal_left > 0:
+        return f"is refused without asking, for another {ago(standing.refusal_left)}"
+    if standing.age.is_fresh and kept:
+        return f"asks the upstream nothing{blobs}"
+    if trouble is not None and not standing.is_refused and standing.age.may_stand_in:
+        return f"is given the kept copy with a warning: {trouble.message}"
+    if not kept or standing.is_refused:
+        return "asks the upstream where the tag points (one HEAD), then fetches what is new"
+    return f"asks the upstream whether the tag has moved (one HEAD){blobs}"

@@ -1,0 +1,188 @@
+"""The ledger's file: an SQLite database that may be lost, and never keeps the mirror from starting.
+
+1. All of it blocks, and belongs to one thread.
+2. What cannot be read (damaged, written by another version) is set aside under another name, and a new file
+   begun. Whoever uses the file holds a shared lock on a file beside it; setting aside takes the exclusive
+   one. So no process is left with a database whose name is another's: it would delete that one's journal.
+3. Whatever else fails (no folder, no room, read-only, locked) raises NotKept, and may be tried again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import structlog
+
+from mirror.ledger import schema
+from mirror.ledger.records import TagRecord
+from mirror.ledger.schema import Key, UnusableError, code_of
+
+BUSY_SECONDS = 1.0  # how long to wait for another process's write; ours take 0.1 s at the most
+ROWS_BETWEEN = 10_000  # rows written between two counts, which take 20 ms
+SET_ASIDE_LIMIT = 3  # files; to see what happened, the last ones do
+
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+_Identity = tuple[int, int] | None  # device and inode of a file; None: there is none
+_T = TypeVar("_T")
+
+log = structlog.get_logger()
+
+
+class NotKept(Exception):
+    """The file cannot be used now; `str()` says why."""
+
+
+class LedgerFile:
+    """See the module's text. All methods but `close` raise NotKept."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._identity: _Identity = None  # of what `_connection` has open
+        self._lock_file: BinaryIO | None = None
+        self._uncounted = ROWS_BETWEEN  # rows written since they were counted
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be read without being opened first. For any thread."""
+        return self._connection is not None
+
+    def open(self) -> None:
+        """Open the file, if it is not open; make it, if there is none that can be used."""
+        if self._connection is not None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock(fcntl.LOCK_SH)
+            identity = self._look()
+            try:
+                self._connect()
+            except UnusableError as error:
+                self._replace(identity, str(error))
+        except (OSError, sqlite3.Error, UnusableError) as error:
+            self.close()
+            raise NotKept(_reason(error)) from error
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
+        self._disconnect()
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+
+    def read(self, key: Key) -> TagRecord | None:
+        """What is written about a tag."""
+        return self._run(lambda connection: schema.read(connection, key))
+
+    def write(self, changes: Mapping[Key, TagRecord | None]) -> None:
+        """Write all of them, or none; None deletes. Without any, only open the file."""
+        if self._connection is not None and self._look() != self._identity:
+            self.close()  # somebody has deleted or replaced it: what is written there would be lost
+        if not changes:
+            self.open()
+            return
+        self._run(lambda connection: schema.write(connection, changes))
+        self._uncounted += len(changes)
+        if self._uncounted >= ROWS_BETWEEN:
+            self._run(schema.prune)
+            self._uncounted = 0
+
+    def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do it; once more in a new file, when this one turns out to be damaged."""
+        self.open()
+        assert self._connection is not None
+        try:
+            try:
+                return work(self._connection)
+            except sqlite3.DatabaseError as error:
+                if code_of(error) not in _DAMAGED:
+                    raise
+                identity = self._identity
+                self._disconnect()
+                self._replace(identity, str(error))
+            return work(self._connection)
+        except (OSError, sqlite3.Error, UnusableError) as error:
+            if not isinstance(error, sqlite3.Error) or code_of(error) not in _BUSY:
+                self.close()
+            raise NotKept(_reason(error)) from error
+
+    def _connect(self) -> None:
+        """Raises sqlite3.Error, UnusableError."""
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            schema.prepare(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            if code_of(error) in _DAMAGED:
+                raise UnusableError(str(error)) from error
+            raise
+        except UnusableError:
+            connection.close()
+            raise
+        self._connection, self._identity = connection, self._look()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):  # a full disk; the journal stays, and is read at the next opening
+                self._connection.close()
+            self._connection = None
+
+    def _replace(self, identity: _Identity, reason: str) -> None:
+        """Set this file aside, unless another process has done so, and open what is there then.
+
+        Raises OSError, also where another process has the file open; sqlite3.Error, UnusableError.
+        """
+        self._lock(fcntl.LOCK_EX)
+        if identity is not None and self._look() == identity:
+            self._set_aside(reason)
+        self._connect()
+        self._lock(fcntl.LOCK_SH)
+
+    def _set_aside(self, reason: str) -> None:
+        name = f"{self._path.name}.broken-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        aside = self._path.with_name(name)
+        # NB: in this order. SQLite drops a journal that lies beside no database.
+        self._path.rename(aside)
+        with suppress(FileNotFoundError):
+            _beside(self._path, "-wal").rename(_beside(aside, "-wal"))
+        _beside(self._path, "-shm").unlink(missing_ok=True)
+        log.warning("ledger.set_aside", file=str(aside), reason=reason)
+        names = sorted(found.name for found in self._path.parent.iterdir())  # in the order of their times
+        ours = [
+            name for name in names if name.startswith(f"{self._path.name}.broken-") and name.endswith("Z")
+        ]
+        for old in map(self._path.with_name, ours[:-SET_ASIDE_LIMIT]):
+            _beside(old, "-wal").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
+
+    def _lock(self, how: int) -> None:
+        """Raises BlockingIOError where another process does not let go; then no lock is left."""
+        if self._lock_file is None:
+            self._lock_file = _beside(self._path, ".lock").open("ab")
+        try:
+            fcntl.flock(self._lock_file, how | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, "another process uses the ledger") from error
+
+    def _look(self) -> _Identity:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
