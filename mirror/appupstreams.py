@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from mirror import __version__
 from mirror.cache.pullthrough import PullThrough
+from mirror.confignames import default_url
 from mirror.configproxy import Proxy
 from mirror.configproxy import Upstream as Entry
 from mirror.oci.reference import Image
@@ -36,7 +37,7 @@ def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
         entry: Entry = proxy
         if namespace != proxy.namespace:
             entry = proxy.upstreams[names.entry(namespace)]
-        urls = entry.remoteurls if entry.remoteurl else (f"https://{namespace}",)
+        urls = entry.remoteurls if entry.remoteurl else (default_url(namespace),)
         return Endpoints([Client(_settings(proxy, entry, url, namespace)) for url in urls], namespace)
 
     return Upstreams(names, open_)
