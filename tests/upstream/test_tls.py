@@ -1,4 +1,4 @@
-"""TLS: verification is always on, a CA file adds to the system's, proxies tunnel, https is never left."""
+"""TLS: whom we trust and who we say we are; proxies tunnel, and https is never left."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ ALPINE = Repository("library/alpine")
 THREE = Tag("3")
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and registry.test, with its key beside it."""
-    folder = tmp_path_factory.mktemp("tls")
+def self_signed(folder: Path, names: str) -> Path:
+    """A self-signed certificate for these names, with its key beside it."""
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=test"
     )
-    names = "subjectAltName=IP:127.0.0.1,DNS:registry.test"
+    files: list[str | Path] = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
     subprocess.run(
-        [*command.split(), "-addext", names, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
-        check=True,
-        capture_output=True,
+        [*command.split(), "-addext", f"subjectAltName={names}", *files], check=True, capture_output=True
     )
     return folder / "cert.pem"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 127.0.0.1 and registry.test."""
+    return self_signed(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1,DNS:registry.test")
 
 
 @pytest.fixture
@@ -144,6 +146,125 @@ async def test_a_tunnel_through_a_proxy_shows_it_no_credentials_of_the_registry(
     assert b"\r\nAuthorization" not in head
     assert all("Proxy-Authorization" not in seen.headers for seen in upstream.seen)
     assert len(upstream.seen) == 2
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our own certificate `us.pem`; its key `us.key` beside it, `both.pem`, and keys that do not fit."""
+    folder = tmp_path_factory.mktemp("us")
+    curve = "-pkeyopt ec_paramgen_curve:prime256v1"
+    for command in (
+        f"req -x509 -newkey ec {curve} -nodes -days 1 -subj /CN=us -keyout us.key -out us.pem",
+        "ec -in us.key -aes128 -passout pass:hush -out encrypted.key",
+        f"genpkey -algorithm ec {curve} -out other.key",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True, cwd=folder)
+    (folder / "both.pem").write_bytes((folder / "us.pem").read_bytes() + (folder / "us.key").read_bytes())
+    (folder / "junk.pem").write_text("junk")
+    return folder / "us.pem"
+
+
+@pytest.fixture
+def demanding(tls: ssl.SSLContext, identity: Path) -> ssl.SSLContext:
+    """A server's side that talks to `identity` only."""
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_verify_locations(cafile=identity)
+    return tls
+
+
+@pytest.mark.parametrize("names", [("us.pem", "us.key"), ("both.pem", None)])
+async def test_a_client_certificate_is_shown_to_the_registry(
+    certificate: Path, identity: Path, demanding: ssl.SSLContext, names: tuple[str, str | None]
+) -> None:
+    cert, key = (identity.with_name(name) if name else None for name in names)
+    upstream = Upstream()
+    upstream.add_image("library/alpine", "3")
+    async with (
+        serve(upstream, tls=demanding) as url,
+        client_of(url, ca_file=certificate, client_cert=cert, client_key=key) as client,
+    ):
+        await client.resolve(ALPINE, THREE)
+    assert len(upstream.seen) == 1
+
+
+async def test_without_one_a_registry_that_demands_it_gives_no_connection(
+    certificate: Path, demanding: ssl.SSLContext
+) -> None:
+    upstream = Upstream()
+    async with (
+        serve(upstream, tls=demanding) as url,
+        client_of(url, ca_file=certificate, retries=0) as client,
+    ):
+        with pytest.raises(Unavailable, match=r"no TLS connection|broke off"):
+            await client.resolve(ALPINE, THREE)
+    assert upstream.seen == []
+
+
+async def test_a_redirects_target_is_not_told_who_we_are(
+    tmp_path: Path, identity: Path, demanding: ssl.SSLContext
+) -> None:
+    """The storage demands a certificate: a client that showed the registry's to it would get an answer."""
+    authority = self_signed(tmp_path, "IP:127.0.0.1,IP:127.0.0.2")
+    demanding.load_cert_chain(authority, authority.with_name("key.pem"))
+    ours = {"client_cert": identity, "client_key": identity.with_name("us.key")}
+    upstream, storage = Upstream(), Upstream()
+    digest = storage.add_blob("library/alpine", b"data")
+    async with (
+        serve(upstream, tls=demanding) as url,
+        serve(storage, host="127.0.0.2", tls=demanding) as there,
+    ):
+        location = {"Location": f"{there}/v2/library/alpine/blobs/{digest}"}
+        upstream.fault("GET", "/blobs/", Fault(status=307, headers=location))
+        async with client_of(url, ca_file=authority, retries=0, **ours) as client:
+            with pytest.raises(Unavailable):
+                await client.blob(ALPINE, Digest.parse(digest))
+    assert len(upstream.seen) == 1, "the registry got the certificate"
+    assert storage.seen == []
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "cause"),
+    [
+        ("missing.pem", None, "proxy.clientcert: {}/missing.pem: No such file or directory"),
+        ("us.pem", "missing.key", "proxy.clientkey: {}/missing.key: No such file or directory"),
+        ("us.pem", "other.key", "proxy.clientcert: {}/us.pem: key values mismatch"),
+        ("us.pem", "encrypted.key", "proxy.clientcert: {}/us.pem: no usable pem in it"),
+        ("us.pem", None, "proxy.clientcert: {}/us.pem: no usable pem in it"),
+        ("junk.pem", "us.key", "proxy.clientcert: {}/junk.pem: no usable pem in it"),
+    ],
+)
+async def test_a_client_certificate_that_cannot_be_used_is_our_own_trouble(
+    identity: Path, cert: str, key: str | None, cause: str
+) -> None:
+    """An encrypted key in particular: OpenSSL would ask for its password on the terminal, and wait."""
+    folder = identity.parent
+    files = {"client_cert": folder / cert, "client_key": folder / key if key else None}
+    async with client_of("https://registry.invalid", **files) as client:
+        with capture_logs() as logs, pytest.raises(Unavailable, match="client certificate") as caught:
+            await client.manifest(ALPINE, THREE)
+    assert str(folder) not in caught.value.message
+    [failed] = [entry for entry in logs if entry["event"] == "upstream.failed"]
+    assert failed["cause"].startswith(cause.format(folder))
+
+
+async def test_an_insecure_upstream_may_have_any_certificate_but_must_have_one(tls: ssl.SSLContext) -> None:
+    upstream, plain = Upstream(), Upstream()
+    upstream.add_image("library/alpine", "3")
+    with capture_logs() as logs:
+        async with (
+            serve(upstream, host="127.0.0.2", tls=tls) as url,  # a wrong name, signed by nobody
+            serve(plain) as weaker,
+            client_of(url, insecure=True) as client,
+            client_of(weaker.replace("http:", "https:"), insecure=True) as other,
+        ):
+            await client.resolve(ALPINE, THREE)
+            await client.resolve(ALPINE, THREE)
+            with pytest.raises(Unavailable, match="does not speak TLS"):
+                await other.resolve(ALPINE, THREE)
+    assert len(upstream.seen) == 2
+    assert plain.seen == []
+    warned = [entry["host"] for entry in logs if entry["event"] == "upstream.insecure"]
+    assert warned == [address.partition("//")[2] for address in (url, weaker)], "once each"
 
 
 @contextlib.asynccontextmanager
