@@ -30,6 +30,7 @@ COPY --from=build /image/ /
 RUN mkdir -p /var/lib/registry && chown 65532:65532 /var/lib/registry
 ENV PATH=/opt/mirror/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
+    REGISTRY_CONFIGURATION_PATH=/etc/docker/registry/config.yml \
     PYTHONUNBUFFERED=1
 VOLUME /var/lib/registry
 EXPOSE 5000

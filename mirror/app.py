@@ -155,7 +155,7 @@ def storage(settings: Storage) -> Iterator[tuple[StorageDriver, Path]]:
     """The driver, and the local folder for unfinished fills."""
     if settings.filesystem is None:
         with tempfile.TemporaryDirectory(prefix="mirror-spool-") as folder:
-            yield InMemoryDriver(), Path(folder)
+            yield InMemoryDriver(), Path(folder) / SPOOL
         return
     root = settings.filesystem.rootdirectory.absolute()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirror import provenance
-from mirror.registry import Condition, Corrupt, RateLimited, RegistryError, Unavailable
+from mirror.registry import Corrupt, RateLimited, RegistryError, Unavailable
 
 AWAY = (Unavailable, RateLimited, Corrupt)  # the upstream has no say now: a kept copy may be given
 
@@ -30,13 +30,18 @@ def incomplete(missing: int, total: int, reason: RegistryError | str) -> Unavail
     return Unavailable(text, retry_after=wait)
 
 
-def note_failure(error: RegistryError, condition: Condition) -> None:
-    """Tell the answer's provenance how asking the upstream ended."""
+def note_failure(error: RegistryError, trouble: RegistryError | None) -> None:
+    """Tell the answer's provenance how asking the upstream ended.
+
+    `trouble`: why it would not have been asked, as the condition said before; None where it was asked.
+    """
     told = provenance.current()
     told.stored = False
     if isinstance(error, RateLimited):
-        told.fwd_status, told.detail, told.warning = error.status, "limited", error.message
+        told.detail, told.warning = "limited", error.message
+        if trouble is None:
+            told.fwd_status = error.status
     elif not isinstance(error, AWAY):
         told.fwd_status = error.status
-    elif condition.trouble is not None:
+    elif trouble is not None:
         told.detail = "breaker"

@@ -22,7 +22,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
-from mirror.registry import Blob, RegistryError, Unavailable, Upstream
+from mirror.registry import Blob, RateLimited, RegistryError, Unavailable, Upstream
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
@@ -189,7 +189,9 @@ class Blobs:
         """What a request learns from a failure."""
         if error.status == 404 and not isinstance(error, AWAY):
             self._memory.note_absent(repository, digest, error)
-        note_failure(error, self._upstream.condition(repository))
+        # A 429 about a blob was just heard; of other troubles the condition of now is that of a moment ago.
+        limited = isinstance(error, RateLimited)
+        note_failure(error, None if limited else self._upstream.condition(repository).blobs)
 
     async def _named(self, repository: Repository, digest: Digest) -> Descriptor | None:
         """The descriptor by which a kept manifest of this repository names the blob."""

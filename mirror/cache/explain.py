@@ -133,8 +133,8 @@ def _next_pull(condition: Condition, standing: Standing | None, *, kept: bool, m
     if trouble is not None and not kept:
         return f"fails at once: {trouble.message}"
     if kept and missing and condition.blobs:
-        return f"fails with 503: {missing} parts are not kept here, and {condition.blobs.message}"
-    blobs = f", and {missing} blobs are fetched" if missing and kept else ""
+        return f"fails with 503: {_blobs(missing)} not kept here, and {condition.blobs.message}"
+    blobs = f", and {_blobs(missing)} fetched" if missing and kept else ""
     if standing is None:
         return f"asks the upstream nothing{blobs}" if kept else "fetches the manifest and its blobs"
     if standing.refusal_left > 0:
@@ -146,3 +146,7 @@ def _next_pull(condition: Condition, standing: Standing | None, *, kept: bool, m
     if not kept or standing.is_refused:
         return "asks the upstream where the tag points (one HEAD), then fetches what is new"
     return f"asks the upstream whether the tag has moved (one HEAD){blobs}"
+
+
+def _blobs(count: int) -> str:
+    return "1 blob is" if count == 1 else f"{count} blobs are"

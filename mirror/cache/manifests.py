@@ -56,10 +56,11 @@ class Manifests:
     async def asked(self, repository: Repository, digest: Digest) -> RawManifest:
         """`fetch` for a client, which is told what the upstream said."""
         told = provenance.current()
+        trouble = self._upstream.condition(repository).trouble
         try:
             manifest = await self.fetch(repository, digest)
         except RegistryError as error:
-            note_failure(error, self._upstream.condition(repository))
+            note_failure(error, trouble)
             raise
         told.fwd_status = 200
         return manifest

@@ -94,12 +94,13 @@ class PullThrough:
         """The upstream's tags; those that we have when it is away."""
         told = provenance.current()
         told.fwd = "bypass"  # lists are never kept
+        trouble = self._upstream.condition(repository).trouble
         try:
             page = await self._upstream.tags(repository, n, last)
             told.fwd_status = 200
             return page
         except RegistryError as error:
-            note_failure(error, self._upstream.condition(repository))
+            note_failure(error, trouble)
             if not isinstance(error, AWAY):
                 raise
             try:

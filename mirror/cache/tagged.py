@@ -130,7 +130,7 @@ class Tagged:
             except AWAY as error:
                 reason = error
             except RegistryError as error:
-                note_failure(error, condition)
+                note_failure(error, condition.trouble)
                 raise
             else:
                 if checked.failure is None:
@@ -164,7 +164,7 @@ class Tagged:
             if checked.failure is None:
                 return await self._answered(repository, checked, known, copy)
             failure = checked.failure
-        note_failure(failure, condition)
+        note_failure(failure, condition.trouble)
         if isinstance(failure, AWAY) and known.word is not None and known.is_refused:
             raise known.word.refused() from failure
         if isinstance(failure, AWAY) and copy is not None:
