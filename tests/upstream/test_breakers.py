@@ -76,6 +76,22 @@ async def test_after_five_failures_a_hundred_requests_make_no_connection_and_one
     assert len(loud) == 0, "what a breaker refuses is told once, by the breaker"
 
 
+async def test_a_probe_that_fails_is_no_news(clock: Clock) -> None:
+    upstream = Upstream()
+    upstream.fault("*", "", Fault(status=503))
+    async with serve(upstream) as url, timed_client(url, clock) as client:
+        with capture_logs() as logs:
+            for _ in range(FAILURES):
+                await fails(partial(client.manifest, ALPINE, THREE))
+            clock.now += PAUSE
+            assert "answered 503" in (await fails(partial(client.manifest, ALPINE, THREE))).message
+            assert "not asked" in (await fails(partial(client.manifest, ALPINE, THREE))).message
+            clock.now += PAUSE - 0.1
+            assert "not asked" in (await fails(partial(client.manifest, ALPINE, THREE))).message
+    assert len(upstream.seen) == FAILURES + 1
+    assert len([log for log in logs if log["event"] == "upstream.breaker.opened"]) == 1
+
+
 async def test_a_connection_that_is_reset_counts_once(clock: Clock) -> None:
     upstream = Upstream()
     upstream.fault("*", "", Fault(reset=True))
@@ -104,9 +120,13 @@ async def test_a_request_whose_breaker_opens_meanwhile_tells_what_it_found_itsel
     upstream = Upstream()
     upstream.fault("*", "", Fault(status=503))
     async with serve(upstream) as url, timed_client(url, clock, retries=2) as client:
-        errors = await asyncio.gather(*(fails(partial(client.manifest, ALPINE, THREE)) for _ in range(10)))
+        with capture_logs() as logs:
+            asking = (fails(partial(client.manifest, ALPINE, THREE)) for _ in range(10))
+            errors = await asyncio.gather(*asking)
     assert {error.message for error in errors} == {"the upstream registry answered 503 for this manifest"}
     assert len(upstream.seen) == 10
+    waited = [log for log in logs if log["event"] == "upstream.retried"]
+    assert len(waited) == FAILURES - 1, "the others do not even wait for another attempt"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 501])
@@ -117,6 +137,7 @@ async def test_a_refusal_is_an_answer_and_no_failure(clock: Clock, status: int) 
         for round_ in range(2 * FAILURES):
             clock.now = 1000.0 + 100.0 * round_  # longer than any wait after a 429
             assert "not asked" not in (await fails(partial(client.manifest, ALPINE, THREE))).message
+            assert client.describe(clock.now)["breakers"][0]["failures"] == 0
     assert len(upstream.seen) == 2 * FAILURES
 
 

@@ -111,7 +111,14 @@ async def test_one_that_failed_is_asked_again_when_it_is_the_only_one_left(clock
         await registry.resolve(ALPINE, THREE)
         assert (len(first.seen), len(second.seen)) == (2, 2)
         await registry.resolve(ALPINE, THREE)
-    assert (len(first.seen), len(second.seen)) == (3, 2), "of two that failed the one that has rested longer"
+        assert (len(first.seen), len(second.seen)) == (3, 2)
+        second.clear_faults()
+        first.fault("*", "", Fault(status=503), times=1)
+        clock.now += 1.0
+        await registry.resolve(ALPINE, THREE)
+        assert (len(first.seen), len(second.seen)) == (4, 3)
+        await registry.resolve(ALPINE, THREE)
+    assert (len(first.seen), len(second.seen)) == (4, 4), "of two that failed the one that has rested longer"
 
 
 async def test_one_that_would_not_be_asked_is_passed_over_without_being_asked(clock: Clock) -> None:
@@ -152,9 +159,11 @@ async def test_when_all_fail_the_preferred_ones_failure_is_told_but_what_passes_
     first, second = pair()
     for upstream, fault in zip((first, second), faults, strict=True):
         upstream.fault("GET", "/manifests/", fault)
+    first.fault("HEAD", "", Fault(status=503), times=1)
     async with endpoints_of(first, second, clock=clock) as registry:
-        for _ in range(2):  # whoever is asked first
-            clock.now += 1.0
+        await registry.resolve(ALPINE, THREE)
+        for wait in (0.0, DEMOTED):  # the second is asked first, and then the first
+            clock.now += wait
             error = await fails(partial(registry.manifest, ALPINE, THREE))
             assert (type(error), text in error.message) == (kind, True), error.message
 
