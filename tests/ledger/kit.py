@@ -73,6 +73,7 @@ class Spy:
         self.gate = threading.Event()
         self.gate.set()
         self.came = asyncio.Event()  # a read or write has begun
+        self.written = asyncio.Event()  # a write has succeeded
         self._loop = asyncio.get_running_loop()
         read, write = LedgerFile.read, LedgerFile.write
 
@@ -85,6 +86,7 @@ class Spy:
             self.writes.append(dict(changes))
             self._wait()
             write(file, changes)
+            self._loop.call_soon_threadsafe(self.written.set)
 
         patch.setattr(LedgerFile, "read", spy_read)
         patch.setattr(LedgerFile, "write", spy_write)
