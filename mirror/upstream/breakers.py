@@ -66,6 +66,11 @@ class Breakers:
             )
         return Visit(self, breaker, host, again=again)
 
+    @property
+    def all_closed(self) -> bool:
+        """Whether nobody who has a role is refused or on probation."""
+        return all(breaker.is_closed for _, breaker in self._last.values())
+
     def is_shut(self, url: URL) -> bool:
         """Whether this URL's origin would be refused now."""
         breaker = self._breakers.get(origin(url))

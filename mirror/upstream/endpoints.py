@@ -69,8 +69,11 @@ class Endpoints:
 
     def condition(self, repository: Repository) -> Condition:
         """That of the address which would be asked next; in trouble only if all are."""
-        if self._only is not None:
-            return self._only.condition(repository)
+        preferred = self._clients[0]
+        condition = preferred.condition(repository)
+        well = condition.trouble is None and condition.blobs is None
+        if self._only is not None or (well and self._behind.get(preferred, 0.0) <= self._now()):
+            return condition  # soon said: this is asked for each answer from what is kept
         conditions = [client.condition(repository) for client in self._order(repository, blob=False)]
         first = conditions[0]
         if first.blobs is None:  # as to `trouble`, none is better: that is what they are in order of

@@ -63,12 +63,12 @@ class Health:
     def condition(self) -> Condition:
         """How it is doing: the same value each time while all is well."""
         now = self._now()
+        stretch = self._quota.stretch(now, self._reserve)
+        if stretch == 1.0 and self._quota.waits_for_nothing and self.breakers.all_closed:
+            return self._well  # soon said: this is asked for each answer from what is kept
         away = self._shut(Role.REGISTRY, now) or self._shut(Role.TOKENS, now)
         trouble = away or self._shut(Role.MANIFESTS, now) or self._waits(False, now)
         blobs = away or self._shut(Role.BLOBS, now) or self._waits(True, now)
-        stretch = self._quota.stretch(now, self._reserve)
-        if trouble is None and blobs is None and stretch == 1.0:
-            return self._well
         return Condition(self._namespace, trouble, blobs, stretch)
 
     def describe(self, now: float) -> dict[str, Any]:

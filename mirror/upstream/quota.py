@@ -73,6 +73,11 @@ class Quota:
         """Seconds until a question of this kind is worth asking; None for now."""
         return self._kinds[blob].wait(now)
 
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether questions of both kinds are let through."""
+        return self._kinds[False].is_closed and self._kinds[True].is_closed
+
     def admit(self, blob: bool, now: float) -> Question | float:
         """Leave for one question, or the seconds until it is worth asking."""
         left = self._kinds[blob].admit(now)
