@@ -149,24 +149,19 @@ class LedgerFile:
     def _set_aside(self, reason: str) -> None:
         name = f"{self._path.name}.broken-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         aside = self._path.with_name(name)
-        # NB: in this order. SQLite drops a journal that lies beside no database.
-        self._path.rename(aside)
-        with suppress(FileNotFoundError):
-            _beside(self._path, "-wal").rename(_beside(aside, "-wal"))
-        _beside(self._path, "-shm").unlink(missing_ok=True)
+        self._path.rename(aside)  # a journal that is still there belongs to nothing then: SQLite drops it
         log.warning("ledger.set_aside", file=str(aside), reason=reason)
         names = sorted(found.name for found in self._path.parent.iterdir())  # in the order of their times
         ours = [
             name for name in names if name.startswith(f"{self._path.name}.broken-") and name.endswith("Z")
         ]
         for old in map(self._path.with_name, ours[:-SET_ASIDE_LIMIT]):
-            _beside(old, "-wal").unlink(missing_ok=True)
             old.unlink(missing_ok=True)
 
     def _lock(self, how: int) -> None:
         """Raises BlockingIOError where another process does not let go; then no lock is left."""
         if self._lock_file is None:
-            self._lock_file = _beside(self._path, ".lock").open("ab")
+            self._lock_file = self._path.with_name(self._path.name + ".lock").open("ab")
         try:
             fcntl.flock(self._lock_file, how | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -178,10 +173,6 @@ class LedgerFile:
         except OSError:
             return None
         return found.st_dev, found.st_ino
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
 
 
 def _reason(error: Exception) -> str:

@@ -154,20 +154,45 @@ async def test_of_what_was_set_aside_the_last_three_stay(path: Path) -> None:
     assert kept == [[(12,)], [(13,)], [(14,)]]
 
 
-async def test_a_journal_goes_with_its_database(path: Path) -> None:
+@pytest.mark.parametrize("damage", [_everything, _version, Path.unlink])
+async def test_a_journal_is_not_taken_for_another_databases(
+    path: Path, damage: Callable[[Path], None]
+) -> None:
     async with running(path) as ledger:
         note(ledger, 1)
     beside = path.with_name("ledger.sqlite-wal")
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE tags SET tag = '5'")
         database, journal = content(path), content(beside)
     replace(path, database)  # as after a crash: what was changed last is in the journal alone
+    damage(path)
     replace(beside, journal)
     async with running(path) as ledger:
+        assert await ask(ledger, 5) is None
         note(ledger, 2)
-    assert len(rows(path)) == 1
-    (aside,) = set_aside(path)
-    assert rows(aside, "PRAGMA user_version") == [(SCHEMA + 1,)]
+    assert [tag for _repository, tag, *_ in rows(path)] == ["2"]
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+    assert len(set_aside(path)) == (damage is not Path.unlink)
+
+
+def test_a_file_that_another_process_has_just_begun_is_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = LedgerFile(path), LedgerFile(path)
+    is_empty = schema._is_empty
+
+    def look_too_early(connection: sqlite3.Connection) -> bool:
+        found = is_empty(connection)
+        monkeypatch.setattr(schema, "_is_empty", is_empty)
+        other.open()
+        return found
+
+    monkeypatch.setattr(schema, "_is_empty", look_too_early)
+    mine.open()
+    mine.write({(REPOSITORY.name, TAG.name): record(1)})
+    assert other.read((REPOSITORY.name, TAG.name)) == record(1)
+    mine.close()
+    other.close()
 
 
 @pytest.mark.parametrize(
