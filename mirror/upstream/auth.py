@@ -26,6 +26,7 @@ from mirror.oci import challenge
 from mirror.oci.errors import ErrorCode
 from mirror.registry import RegistryError, Unavailable
 from mirror.upstream import exchange, realms, tokens
+from mirror.upstream.confidential import Confidential
 from mirror.upstream.credentials import ANONYMOUS, Credentials
 from mirror.upstream.exchange import Bearer
 from mirror.upstream.failures import from_answer
@@ -51,6 +52,7 @@ class Authenticator:
     def __init__(self, settings: Settings, registry: URL, name: str, fetcher: Fetcher) -> None:
         self._realms = settings.realms
         self._source = source_of(settings)
+        self._confidential = Confidential(settings)
         self._registry = registry
         self._host = host_of(registry)
         self._name = name
@@ -66,6 +68,10 @@ class Authenticator:
     def has_credentials(self) -> bool:
         """Whether there was anything to send when credentials were last wanted."""
         return not self._last.is_empty
+
+    def is_secret(self, text: str) -> bool:
+        """Whether an upstream's text tells anything that was sent to it in confidence."""
+        return self._confidential.is_told(text, (token.value for token in self._tokens.values()))
 
     async def authorization(self, scope: str) -> str | None:
         """The header's value for a request in this scope; None before any challenge, and for nobody's Basic.
@@ -124,6 +130,7 @@ class Authenticator:
     async def _credentials(self) -> Credentials:
         """Who we are now. Raises Unavailable."""
         self._last = await self._source.get(self._host)
+        self._confidential.learn(self._last)
         return self._last
 
     async def _has_another_login(self, used: str | None) -> bool:
@@ -228,6 +235,7 @@ class Authenticator:
             missing=ErrorCode.NAME_UNKNOWN,
             what="a token",
             with_credentials=self.has_credentials,
+            is_secret=self.is_secret,
             elsewhere=answer.elsewhere,
         )
 

@@ -103,6 +103,7 @@ class Calls:
             missing=missing,
             what=what,
             with_credentials=self._auth.has_credentials,
+            is_secret=self._auth.is_secret,
             elsewhere=answer.elsewhere,
         )
 

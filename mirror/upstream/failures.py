@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from http import HTTPStatus
@@ -117,14 +117,16 @@ def from_answer(
     missing: ErrorCode,
     what: str,
     with_credentials: bool,
+    is_secret: Callable[[str], bool],
     elsewhere: bool = False,
 ) -> RegistryError:
     """The failure that a status other than the wanted one means.
 
     `missing` is the code for a 404 that says nothing better, `what` the thing asked for ("this blob");
-    `elsewhere`: another host gave the answer, to which the registry had redirected.
+    `elsewhere`: another host gave the answer, to which the registry had redirected. `is_secret`: whether the
+    upstream's own words tell something that was sent to it in confidence; then they are not passed on.
     """
-    code, says = _envelope(body)
+    code, says = _envelope(body, is_secret)
     wait = retry_after(headers.get("Retry-After"), datetime.now(UTC))
     if status in (404, 410):
         return RegistryError(_NOT_FOUND.get(code, missing), f"{name} does not have {what}{says}")
@@ -142,7 +144,7 @@ def from_answer(
     return Unavailable(f"{name} answered {status} for {what}{says}", status=faithful, retry_after=wait)
 
 
-def _envelope(body: bytes) -> tuple[str, str]:
+def _envelope(body: bytes, is_secret: Callable[[str], bool]) -> tuple[str, str]:
     """(code, "; upstream says: ...") of an error body; empty where it is not the spec's envelope.
 
     A message is passed on only when it is printable, cut to its limit, and without queries of URLs, which
@@ -157,5 +159,7 @@ def _envelope(body: bytes) -> tuple[str, str]:
         return code, ""
     if code in ErrorCode.__members__ and message.lower() == ErrorCode[code].message.lower():
         return code, ""  # the standard's words say nothing new
+    if is_secret(message):
+        return code, ""
     says = _QUERY.sub(r"\1", message.strip())[:SAYS_LIMIT]
     return code, f"; upstream says: {says}"

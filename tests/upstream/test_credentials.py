@@ -5,8 +5,10 @@ And what others must not see: a foreign realm, a redirect's target, the log, a c
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -27,7 +29,7 @@ from mirror.upstream.settings import Settings
 from mirror.upstream.sources import source_of
 from tests.support.scripted import Basic, Bearer, Fault, Upstream, serve
 from tests.upstream.conftest import Clock, Connect
-from tests.upstream.scripts import Scripted
+from tests.upstream.scripts import Scripted, script
 
 ALPINE = Repository("library/alpine")
 BUSYBOX = Repository("library/busybox")
@@ -234,6 +236,37 @@ async def test_a_login_that_comes_later_is_found(
         helper.says("user", "hush-1")
         clock.advance(PAUSE)
         await client.manifest(ALPINE, THREE)
+
+
+async def test_a_registry_that_wants_more_than_nobodys_token_has_the_helper_asked_again(
+    connect: Connect, helper: Scripted, clock: Clock
+) -> None:
+    """The token server gives a token to anybody: only the registry says that it is not enough."""
+    helper.has_none()
+    upstream = registry(Bearer())
+    async with connect(upstream, helper=str(helper.path)) as client:
+        await client.resolve(BUSYBOX, THREE)
+        challenge = f'Bearer realm="{upstream.url}/token",service="registry.test"'
+        upstream.fault("*", "alpine", Fault(status=401, headers={"WWW-Authenticate": challenge}))
+        for runs in (1, 2, 3):
+            for _ in range(2):
+                with pytest.raises(RegistryError, match="wants credentials"):
+                    await client.manifest(ALPINE, THREE)
+            assert len(helper.runs) == runs
+            clock.advance(PAUSE)
+
+
+async def test_closing_ends_a_helper_that_hangs(connect: Connect, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pid")
+    program = script(tmp_path, 'cat > /dev/null; echo $$ > "$here/pid"; exec sleep 1000')
+    async with connect(registry(Basic()), helper=str(program)) as client:
+        waiting = asyncio.create_task(client.resolve(ALPINE, THREE))
+        pid = int(await asyncio.to_thread((tmp_path / "pid").read_text))
+        await client.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        with pytest.raises(Unavailable, match="stopping"):
+            await waiting
 
 
 async def test_a_helper_that_fails_is_unavailable_and_the_registry_is_not_asked_without_a_login(

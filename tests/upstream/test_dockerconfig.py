@@ -150,6 +150,21 @@ async def test_a_file_that_changes_is_read_again_within_five_seconds(tmp_path: P
     assert await source.get(HOST) == Credentials("user", "new")
 
 
+async def test_a_file_that_is_as_it_was_is_not_read_again(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "config.json"
+    write(path, auths={HOST: encoded()})
+    source = DockerLogin(path)
+    await source.get(HOST)
+    before = path.stat()
+    path.write_text(path.read_text().replace(encoded()["auth"], encoded("user:hash")["auth"]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    clock.advance(LOOK_SECONDS)
+    assert await source.get(HOST) == LOGIN
+    path.touch()
+    clock.advance(LOOK_SECONDS)
+    assert await source.get(HOST) == Credentials("user", "hash")
+
+
 async def test_a_file_that_is_broken_or_gone_takes_nothing_away_and_is_told_once(
     tmp_path: Path, clock: Clock
 ) -> None:

@@ -108,6 +108,16 @@ async def test_a_helper_that_ignores_its_input_answers_too(tmp_path: Path) -> No
     assert await ask([str(program)], "registry.example" * 10_000) == Credentials("u", "p")
 
 
+def pids_with(text: str) -> list[int]:
+    """The processes that have this in their arguments."""
+    found = []
+    for pid in (int(name) for name in names_in(Path("/proc")) if name.isdigit()):
+        with contextlib.suppress(OSError):
+            if text.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
 async def pids_of(folder: Path) -> list[int]:
     """What the script has written to the pipe `pids`, as soon as it has."""
     return [int(pid) for pid in (await asyncio.to_thread((folder / "pids").read_text)).split()]
@@ -128,10 +138,24 @@ async def test_a_helper_that_hangs_is_killed_with_its_children(tmp_path: Path, c
     assert str(pids[0]) not in names_in(Path("/proc")), "it was reaped"
 
 
-@pytest.mark.parametrize("begin", ["", "cat > /dev/null;"])
-async def test_a_helper_that_nobody_waits_for_any_more_is_killed(tmp_path: Path, begin: str) -> None:
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_helper_that_nobody_waits_for_any_more_is_killed_also_while_it_starts(
+    tmp_path: Path, turns: int
+) -> None:
+    child = script(tmp_path, "exec sleep 1000 # the path stays in its arguments", "child")
+    program = script(tmp_path, f"sh {child} {tmp_path} & wait")
+    asking = asyncio.create_task(ask([str(program)], "registry.example"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert all(ends(pid) for pid in pids_with(str(tmp_path)))
+
+
+async def test_a_helper_that_is_cancelled_in_its_work_is_killed_with_its_children(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pids")
-    program = script(tmp_path, f'{begin} sleep 1000 & echo $$ $! > "$here/pids"; wait')
+    program = script(tmp_path, 'cat > /dev/null; sleep 1000 & echo $$ $! > "$here/pids"; wait')
     asking = asyncio.create_task(ask([str(program)], "registry.example"))
     pids = await pids_of(tmp_path)
     asking.cancel()
