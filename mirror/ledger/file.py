@@ -23,8 +23,8 @@ from mirror.ledger import schema
 from mirror.ledger.records import TagRecord
 from mirror.ledger.schema import Key, UnusableError, code_of
 
-BUSY_SECONDS = 1.0  # how long to wait for another process's write; ours take 0.1 s at the most
-ROWS_BETWEEN = 10_000  # rows written between two counts, which take 20 ms
+BUSY_SECONDS = 1.0  # how long to wait for another process's write; ours take up to 60 ms
+ROWS_BETWEEN = 10_000  # rows written between two counts, which take 20 ms, and 200 with what goes then
 SET_ASIDE_LIMIT = 3  # files; to see what happened, the last ones do
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

@@ -70,6 +70,7 @@ class Spy:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reads: list[Key] = []
         self.writes: list[dict[Key, TagRecord | None]] = []
+        self.order: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
         self.came = asyncio.Event()  # a read or write has begun
@@ -79,18 +80,19 @@ class Spy:
 
         def spy_read(file: LedgerFile, key: Key) -> TagRecord | None:
             self.reads.append(key)
-            self._wait()
+            self._wait("read")
             return read(file, key)
 
         def spy_write(file: LedgerFile, changes: dict[Key, TagRecord | None]) -> None:
             self.writes.append(dict(changes))
-            self._wait()
+            self._wait("write")
             write(file, changes)
             self._loop.call_soon_threadsafe(self.written.set)
 
         patch.setattr(LedgerFile, "read", spy_read)
         patch.setattr(LedgerFile, "write", spy_write)
 
-    def _wait(self) -> None:
+    def _wait(self, what: str) -> None:
+        self.order.append(what)
         self._loop.call_soon_threadsafe(self.came.set)
         assert self.gate.wait(30)

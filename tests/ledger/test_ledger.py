@@ -78,6 +78,27 @@ async def test_changes_are_written_behind_in_one_batch_of_the_newest(
     assert len(rows(path)) == 10
 
 
+async def test_many_changes_are_written_in_parts_between_which_the_file_can_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 10)
+    spy = Spy(monkeypatch)
+    async with running(path) as ledger:
+        for number in range(25):
+            note(ledger, number)
+        spy.gate.clear()
+        settling = asyncio.create_task(ledger.settle())
+        await spy.came.wait()
+        asking = asyncio.create_task(ask(ledger, 99))
+        await asyncio.wait([asking], timeout=0.02)  # now it waits behind the first part
+        spy.gate.set()
+        assert await asking is None
+        assert await settling
+        assert [len(changes) for changes in spy.writes] == [10, 10, 5]
+        assert spy.order == ["write", "read", "write", "write"]
+    assert len(rows(path)) == 25
+
+
 async def test_looks_at_the_file_are_shared_and_remembered(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
