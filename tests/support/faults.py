@@ -97,7 +97,10 @@ class Sender:
             response.content_length = len(reply.body) if fault.length is None else fault.length
         await response.prepare(self._request)
         if self._request.method != "HEAD":
-            await self._send_body(response, reply.body)
+            try:
+                await self._send_body(response, reply.body)
+            except ConnectionResetError:
+                return response  # whoever asked has gone away, as is normal
         if fault.length is not None and fault.length > len(reply.body) and self._request.method != "HEAD":
             self._break(reset=False)
         else:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from mirror import app, configfile
+from mirror.cache.pullthrough import PullThrough
 from tests.support.scripted import Upstream, serve
 
 KEPT_WITHIN = 10.0  # seconds
@@ -74,29 +78,58 @@ class Mirror:
         return self.root / "docker/registry/v2/blobs" / algorithm / value[:2] / value / "data"
 
 
+class Clock:
+    """The wall clock that freshness goes by; it stands still until it is moved on."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @asynccontextmanager
-async def running(root: Path, upstream_url: str, **proxy: Any) -> AsyncGenerator[Mirror, None]:
-    """The mirror of `upstream_url`, as `mirror serve` would run this configuration."""
+async def running(
+    root: Path, *urls: str, clock: Clock | None = None, **proxy: Any
+) -> AsyncGenerator[Mirror, None]:
+    """The mirror of one upstream, under these URLs, as `mirror serve` would run this configuration.
+
+    Each request of a tag is checked with the upstream, unless `freshness` says otherwise.
+    """
     file = root.with_suffix(".yml")
-    quick = {"timeouts": {"connect": "2s", "firstbyte": "300ms", "stall": "300ms"}, "retries": 1}
+    quick: dict[str, Any] = {
+        "timeouts": {"connect": "2s", "firstbyte": "300ms", "stall": "300ms"},
+        "retries": 1,
+        "freshness": {"default": "0s"},
+        "negative": "0s",
+    }
+    where = {"remoteurl": urls[0]} if len(urls) == 1 else {"remoteurls": urls}
     config = {
         "version": 0.1,
         "log": {"accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(root)}},
         "http": {"addr": "127.0.0.1:5000"},
-        "proxy": {"remoteurl": upstream_url, **quick, **proxy},
+        "proxy": {**where, **quick, **proxy},
     }
     await asyncio.to_thread(file.write_text, json.dumps(config))
     loaded = configfile.load(file, {})
     assert not loaded.warnings
     async with AsyncExitStack() as stack:
+        if clock is not None:
+            timed = partial(PullThrough, clock=clock)
+            stack.enter_context(mock.patch.object(app, "PullThrough", timed))
         driver, spool = stack.enter_context(app.storage(loaded.config.storage))
         runner = web.AppRunner(app.build(loaded.config, driver, spool), shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        session = aiohttp.ClientSession(timeout=TIMEOUT, auto_decompress=False)
+        session = aiohttp.ClientSession(
+            timeout=TIMEOUT, auto_decompress=False, connector=aiohttp.TCPConnector(limit=0)
+        )
         stack.push_async_callback(session.close)
         yield Mirror(f"http://127.0.0.1:{runner.addresses[0][1]}", root, session)
 
