@@ -88,6 +88,20 @@ async def test_an_error_that_repeats_the_request_is_told_without_its_words(
                 assert all(secret not in everything for secret in ("hush-1", word, "token-1"))
 
 
+@pytest.mark.parametrize("auth", [Basic("user", "hush-1"), Bearer(username="user", password="hush-1")])
+async def test_an_error_that_tells_the_password_is_told_without_its_words(
+    connect: Connect, auth: Basic | Bearer
+) -> None:
+    upstream = Upstream(auth=auth)
+    body = b'{"errors": [{"code": "DENIED", "message": "\\u0068ush-1 is no password"}]}'
+    async with connect(upstream, username="user", password="hush-1") as client:
+        upstream.fault("*", "/", Fault(status=403, body=body))
+        with pytest.raises(RegistryError) as caught:
+            await client.manifest(ALPINE, THREE)
+    assert "hush-1" not in str(caught.value)
+    assert "denies access" in caught.value.message
+
+
 async def test_an_errors_words_are_passed_on_where_they_tell_nothing(connect: Connect) -> None:
     upstream = Upstream(auth=Basic())
     body = {"errors": [{"code": "DENIED", "message": "this image is not free"}]}

@@ -346,6 +346,25 @@ async def test_a_foreign_realm_that_was_asked_by_nobody_does_not_learn_who_we_ha
     assert all(secret not in sent(thief) for secret in SECRETS)
 
 
+async def test_a_foreign_realm_that_refuses_nobody_is_judged_anew_when_there_is_a_login(
+    connect: Connect, helper: Scripted, clock: Clock
+) -> None:
+    """Then the operator is told what to configure."""
+    helper.has_none()
+    thief = Upstream(auth=Bearer(username="user", password="hush-1"))
+    async with serve(thief, host="127.0.0.2") as url:
+        upstream = registry(Bearer(realm=f"{url}/token"))
+        async with connect(upstream, helper=str(helper.path)) as client:
+            with pytest.raises(RegistryError, match="wants credentials"):
+                await client.manifest(ALPINE, THREE)
+            helper.says("user", "hush-1")
+            clock.advance(PAUSE)
+            with pytest.raises(RegistryError, match=r"proxy\.realms"):
+                await client.manifest(ALPINE, THREE)
+    assert len(thief.seen) == 1
+    assert all(secret not in sent(thief) for secret in SECRETS)
+
+
 async def test_a_redirects_target_gets_nothing_of_a_helper(connect: Connect, helper: Scripted) -> None:
     upstream, storage = registry(Basic("user", "hush-1")), Upstream()
     digest = storage.add_blob("library/alpine", b"data")
