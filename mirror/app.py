@@ -13,6 +13,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ LISTEN_ADVICE = {
 }
 SPOOL = Path("mirror", "spool")  # below the root directory
 LEDGER = "ledger.sqlite"  # beside it
+# For names to be resolved and large manifests to be read. asyncio's own few would all wait when a DNS server
+# does not answer.
+THREADS = 32
 
 log = structlog.get_logger()
 
@@ -73,6 +77,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
         )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "default"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, stop, number)
         await runner.setup()

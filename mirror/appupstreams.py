@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from mirror import __version__
 from mirror.cache.pullthrough import PullThrough
-from mirror.confignames import default_url
+from mirror.confignames import OPEN, default_url
 from mirror.configproxy import Proxy
 from mirror.configproxy import Upstream as Entry
 from mirror.oci.reference import Image
@@ -34,11 +34,11 @@ def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
     """All of them behind one face, each made when it is first asked."""
 
     def open_(namespace: str) -> Endpoints:
-        entry: Entry = proxy
-        if namespace != proxy.namespace:
-            entry = proxy.upstreams[names.entry(namespace)]
+        key = names.entry(namespace)
+        entry: Entry = proxy if key == proxy.namespace else proxy.upstreams[key]
         urls = entry.remoteurls if entry.remoteurl else (default_url(namespace),)
-        return Endpoints([Client(_settings(proxy, entry, url, namespace)) for url in urls], namespace)
+        settings = [_settings(proxy, entry, url, namespace, is_open=key == OPEN) for url in urls]
+        return Endpoints([Client(each) for each in settings], namespace)
 
     return Upstreams(names, open_)
 
@@ -73,7 +73,7 @@ def _names(namespace: str, entry: Entry) -> Names:
     return Names(namespace, aliases, hub=is_name and entry.is_hub(namespace))
 
 
-def _settings(proxy: Proxy, entry: Entry, url: str, namespace: str) -> Settings:
+def _settings(proxy: Proxy, entry: Entry, url: str, namespace: str, *, is_open: bool) -> Settings:
     return Settings(
         remoteurl=url,
         username=entry.username,
@@ -86,6 +86,7 @@ def _settings(proxy: Proxy, entry: Entry, url: str, namespace: str) -> Settings:
         ca_file=entry.ca,
         client_cert=entry.clientcert,
         client_key=entry.clientkey,
+        public_only=is_open,
         insecure=entry.insecure,
         headers=entry.headers,
         http_proxy=entry.httpproxy,

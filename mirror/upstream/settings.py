@@ -43,6 +43,7 @@ class Settings:
     ca_file: Path | None = None  # trusted besides the system's certificate authorities
     client_cert: Path | None = None  # PEM, with its key in the same file or in `client_key`
     client_key: Path | None = None
+    public_only: bool = False  # connections to public addresses only: a client has chosen the host
     insecure: bool = False  # nobody's certificate is checked; https all the same
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of requests to the registry itself
     http_proxy: str = field(default="", repr=False)  # in place of the environment's; see `proxies`

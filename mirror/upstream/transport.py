@@ -18,7 +18,8 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from mirror.upstream import tls
+from mirror.upstream import addresses, tls
+from mirror.upstream.addresses import NOT_PUBLIC, PublicResolver
 from mirror.upstream.causes import address, cause_of, late
 from mirror.upstream.failures import TransportError, Trouble
 from mirror.upstream.proxies import Proxy, proxy_for
@@ -72,6 +73,7 @@ class Transport:
         self._registry = registry_url(settings.remoteurl)
         self._session: aiohttp.ClientSession | None = None
         self._tls: tls.Contexts | None = None  # set before the session is
+        self._resolver: PublicResolver | None = None  # set before the session is, in the open mode
         self._opening = asyncio.Lock()
         self._closed = False
 
@@ -85,6 +87,11 @@ class Transport:
             proxy = proxy_for(url, os.environ, self._settings.http_proxy)
         except ValueError as error:
             raise TransportError(Trouble.LOCAL, str(error), host=address(url)) from error
+        if self._resolver is not None:
+            if proxy is not None and proxy.url.host:
+                self._resolver.exempt.add(proxy.url.host)
+            elif not addresses.is_public(url.host or ""):
+                raise TransportError(Trouble.REDIRECT, f"its target has {NOT_PUBLIC}", host=address(url))
         login = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
         tunnelled = url.scheme == "https"  # then the proxy sees the CONNECT only, else the request itself
         try:
@@ -180,9 +187,13 @@ class Transport:
         self._tls = await asyncio.to_thread(tls.contexts, self._settings)
         if self._settings.insecure:
             _log.warning("upstream.insecure", host=address(self._registry))
+        self._resolver = PublicResolver() if self._settings.public_only else None
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=self._settings.connections, keepalive_timeout=30
+                limit=0,
+                limit_per_host=self._settings.connections,
+                keepalive_timeout=30,
+                resolver=self._resolver,
             ),
             timeout=NO_LIMITS,  # `_Clock` and `part` keep the time
             auto_decompress=False,
