@@ -13,9 +13,7 @@ from yarl import URL
 from mirror.upstream import proxies
 
 HEADERS_LIMIT = 32  # configured headers; most servers take a hundred in all
-HEADER_LIMIT = (
-    4 << 10
-)  # characters of one value; most servers take 8 KiB in a line, some of all lines together
+HEADER_LIMIT = 4 << 10  # characters of one value; many servers take 8 KiB of all lines together
 
 # What a request is about, who asks, and how messages are framed: said by the client, or by aiohttp.
 OWN_HEADERS = frozenset({"accept", "authorization", "host", "range", "if-range", "proxy-authorization"}) | {
