@@ -52,7 +52,7 @@ async def test_refused_cold_requests_get_503_and_warm_ones_are_served(
     image = upstream.add_image(NAME, "1", layers=[LAYER])
     layer = sha256(LAYER)
     async with serve(upstream) as url, running(tmp_path / "data", url) as mirror:
-        for path in (f"{NAME}/manifests/1", f"{NAME}/blobs/{layer}"):
+        for path in (f"{NAME}/manifests/1", *(f"{NAME}/blobs/{digest}" for digest in image.blobs)):
             assert (await mirror.get(path)).status == 200
     async with running(tmp_path / "data", dead_url()) as mirror:
         assert (await mirror.get(f"{NAME}/manifests/1")).body == image.manifest
@@ -72,7 +72,8 @@ async def test_hanging_cold_requests_get_504_and_a_kept_tag_waits_no_longer_than
 ) -> None:
     image = upstream.add_image(NAME, "1")
     async with serve(upstream) as url, running(tmp_path / "data", url, deadline="50ms") as mirror:
-        await mirror.get(f"{NAME}/manifests/1")
+        for path in (f"{NAME}/manifests/1", *(f"{NAME}/blobs/{digest}" for digest in image.blobs)):
+            assert (await mirror.get(path)).status == 200
         upstream.fault("*", "/v2/", Fault(hang=True))
         began = asyncio.get_running_loop().time()
         assert (await mirror.get(f"{NAME}/manifests/1")).body == image.manifest
