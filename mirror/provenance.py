@@ -31,6 +31,11 @@ class Provenance:
         """A kept copy that is due for a check is given all the same."""
         self.hit, self.fwd, self.ttl, self.detail, self.warning = True, "", ttl, detail, warning
 
+    def refused_lately(self, ttl: float | None = None) -> None:
+        """The upstream's refusal of a moment ago is given again; `ttl` as above."""
+        self.hit, self.fwd, self.ttl, self.detail = True, "", ttl, "negative"
+        self.stored = self.collapsed = False
+
 
 _current: ContextVar[Provenance | None] = ContextVar("provenance", default=None)
 

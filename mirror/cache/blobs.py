@@ -179,16 +179,15 @@ class Blobs:
 
     def _refuse_absent(self, repository: Repository, digest: Digest) -> None:
         """Raise what the upstream said lately, if it was that it does not have this."""
-        absent = self._memory.absent(repository, digest)
+        absent = self._memory.absent_blobs.get(repository, digest)
         if absent is not None:
-            told = provenance.current()
-            told.hit, told.fwd, told.detail = True, "", "negative"
+            provenance.current().refused_lately()
             raise absent
 
     def _note(self, repository: Repository, digest: Digest, error: RegistryError) -> None:
         """What a request learns from a failure."""
         if error.status == 404 and not isinstance(error, AWAY):
-            self._memory.note_absent(repository, digest, error)
+            self._memory.absent_blobs.note(repository, digest, error)
         # A 429 about a blob was just heard; of other troubles the condition of now is that of a moment ago.
         limited = isinstance(error, RateLimited)
         note_failure(error, None if limited else self._upstream.condition(repository).blobs)

@@ -56,6 +56,10 @@ class Manifests:
     async def asked(self, repository: Repository, digest: Digest) -> RawManifest:
         """`fetch` for a client, which is told what the upstream said."""
         told = provenance.current()
+        absent = self._memory.absent_manifests.get(repository, digest)
+        if absent is not None:
+            told.refused_lately()
+            raise absent
         trouble = self._upstream.condition(repository).trouble
         try:
             manifest = await self.fetch(repository, digest)
@@ -107,7 +111,7 @@ class Manifests:
 
     async def fetch(self, repository: Repository, digest: Digest) -> RawManifest:
         """Get it from the upstream, which checks it against its digest; one request for all who want it."""
-        absent = self._memory.absent(repository, digest)
+        absent = self._memory.absent_manifests.get(repository, digest)
         if absent is not None:
             raise absent
         return await self._fetches.run((repository, digest), lambda: self._fetch(repository, digest))
@@ -143,7 +147,7 @@ class Manifests:
             manifest = await self._upstream.manifest(repository, digest)
         except RegistryError as error:
             if error.status == 404:
-                self._memory.note_absent(repository, digest, error)
+                self._memory.absent_manifests.note(repository, digest, error)
             raise
         await self.remember(repository, manifest)
         self.keep(repository, manifest)

@@ -32,7 +32,9 @@ class Memory:
         self._named: LRUCache[Key, Descriptor] = LRUCache(NAMED)
         self._linked: LRUCache[Key, bool] = LRUCache(descriptors)
         self._sound: LRUCache[Digest, int] = LRUCache(descriptors)
-        self._absent: TTLCache[Key, RegistryError] = TTLCache(ABSENT, negative)
+        # Of a repository and a digest, either may be there while the other is not.
+        self.absent_manifests = Absent(negative)
+        self.absent_blobs = Absent(negative)
 
     # Manifests.
 
@@ -80,14 +82,29 @@ class Memory:
         """The bytes in the store are what they should be, as far as their number tells."""
         self._sound[digest] = size
 
-    # What is not there.
 
-    def absent(self, repository: Repository, digest: Digest) -> RegistryError | None:
-        """What the upstream said when it was asked for this manifest or blob lately: a new exception."""
-        error = self._absent.get((repository, digest))
-        return error and RegistryError(error.code, error.message, error.detail, status=error.status)
+class Absent:
+    """Of which digests the upstream said lately that it does not have them."""
 
-    def note_absent(self, repository: Repository, digest: Digest, error: RegistryError) -> None:
+    def __init__(self, seconds: float) -> None:
+        """`seconds` that this is believed; 0: not at all."""
+        self._refusals: TTLCache[Key, RegistryError] = TTLCache(ABSENT, seconds)
+
+    def get(self, repository: Repository, digest: Digest) -> RegistryError | None:
+        """What the upstream said: an exception of its own for each."""
+        error = self._refusals.get((repository, digest))
+        return error and bare(error)
+
+    def note(self, repository: Repository, digest: Digest, error: RegistryError) -> None:
         """The upstream does not have it."""
-        if self._absent.ttl > 0:
-            self._absent[repository, digest] = error
+        if self._refusals.ttl > 0:
+            self._refusals[repository, digest] = bare(error)
+
+
+def bare(error: RegistryError) -> RegistryError:
+    """The same, said anew. To be kept, and to be raised once.
+
+    NB: an exception holds all that the functions had in hand through which it came, such as the body of an
+    upstream's answer, and grows each time that it is raised.
+    """
+    return RegistryError(error.code, error.message, error.detail, status=error.status)

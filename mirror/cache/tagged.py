@@ -77,7 +77,7 @@ class Tagged:
         told = provenance.current()
         if known.refusal_left > 0:
             assert known.word is not None
-            told.hit, told.ttl, told.detail = True, known.refusal_left, "negative"
+            told.refused_lately(known.refusal_left)
             raise known.word.refused()
         if known.age.is_fresh:
             resolved = await self._fresh(repository, known, condition, whole=whole)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cachetools import LRUCache
 
+from mirror.cache.memory import bare
 from mirror.ledger.records import TagRecord
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -33,9 +34,8 @@ class Word:
     refusal: RegistryError | None = None
 
     def refused(self) -> RegistryError:
-        """The refusal, as a new exception: raising one object again and again makes its traceback longer."""
-        error = self.refusal or RegistryError(ErrorCode.MANIFEST_UNKNOWN)
-        return RegistryError(error.code, error.message, error.detail, status=error.status)
+        """The refusal, as a new exception."""
+        return bare(self.refusal or RegistryError(ErrorCode.MANIFEST_UNKNOWN))
 
 
 class Remembering(Protocol):
@@ -78,7 +78,7 @@ class Tags:
 
     def refuse(self, repository: Repository, tag: Tag, error: RegistryError, now: float) -> None:
         """The upstream has refused the tag: what is kept of it is not given until it says otherwise."""
-        self._words[repository, tag] = Word(now, refusal=error)
+        self._words[repository, tag] = Word(now, refusal=bare(error))
         self._ledger.note_tag(repository, tag, TagRecord(None, now, error.code.name))
 
     def take_waiting(self, repository: Repository, digest: Digest) -> list[Tag]:
