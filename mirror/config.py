@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field, PlainValidator, field_validator
 
+from mirror.configcache import Cache
 from mirror.confighosts import HEADER_NAME, HEADER_VALUE, Address, AddressValue, Prefix, Url
 from mirror.configproxy import Proxy
 from mirror.configsecrets import Secret
@@ -35,7 +36,6 @@ from mirror.configvalues import (
     Flag,
     Integer,
     Level,
-    SizeValue,
     Text,
     one_of,
     within,
@@ -131,11 +131,6 @@ class Catalog(Section):
 
 class Tags(Section):
     maxtags: Annotated[Count, AfterValidator(lambda n: n or DEFAULT_MAXENTRIES)] = DEFAULT_MAXENTRIES
-
-
-class Cache(Section):
-    maxsize: SizeValue | None = None
-    minfree: SizeValue | None = None
 
 
 class Config(Section):

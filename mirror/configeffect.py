@@ -60,6 +60,8 @@ RULES: Final = (
     Rule("proxy.ttl", Effect.LATER, "what is kept does not expire yet"),
     Rule("cache.maxsize", Effect.LATER, "nothing is evicted: watch the disk"),
     Rule("cache.minfree", Effect.LATER, "nothing is evicted: watch the disk"),
+    Rule("cache.pin", Effect.LATER, "nothing is evicted"),
+    Rule("cache.scrub", Effect.LATER, "what is kept is not read again"),
     Rule("notifications", Effect.LATER, "no events are sent"),
     Rule("health", Effect.LATER, "no health checks run"),
     Rule("http.debug", Effect.LATER, "there is no debug server, and no metrics"),

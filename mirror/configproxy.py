@@ -37,6 +37,7 @@ from mirror.configvalues import (
     Flag,
     Integer,
     PathValue,
+    Period,
     Share,
     Text,
     at_most,
@@ -181,7 +182,7 @@ class Proxy(Upstream):
     stale: _Age = 720 * 3600.0
     negative: _Age = 10.0
     quota: Quota = Quota()
-    ttl: Duration = 168 * 3600.0
+    ttl: Period = 168 * 3600.0
     cachewritetimeout: Duration | None = None
 
     @property

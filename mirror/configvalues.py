@@ -44,6 +44,7 @@ _SIZE_UNITS = {
 
 DURATION_FORM = "a duration such as 30s or 500ms (units: h, m, s, ms)"
 SIZE_FORM = "a size such as 200GiB or 500MB, or a share of the disk such as 5%"
+PERIOD_MIN = 1.0  # seconds
 
 
 _Many = TypeVar("_Many", bound=Sized)
@@ -57,7 +58,7 @@ class Size:
     percent: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.percent:g}%" if self.percent else str(self.bytes)
+        return f"{self.percent:g}%" if self.percent else format_bytes(self.bytes)
 
 
 def parse_text(value: object) -> str:
@@ -127,10 +128,19 @@ def parse_size(value: object) -> Size:
         raise ValueError(SIZE_FORM)
     amount = Decimal(match.group(1))
     if unit == "%":
-        if not 0 < amount < 100:
+        if not 0 <= amount < 100:
             raise ValueError("a share between 0% and 100%")
         return Size(percent=float(amount))
     return Size(bytes=int(amount * _SIZE_UNITS[unit]))
+
+
+def format_bytes(count: int) -> str:
+    """In the largest unit that leaves nothing over, so that it is read as the same: 10MiB, 1536KiB, 1000."""
+    for power, letter in reversed(list(enumerate("KMGTP", 1))):
+        whole, rest = divmod(count, 1024**power)
+        if whole and not rest:
+            return f"{whole}{letter}iB"
+    return str(count)
 
 
 def parse_share(value: object) -> float:
@@ -179,6 +189,17 @@ def within(low: float, high: float) -> Callable[[float], float]:
     return check
 
 
+def never_or(low: float) -> Callable[[float], float]:
+    """A check that a duration is `low` seconds or more; 0 and less is 0, for never (as registry:3's ttl)."""
+
+    def check(seconds: float) -> float:
+        if 0 < seconds < low:
+            raise ValueError(f"0 (never), or a duration of at least {format_duration(low)}, such as 168h")
+        return max(seconds, 0.0)
+
+    return check
+
+
 def between(low: int, high: int) -> Callable[[int], int]:
     """A check that an integer is from `low` to `high`."""
 
@@ -206,6 +227,8 @@ Flag = Annotated[bool, PlainValidator(parse_flag)]
 Integer = Annotated[int, PlainValidator(parse_integer)]
 Count = Annotated[Integer, AfterValidator(between(0, 2**31 - 1))]
 Duration = Annotated[float, PlainValidator(parse_duration), PlainSerializer(format_duration)]
+# NB: a number without a unit is in nanoseconds, and `ttl: 168` would delete everything at once.
+Period = Annotated[Duration, AfterValidator(never_or(PERIOD_MIN))]
 SizeValue = Annotated[Size, PlainValidator(parse_size), PlainSerializer(str)]
 Share = Annotated[
     float, PlainValidator(parse_share), PlainSerializer(lambda share: f"{round(share * 100, 6):g}%")

@@ -26,6 +26,8 @@ GIVEN = {  # something at each key of the table that is not like nothing
     "proxy.ttl": "0",
     "cache.maxsize": "1GiB",
     "cache.minfree": "5%",
+    "cache.pin": "['*:latest']",
+    "cache.scrub": "{interval: 1h}",
     "notifications": "{endpoints: [{name: a, url: 'http://b'}]}",
     "health": "{storagedriver: {enabled: true}}",
     "http.debug": "{addr: ':5001'}",

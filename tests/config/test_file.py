@@ -58,7 +58,7 @@ def test_values_that_the_registry_corrects_are_corrected(tmp_path: Path) -> None
     text = (
         "version: 0.1\nstorage: {filesystem: {maxthreads: 1}, cache: {blobdescriptorsize: 0}}\n"
         "catalog: {maxentries: -1}\ntags: {maxtags: 0}\nhttp: {draintimeout: 0, prefix: /a/}\n"
-        "proxy: {remoteurl: 'https://host/', realms: [A.example]}\ncache: {maxsize: 1KiB, minfree: 5%}\n"
+        "proxy: {remoteurl: 'https://host/', realms: [A.example]}\ncache: {maxsize: 0, minfree: 5%}\n"
     )
     config = load_text(tmp_path, text).config
     assert config.storage.filesystem is not None
@@ -67,7 +67,7 @@ def test_values_that_the_registry_corrects_are_corrected(tmp_path: Path) -> None
     assert (config.catalog.maxentries, config.tags.maxtags) == (1000, 1000)
     assert (config.http.draintimeout, config.http.prefix) == (0.0, "/a")
     assert (config.proxy.remoteurl, config.proxy.realms) == ("https://host", ("a.example",))
-    assert (config.cache.maxsize, config.cache.minfree) == (Size(1024), Size(percent=5.0))
+    assert (config.cache.maxsize, config.cache.minfree) == (None, Size(percent=5.0))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,8 @@ ONE_LOGIN = "wanted one login only: username and password, identitytoken, exec o
 ADDRESS = "HOST:PORT, such as :5000, 127.0.0.1:5000 or [::1]:5000, with a port from 0 to 65535"
 
 AGE = "a duration from 0s to 596523h14m8s, such as 30s"
+PERIOD = "0 (never), or a duration of at least 1s, such as 168h"
+RATE = "a size for each second such as 10MiB, of at least 64KiB"
 PROXY = "http://HOST:PORT or https://HOST:PORT of a proxy, or direct for none"
 
 BAD_VALUES = [
@@ -183,6 +185,13 @@ BAD_VALUES = [
     ("proxy", "httpproxy", "http://proxy/path", PROXY),
     ("cache", "maxsize", "200G", "a size such as 200GiB or 500MB, or a share of the disk such as 5%"),
     ("cache", "minfree", "101%", "a share between 0% and 100%"),
+    ("cache", "maxsize", "200", "0 (no limit), or at least 1MiB; without a unit it is bytes"),
+    ("cache", "pin", "*:latest", "a list, such as [a, b]"),
+    ("cache", "scrub.interval", "720", PERIOD),  # nanoseconds
+    ("cache", "scrub.rate", "10", RATE),
+    ("cache", "scrub.rate", "5%", RATE),
+    ("cache", "scrub.rate", "fast", RATE),
+    ("proxy", "ttl", "168", PERIOD),  # nanoseconds
     ("health", "storagedriver.interval", "x", DURATION),
     ("redis", "db", "x", "an integer"),
 ]  # fmt: skip

@@ -1,0 +1,64 @@
+"""The `cache` section: how much is kept, what is always kept, and how often it is read again.
+
+What is kept for how long stands beside the registry's own keys: `proxy.ttl`. Times are in seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, PlainSerializer, PlainValidator
+
+from mirror.configproxy import parse_match
+from mirror.configsections import Section
+from mirror.configvalues import Period, Size, SizeValue, at_most, format_bytes, parse_size, parse_text
+
+MAXSIZE_MIN: Final = 1 << 20  # bytes; less holds no image: it was meant with a unit
+RATE_MIN: Final = 64 << 10  # bytes a second; at less, a disk's reads never come to an end
+RATE_FORM: Final = "a size for each second such as 10MiB, of at least 64KiB"
+PINS_MAX: Final = 256  # they are tried one after the other, for each candidate of an eviction
+
+
+def parse_rate(value: object) -> int:
+    """Bytes a second: `10MiB`, also `10MiB/s`."""
+    try:
+        size = parse_size(parse_text(value).strip().removesuffix("/s"))
+    except ValueError:
+        raise ValueError(RATE_FORM) from None
+    if size.bytes < RATE_MIN:  # a share is of nothing here, and has no bytes
+        raise ValueError(RATE_FORM)
+    return size.bytes
+
+
+def _limit(size: Size) -> Size | None:
+    """0 is no limit."""
+    return size if size.bytes or size.percent else None
+
+
+def _large(size: Size | None) -> Size | None:
+    if size is not None and not size.percent and size.bytes < MAXSIZE_MIN:
+        raise ValueError(f"0 (no limit), or at least {format_bytes(MAXSIZE_MIN)}; without a unit it is bytes")
+    return size
+
+
+Rate = Annotated[int, PlainValidator(parse_rate), PlainSerializer(format_bytes)]
+Limit = Annotated[SizeValue, AfterValidator(_limit)]
+
+
+class Scrub(Section):
+    """Kept blobs are read and compared with their digests: each once in `interval` seconds, 0: never;
+    `rate` bytes a second."""
+
+    interval: Period = 720 * 3600.0
+    rate: Rate = 10 << 20
+
+
+class Cache(Section):
+    """A limit that is None does not count. What fits a pattern of `pin` is evicted by no limit."""
+
+    maxsize: Annotated[Limit, AfterValidator(_large)] | None = None
+    minfree: Limit | None = None
+    pin: Annotated[
+        tuple[Annotated[str, PlainValidator(parse_match)], ...], AfterValidator(at_most(PINS_MAX, "patterns"))
+    ] = ()
+    scrub: Scrub = Scrub()
