@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+WALK_BATCH = 1000  # entries; 0.3 MB, and some milliseconds for whoever handles one
+
 
 class DriverError(Exception):
     """A storage operation failed; `path` and `cause` say where and why."""
@@ -35,10 +37,30 @@ class NoSpaceError(DriverError):
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What is at a path; `size` in bytes is 0 for a folder."""
+    """What is at a path; `size` in bytes is 0 for a folder.
+
+    `modified` is when it was last written, in seconds since the epoch; 0.0 for a folder where the driver has
+    none of its own.
+    """
 
     size: int
     is_folder: bool
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What `walk` finds: a file, or a folder with nothing in it.
+
+    `linked` says that the way to it leads through a symbolic link to a folder: it is read like any other, but
+    may belong to somebody else too.
+    """
+
+    path: str
+    size: int  # bytes; 0 for a folder
+    modified: float  # seconds since the epoch
+    is_folder: bool = False
+    linked: bool = False
 
 
 class OpenFile(Protocol):
@@ -80,11 +102,32 @@ class StorageDriver(Protocol):
 
     async def stat(self, path: str) -> Info: ...
 
+    def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
+        """All files below a folder, and its empty folders, in batches of at most WALK_BATCH, in any order.
+
+        A batch may be empty: nothing was found for a while. Nothing at all is given where there is no such
+        folder. What is written or deleted meanwhile may be given or not. Any other failure is raised, so that
+        a walk which ends has seen everything.
+        """
+
     async def list(self, path: str) -> list[str]:
         """The names in a folder, sorted; PathNotFoundError when there is no such folder."""
 
     async def delete(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it. PathNotFoundError when there is none."""
+
+    async def prune(self, path: str, keep: str) -> None:
+        """Remove a folder if it is empty, then the one above it, and so on up to `keep`, which stays.
+
+        `path` is below `keep`, and need not be there. A write into one of these folders at the same time
+        succeeds: a folder with anything in it stays, and a write makes a folder again that went.
+        """
+
+    async def move_out(self, path: str, target: Path) -> None:
+        """Make a file of ours the local file `target`, replacing what is there; gone from `path` then.
+
+        Whatever stops it: the file is at one of the two places, or at both.
+        """
 
     async def close(self) -> None:
         """Release what the driver holds. Nothing is called afterwards."""

@@ -21,7 +21,9 @@ from mirror.drivers import paths
 from mirror.drivers.base import DriverError, Info, NoSpaceError, PathNotFoundError
 
 COPY_CHUNK = 1 << 20  # bytes; a copy to another file system holds no more in memory
-MAKE_TRIES = 3  # a folder may be deleted between its making and its use; hardly thrice in a row
+# A folder may go between its making and its use: a prune on its way up takes one in each try at worst, and a
+# repository's link has at most 6 below a name of few components.
+MAKE_TRIES = 16
 STALE_AFTER = 24 * 3600.0  # seconds; a temporary name untouched for so long belongs to a process that died
 SWEEP_LIMIT = 64  # names looked at for stale ones per write: ours are in folders of a few names
 
@@ -94,10 +96,10 @@ def stat(target: Path, path: str) -> Info:
             if not modes.S_ISDIR(found.st_mode):
                 raise PathNotFoundError(path, "not a file")
     if modes.S_ISDIR(found.st_mode):
-        return Info(0, True)
+        return Info(0, True, found.st_mtime)
     if not modes.S_ISREG(found.st_mode):
         raise PathNotFoundError(path, "not a file")
-    return Info(found.st_size, False)
+    return Info(found.st_size, False, found.st_mtime)
 
 
 def names(target: Path, path: str) -> list[str]:
@@ -132,7 +134,7 @@ def move_in(source: Path, target: Path, path: str) -> None:
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                _copy(descriptor, temporary)
+                copy(descriptor, temporary)
 
         try:
             os.fsync(descriptor)
@@ -142,19 +144,6 @@ def move_in(source: Path, target: Path, path: str) -> None:
         source.unlink()
 
 
-def delete(root: Path, target: Path, path: str) -> None:
-    """Delete a file, a link or a folder's tree: rule 3 of the driver. No link is followed."""
-    with naming(path):
-        if not modes.S_ISDIR(os.lstat(target).st_mode):
-            target.unlink()
-            _sync_folder(target.parent)
-            return
-        _sweep(root)
-        aside = _move_aside(root, target)
-        _sync_folder(target.parent)
-        shutil.rmtree(aside)
-
-
 def _place(target: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` make a complete file at a temporary name, then rename it to `target`, durably.
 
@@ -162,12 +151,12 @@ def _place(target: Path, fill: Callable[[Path], None]) -> None:
     its end: the temporary name is removed in any case.
     """
     for tries_left in reversed(range(MAKE_TRIES)):
-        temporary = target.parent / _temporary_name()
+        temporary = target.parent / temporary_name()
         try:
-            _make_folder(target.parent)
+            make_folder(target.parent)
             fill(temporary)
             temporary.replace(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except FileNotFoundError:
             if not tries_left:
                 raise
@@ -179,10 +168,10 @@ def _place(target: Path, fill: Callable[[Path], None]) -> None:
                 temporary.unlink()
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make `folder` and what is missing above it, each durable before anything is put into it."""
     if folder.is_dir():
-        _sweep(folder)
+        sweep(folder)
         return
     missing = [folder]
     while not missing[-1].parent.is_dir():
@@ -190,25 +179,15 @@ def _make_folder(folder: Path) -> None:
     for each in reversed(missing):
         with contextlib.suppress(FileExistsError):
             each.mkdir()
-        _sync_folder(each.parent)
+        sync_folder(each.parent)
 
 
-def _move_aside(root: Path, target: Path) -> Path:
-    """Move a folder to a temporary name: in the root, where left-overs are found; else beside itself."""
-    aside = root / _temporary_name()
-    try:
-        return target.rename(aside)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        return target.rename(target.parent / aside.name)
-
-
-def _temporary_name() -> str:
+def temporary_name() -> str:
+    """A new name that no verb of the driver sees."""
     return paths.TEMPORARY + uuid.uuid4().hex
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove what processes that died left in `folder`, as far as that works: it is no one's concern now."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         left = [entry for entry in islice(entries, SWEEP_LIMIT) if entry.name.startswith(paths.TEMPORARY)]
@@ -228,7 +207,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _copy(source: int, temporary: Path) -> None:
+def copy(source: int, temporary: Path) -> None:
     """Copy an open file to a new one, durable on return."""
     descriptor = os.open(temporary, _CREATE, 0o666)
     try:
@@ -241,7 +220,7 @@ def _copy(source: int, temporary: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the file system knows that (some network ones do not)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -21,8 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from mirror.drivers import files, paths
-from mirror.drivers.base import DriverError, Info, OpenFile
+from mirror.drivers import files, paths, removal
+from mirror.drivers.base import DriverError, Entry, Info, OpenFile
+from mirror.drivers.walking import Walk
 
 CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
 
@@ -61,11 +62,24 @@ class FilesystemDriver:
     async def stat(self, path: str) -> Info:
         return await self._threads.run(partial(files.stat, self._locate(path), path))
 
+    async def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
+        walk = Walk(self._root, path)
+        while (batch := await self._threads.run(walk.batch)) is not None:
+            yield batch
+
     async def list(self, path: str) -> list[str]:
         return await self._threads.run(partial(files.names, self._locate(path), path))
 
     async def delete(self, path: str) -> None:
-        await self._threads.run(partial(files.delete, self._root, self._locate_below(path), path))
+        await self._threads.run(partial(removal.delete, self._root, self._locate_below(path), path))
+
+    async def prune(self, path: str, keep: str) -> None:
+        paths.check_below(path, keep)
+        await self._threads.run(partial(removal.prune, self._locate(path), self._locate(keep), path))
+
+    async def move_out(self, path: str, target: Path) -> None:
+        """As the Protocol says, by a rename on the same file system; folders above `target` are made."""
+        await self._threads.run(partial(removal.move_out, self._locate_below(path), target, path))
 
     async def close(self) -> None:
         """Wait for what is running, then give the threads back."""

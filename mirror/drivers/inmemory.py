@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from mirror.drivers import paths
-from mirror.drivers.base import DriverError, Info, NoSpaceError, OpenFile, PathNotFoundError
+from mirror.drivers.base import (
+    WALK_BATCH,
+    DriverError,
+    Entry,
+    Info,
+    NoSpaceError,
+    OpenFile,
+    PathNotFoundError,
+)
 
 CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
 LIMIT = 4 << 30  # bytes of content; some bound must be there before the machine's memory is
 
-_Folder = dict[str, "_Folder | bytes"]
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    data: bytes
+    modified: float  # seconds since the epoch
+
+
+_Folder = dict[str, "_Folder | _File"]
 
 
 class InMemoryDriver:
@@ -21,13 +39,15 @@ class InMemoryDriver:
 
     name = "inmemory"
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, clock: Callable[[], float] = time.time) -> None:
+        """At most `limit` bytes; `clock` gives the time of a write."""
         self._root: _Folder = {}
         self._limit = limit
+        self._clock = clock
         self._used = 0
 
     async def get(self, path: str, limit: int) -> bytes:
-        data = self._file(path)
+        data = self._file(path).data
         if len(data) > limit:
             raise DriverError(path, f"has {len(data)} bytes, more than the {limit} allowed")
         return data
@@ -55,11 +75,24 @@ class InMemoryDriver:
             return file.read(self._limit + 1)
 
     async def open(self, path: str) -> OpenFile:
-        return _InMemoryFile(path, self._file(path))
+        return _InMemoryFile(path, self._file(path).data)
 
     async def stat(self, path: str) -> Info:
         node = self._node(path)
-        return Info(0, True) if isinstance(node, dict) else Info(len(node), False)
+        if isinstance(node, dict):
+            return Info(0, True, 0.0)
+        return Info(len(node.data), False, node.modified)
+
+    async def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
+        """What is there at the first step; a folder without files is none."""
+        try:
+            node = self._node(path)
+        except PathNotFoundError:
+            return
+        if isinstance(node, dict):
+            entries = iter(list(_entries(path, node)))
+            while batch := list(islice(entries, WALK_BATCH)):
+                yield batch
 
     async def list(self, path: str) -> list[str]:
         node = self._node(path)
@@ -82,19 +115,31 @@ class InMemoryDriver:
             if folder:
                 break
 
+    async def prune(self, path: str, keep: str) -> None:
+        """An empty folder is gone with the last file in it."""
+        paths.check_below(path, keep)
+
+    async def move_out(self, path: str, target: Path) -> None:
+        data = self._file(path).data
+        try:
+            await asyncio.to_thread(target.write_bytes, data)
+        except OSError as error:
+            raise DriverError(path, f"cannot be moved out: {error.strerror}") from error
+        await self.delete(path)
+
     async def close(self) -> None:
         self._root = {}
         self._used = 0
 
-    def _node(self, path: str) -> _Folder | bytes:
-        node: _Folder | bytes = self._root
+    def _node(self, path: str) -> _Folder | _File:
+        node: _Folder | _File = self._root
         for part in paths.split(path):
             if not isinstance(node, dict) or part not in node:
                 raise PathNotFoundError(path)
             node = node[part]
         return node
 
-    def _file(self, path: str) -> bytes:
+    def _file(self, path: str) -> _File:
         node = self._node(path)
         if isinstance(node, dict):
             raise PathNotFoundError(path, "not a file")
@@ -105,14 +150,14 @@ class InMemoryDriver:
         parts = paths.split(path)
         if not parts:
             raise DriverError(path, "is a folder")
-        old: _Folder | bytes | None = self._root
+        old: _Folder | _File | None = self._root
         for part in parts:
-            if isinstance(old, bytes):
+            if isinstance(old, _File):
                 raise DriverError(path, "a file is where a folder should be")
             old = None if old is None else old.get(part)
         if isinstance(old, dict):
             raise DriverError(path, "is a folder")
-        used = self._used + len(data) - len(old or b"")
+        used = self._used + len(data) - (0 if old is None else len(old.data))
         if used > self._limit:
             raise NoSpaceError(path, f"more than {self._limit} bytes in memory")
         folder = self._root
@@ -120,14 +165,23 @@ class InMemoryDriver:
             child = folder.setdefault(part, {})
             assert isinstance(child, dict)  # checked above
             folder = child
-        folder[parts[-1]] = data
+        folder[parts[-1]] = _File(data, self._clock())
         self._used = used
 
 
-def _weight(node: _Folder | bytes) -> int:
-    if isinstance(node, bytes):
-        return len(node)
+def _weight(node: _Folder | _File) -> int:
+    if isinstance(node, _File):
+        return len(node.data)
     return sum(_weight(child) for child in node.values())
+
+
+def _entries(path: str, folder: _Folder) -> Iterator[Entry]:
+    for name, node in folder.items():
+        below = f"{path}/{name}" if path else name
+        if isinstance(node, dict):
+            yield from _entries(below, node)
+        else:
+            yield Entry(below, len(node.data), node.modified)
 
 
 class _InMemoryFile:

@@ -27,3 +27,10 @@ def split(path: str) -> tuple[str, ...]:
     if len(path) > MAX_PATH_LENGTH or not all(is_name(part) for part in parts):
         raise DriverError(path[:MAX_PATH_LENGTH], "not a path within the store")
     return parts
+
+
+def check_below(path: str, folder: str) -> None:
+    """Raises DriverError unless both are paths, and `path` is below `folder`."""
+    parts, above = split(path), split(folder)
+    if len(parts) <= len(above) or parts[: len(above)] != above:
+        raise DriverError(path, f"is not below {folder or '/'}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.drivers.base import DriverError, Info, OpenFile, StorageDriver
+from mirror.drivers.base import DriverError, Entry, Info, OpenFile, StorageDriver
 
 
 class FaultyDriver:
@@ -83,6 +84,29 @@ class FaultyDriver:
         if not fails or self._after:
             await self._inner.delete(path)
             self.writes.append(("delete", path))
+        if fails:
+            raise self._failure(path, "injected")
+
+    async def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
+        self._check(path)
+        async with aclosing(self._inner.walk(path)) as batches:
+            async for batch in batches:
+                yield batch
+                self._check(path)
+
+    async def prune(self, path: str, keep: str) -> None:
+        fails = self._fails()
+        if not fails or self._after:
+            await self._inner.prune(path, keep)
+            self.writes.append(("prune", path))
+        if fails:
+            raise self._failure(path, "injected")
+
+    async def move_out(self, path: str, target: Path) -> None:
+        fails = self._fails()
+        if not fails or self._after:
+            await self._inner.move_out(path, target)
+            self.writes.append(("move_out", path))
         if fails:
             raise self._failure(path, "injected")
 
