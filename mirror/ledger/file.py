@@ -1,4 +1,4 @@
-"""The ledger's file: an SQLite database that may be lost, and never keeps the mirror from starting.
+"""The ledger's files: SQLite databases that may be lost, and never keep the mirror from starting.
 
 1. All of it blocks, and belongs to one thread.
 2. What cannot be read (damaged, written by another version) is set aside under another name, and a new file
@@ -21,7 +21,8 @@ import structlog
 
 from mirror.ledger import schema
 from mirror.ledger.records import TagRecord
-from mirror.ledger.schema import Key, UnusableError, code_of
+from mirror.ledger.schema import TAGS, Key
+from mirror.ledger.tables import Tables, UnusableError, code_of, prepare
 
 BUSY_SECONDS = 1.0  # how long to wait for another process's write; ours take up to 60 ms
 ROWS_BETWEEN = 10_000  # rows written between two counts, which take 20 ms, and 200 with what goes then
@@ -37,18 +38,22 @@ log = structlog.get_logger()
 
 
 class NotKept(Exception):
-    """The file cannot be used now; `str()` says why."""
+    """The file cannot be used now; `str()` says why. `busy`: only because another process writes."""
+
+    def __init__(self, reason: str, *, busy: bool = False) -> None:
+        super().__init__(reason)
+        self.busy = busy
 
 
-class LedgerFile:
+class DatabaseFile:
     """See the module's text. All methods but `close` raise NotKept."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tables: Tables) -> None:
         self._path = path
+        self._tables = tables
         self._connection: sqlite3.Connection | None = None
         self._identity: _Identity = None  # of what `_connection` has open
         self._lock_file: BinaryIO | None = None
-        self._uncounted = ROWS_BETWEEN  # rows written since they were counted
 
     @property
     def is_open(self) -> bool:
@@ -69,7 +74,7 @@ class LedgerFile:
                 self._replace(identity, str(error))
         except (OSError, sqlite3.Error, UnusableError) as error:
             self.close()
-            raise NotKept(_reason(error)) from error
+            raise NotKept(_reason(error), busy=_is_busy(error)) from error
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
@@ -78,24 +83,12 @@ class LedgerFile:
             self._lock_file.close()
             self._lock_file = None
 
-    def read(self, key: Key) -> TagRecord | None:
-        """What is written about a tag."""
-        return self._run(lambda connection: schema.read(connection, key))
-
-    def write(self, changes: Mapping[Key, TagRecord | None]) -> None:
-        """Write all of them, or none; None deletes. Without any, only open the file."""
+    def renew(self) -> None:
+        """Close what somebody has deleted or replaced: what is written there would be lost."""
         if self._connection is not None and self._look() != self._identity:
-            self.close()  # somebody has deleted or replaced it: what is written there would be lost
-        if not changes:
-            self.open()
-            return
-        self._run(lambda connection: schema.write(connection, changes))
-        self._uncounted += len(changes)
-        if self._uncounted >= ROWS_BETWEEN:
-            self._run(schema.prune)
-            self._uncounted = 0
+            self.close()
 
-    def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Do it; once more in a new file, when this one turns out to be damaged."""
         self.open()
         assert self._connection is not None
@@ -110,15 +103,15 @@ class LedgerFile:
                 self._replace(identity, str(error))
             return work(self._connection)
         except (OSError, sqlite3.Error, UnusableError) as error:
-            if not isinstance(error, sqlite3.Error) or code_of(error) not in _BUSY:
+            if not _is_busy(error):
                 self.close()
-            raise NotKept(_reason(error)) from error
+            raise NotKept(_reason(error), busy=_is_busy(error)) from error
 
     def _connect(self) -> None:
         """Raises sqlite3.Error, UnusableError."""
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
-            schema.prepare(connection)
+            prepare(connection, self._tables)
         except sqlite3.Error as error:
             connection.close()
             if code_of(error) in _DAMAGED:
@@ -173,6 +166,34 @@ class LedgerFile:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+class LedgerFile(DatabaseFile):
+    """The upstreams' last words about tags. All methods but `close` raise NotKept."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, TAGS)
+        self._uncounted = ROWS_BETWEEN  # rows written since they were counted
+
+    def read(self, key: Key) -> TagRecord | None:
+        """What is written about a tag."""
+        return self.run(lambda connection: schema.read(connection, key))
+
+    def write(self, changes: Mapping[Key, TagRecord | None]) -> None:
+        """Write all of them, or none; None deletes. Without any, only open the file."""
+        self.renew()
+        if not changes:
+            self.open()
+            return
+        self.run(lambda connection: schema.write(connection, changes))
+        self._uncounted += len(changes)
+        if self._uncounted >= ROWS_BETWEEN:
+            self.run(schema.prune)
+            self._uncounted = 0
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, sqlite3.Error) and code_of(error) in _BUSY
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mirror.ledger import file as file_module
-from mirror.ledger import schema
+from mirror.ledger import schema, tables
 from mirror.ledger.file import LedgerFile, NotKept
 from mirror.ledger.schema import SCHEMA
 from mirror.oci.names import Repository, Tag
@@ -179,15 +179,15 @@ def test_a_file_that_another_process_has_just_begun_is_used(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, other = LedgerFile(path), LedgerFile(path)
-    is_empty = schema._is_empty
+    is_empty = tables._is_empty
 
     def look_too_early(connection: sqlite3.Connection) -> bool:
         found = is_empty(connection)
-        monkeypatch.setattr(schema, "_is_empty", is_empty)
+        monkeypatch.setattr(tables, "_is_empty", is_empty)
         other.open()
         return found
 
-    monkeypatch.setattr(schema, "_is_empty", look_too_early)
+    monkeypatch.setattr(tables, "_is_empty", look_too_early)
     mine.open()
     mine.write({(REPOSITORY.name, TAG.name): record(1)})
     assert other.read((REPOSITORY.name, TAG.name)) == record(1)
