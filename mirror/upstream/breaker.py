@@ -11,6 +11,10 @@ of one monotonic clock, given by the caller.
    is given back, and one that never ends is replaced after PROBE.
 4. A verdict on a request that was let through before the last change says nothing about now. Requests that
    hang for half a minute would otherwise open a breaker again that has closed since. `turn` counts changes.
+5. What may be the fault of one thing (`scope`: a repository) counts once for each in a row. So one that
+   always fails does not shut out all others, and asking for it again and again keeps nothing shut: once the
+   pause is over it is let through without being the probe, and its failure says nothing new. It has a
+   breaker of its own, in `breakers`.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ FAILURES = (
 )
 PAUSE = 1.0  # seconds, the first one; it doubles with each failed probe
 PAUSE_LIMIT = 30.0  # seconds: so long may a recovery go unnoticed
+SCOPES = 64  # that are told apart in a row; those after them count each time
 PROBE = 30.0  # seconds for a probe; as long as the longest pause, so that a lost one costs no more than that
 
 
@@ -46,6 +51,7 @@ class Breaker:
         self._pause = PAUSE  # the next one, without jitter
         self._opens_at = 0.0  # the end of the pause, while open
         self._probe_ends: float | None = None  # while half-open: None when there is no probe
+        self._scopes: set[str] = set()  # those that have failed in this row
 
     @property
     def is_closed(self) -> bool:
@@ -68,10 +74,10 @@ class Breaker:
                     return None
                 return min(PAUSE, self._probe_ends - now)  # a probe mostly knows sooner
 
-    def admit(self, now: float) -> float | None:
+    def admit(self, now: float, scope: str = "") -> float | None:
         """None: go, and come back with a verdict. Else seconds until it is worth asking."""
         left = self.wait(now)
-        if left is None and self._state is not State.CLOSED:
+        if left is None and self._state is not State.CLOSED and scope not in self._scopes:
             self._change(State.HALF_OPEN)  # also when it is half-open: a probe that is replaced has no say
             self._probe_ends = now + PROBE
         return left
@@ -81,6 +87,7 @@ class Breaker:
         if turn != self.turn:
             return False
         self.failures, self._pause = 0, PAUSE
+        self._scopes.clear()
         return self._close()
 
     def began(self, turn: int) -> bool:
@@ -92,23 +99,33 @@ class Breaker:
         return turn == self.turn and self._close()
 
     def failed(
-        self, turn: int, now: float, chance: float, *, again: bool = False, pause: float | None = None
+        self,
+        turn: int,
+        now: float,
+        chance: float,
+        *,
+        again: bool = False,
+        pause: float | None = None,
+        scope: str = "",
     ) -> float | None:
         """No answer came, or none of use. Returns the pause in seconds if that opened the breaker.
 
         `chance` is from [0, 1): a pause is shortened by up to a half, so that many mirrors do not come back
-        together. `again`: see rule 2. `pause` replaces the breaker's own.
+        together. `again`: see rule 2. `pause` replaces the breaker's own. `scope`: see rule 5; empty for what
+        is nobody's in particular.
         """
         if turn != self.turn:
             return None
-        if self._state is State.CLOSED:
-            if again:
-                return None
-            self.failures += 1
-            if self.failures < self._threshold:
-                return None
-        else:
-            self.failures += 1
+        if scope in self._scopes:
+            self.returned(turn)
+            return None
+        if self._state is State.CLOSED and again:
+            return None
+        if scope and len(self._scopes) < SCOPES:
+            self._scopes.add(scope)
+        self.failures += 1
+        if self._state is State.CLOSED and self.failures < self._threshold:
+            return None
         length = min(self._limit, self._pause * (0.5 + chance / 2) if pause is None else pause)
         self._pause = min(self._limit, self._pause * 2)
         self._opens_at = now + length

@@ -1,5 +1,6 @@
 """The breakers of one upstream: one per origin, so that a dead token server or blob storage is told from a
-dead registry. Their changes go to the log.
+dead registry; and one per origin and repository, so that a repository whose requests always fail is not taken
+for a dead registry. Their changes go to the log.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from yarl import URL
 
 from mirror.upstream.breaker import Breaker, State
 from mirror.upstream.causes import address
-from mirror.upstream.failures import ANSWERS, FAILURES, TransportError, Trouble
+from mirror.upstream.failures import ANSWERS, FAILURES, UNREACHED, TransportError, Trouble
 from mirror.upstream.redirects import origin
 
 ORIGINS = 64  # a registry has some five: itself, token server, blob storage in a few regions
+SCOPES = 256  # of those that fail; a forgotten one is asked a few times more
+
+Origin = tuple[str, str, int | None]
 
 _log = structlog.get_logger()
 
@@ -40,23 +44,29 @@ class Breakers:
     def __init__(self, now: Callable[[], float], chance: Callable[[], float] = random.random) -> None:
         self.now = now
         self.chance = chance
-        self._breakers: LRUCache[tuple[str, str, int | None], Breaker] = LRUCache(ORIGINS)
-        self._last: dict[Role, tuple[str, Breaker]] = {}  # the host that last had this role
+        self._breakers: LRUCache[Origin, Breaker] = LRUCache(ORIGINS)
+        self._failing: LRUCache[tuple[Origin, str], Breaker] = LRUCache(SCOPES)
+        self._last: dict[Role, tuple[str, Origin, Breaker]] = {}  # the host that last had this role
 
-    def enter(self, url: URL, role: Role, *, again: bool) -> Visit:
-        """Leave to ask this URL's origin, to be used in a `with`; `again` as in `Breaker.failed`.
+    def enter(self, url: URL, role: Role, *, again: bool, scope: str = "") -> Visit:
+        """Leave to ask this URL's origin, to be used in a `with`; `again` and `scope` as in `Breaker.failed`.
 
-        Raises TransportError(SHUT) while the origin is not asked.
+        Raises TransportError(SHUT) while the origin is not asked, at all or about this.
         """
-        place = origin(url)
+        place, now = origin(url), self.now()
         breaker = self._breakers.get(place)
         if breaker is None:
             breaker = self._breakers[place] = Breaker()
         host = address(url)
-        self._last[role] = (host, breaker)
-        left = breaker.admit(self.now())
-        if left is not None:
-            text = f"not asked for another {left:.1f} s, after {breaker.failures} failures in a row"
+        self._last[role] = (host, place, breaker)
+        own = self._failing.get((place, scope)) or Breaker()
+        left, failures = own.wait(now), own.failures
+        if left is None:
+            left, failures = breaker.admit(now, scope), breaker.failures
+        if left is None:
+            own.admit(now)  # nobody has come in between
+        else:
+            text = f"not asked for another {left:.1f} s, after {failures} failures in a row"
             raise TransportError(
                 Trouble.SHUT,
                 cause=text,
@@ -64,26 +74,62 @@ class Breakers:
                 retry_after=left,
                 storage=role in (Role.MANIFESTS, Role.BLOBS),
             )
-        return Visit(self, breaker, host, again=again)
+        return Visit(self, Turn(breaker, place, ""), Turn(own, place, scope), host, again=again)
 
     @property
     def all_closed(self) -> bool:
-        """Whether nobody who has a role is refused or on probation."""
-        return all(breaker.is_closed for _, breaker in self._last.values())
+        """Whether nobody who has a role is refused or on probation, and nothing fails."""
+        return not self._failing and all(breaker.is_closed for _, _, breaker in self._last.values())
 
-    def is_shut(self, url: URL) -> bool:
-        """Whether this URL's origin would be refused now."""
-        breaker = self._breakers.get(origin(url))
-        return breaker is not None and breaker.wait(self.now()) is not None
+    def is_shut(self, url: URL, scope: str = "") -> bool:
+        """Whether this URL's origin would be refused now, at all or about this."""
+        place, now = origin(url), self.now()
+        found = (self._breakers.get(place), self._failing.get((place, scope)))
+        return any(breaker is not None and breaker.wait(now) is not None for breaker in found)
 
-    def wait(self, role: Role, now: float) -> float | None:
-        """Seconds for which whoever last had this role is not asked; None if it would be."""
+    def wait(self, role: Role, now: float, scope: str) -> float | None:
+        """Seconds for which whoever last had this role is not asked about this; None if it would be."""
         last = self._last.get(role)
-        return last[1].wait(now) if last is not None else None
+        if last is None:
+            return None
+        _, place, breaker = last
+        own = self._failing.get((place, scope))
+        return (own.wait(now) if own is not None else None) or breaker.wait(now)
 
-    def describe(self, now: float) -> list[dict[str, Any]]:
-        """The origins that last had a role, for operators."""
-        return [_described(role, host, breaker, now) for role, (host, breaker) in self._last.items()]
+    def describe(self, now: float, scope: str = "") -> list[dict[str, Any]]:
+        """The origins that last had a role, for operators; what is shut about this only, has a `scope`."""
+        described = []
+        for role, (host, place, breaker) in self._last.items():
+            own = self._failing.get((place, scope))
+            if breaker.is_closed and own is not None and not own.is_closed:
+                described.append({**_described(role, host, own, now), "scope": scope})
+            else:
+                described.append(_described(role, host, breaker, now))
+        return described
+
+    def known(self, turn: Turn) -> Breaker:
+        """What is remembered of the turn's scope; its own breaker if nothing is. For visits."""
+        return self._failing.get((turn.place, turn.scope)) or turn.breaker
+
+    def remember(self, turn: Turn) -> Breaker:
+        """As `known`, which from now on is remembered. For visits."""
+        return self._failing.setdefault((turn.place, turn.scope), turn.breaker)
+
+    def forget(self, turn: Turn) -> None:
+        """The turn's scope works. For visits."""
+        self._failing.pop((turn.place, turn.scope), None)
+
+
+class Turn:
+    """What a request's verdict has to name to one breaker; `scope` is empty for that of a whole origin."""
+
+    __slots__ = ("breaker", "number", "place", "scope")
+
+    def __init__(self, breaker: Breaker, place: Origin, scope: str) -> None:
+        self.breaker = breaker
+        self.number = breaker.turn
+        self.place = place
+        self.scope = scope
 
 
 class Visit:
@@ -91,14 +137,15 @@ class Visit:
     for a body that was left on its connection another one may follow.
     """
 
-    __slots__ = ("_again", "_breaker", "_host", "_owner", "_turn")
+    __slots__ = ("_again", "_host", "_origin", "_own", "_owner")
 
-    def __init__(self, owner: Breakers, breaker: Breaker, host: str, *, again: bool) -> None:
+    def __init__(self, owner: Breakers, origin: Turn, own: Turn, host: str, *, again: bool) -> None:
+        """`origin` is for the origin's breaker, `own` for that of what is asked for."""
         self._owner = owner
-        self._breaker = breaker
+        self._origin = origin
+        self._own = own
         self._host = host
         self._again = again
-        self._turn = breaker.turn
 
     def answered(self, status: int, *, whole: bool) -> None:
         """An answer came; `whole` unless its body is still on the connection.
@@ -110,22 +157,28 @@ class Visit:
         elif whole:
             self.succeeded()
         else:
-            self._told(self._breaker.failures, closed=self._breaker.began(self._turn))
-            self._turn = self._breaker.turn  # what is to be said of the body counts in the state that is now
+            for turn in self._turns():
+                self._told(turn, turn.breaker.failures, closed=turn.breaker.began(turn.number))
+                turn.number = (
+                    turn.breaker.turn
+                )  # what is to be said of the body counts in the state that is now
 
     def succeeded(self) -> None:
         """A whole answer came."""
-        self._told(self._breaker.failures, closed=self._breaker.succeeded(self._turn))
+        for turn in self._turns():
+            self._told(turn, turn.breaker.failures, closed=turn.breaker.succeeded(turn.number))
+        if not self._own.breaker.failures:
+            self._owner.forget(self._own)
 
-    def failed(self) -> None:
-        """No answer came, none of use, or it broke off."""
-        breaker, owner = self._breaker, self._owner
-        was_closed = breaker.is_closed
-        pause = breaker.failed(self._turn, owner.now(), owner.chance(), again=self._again)
-        if pause is not None and was_closed:
-            _log.warning(
-                "upstream.breaker.opened", host=self._host, failures=breaker.failures, pause=round(pause, 3)
-            )
+    def failed(self, *, reached: bool = True) -> None:
+        """No answer came, none of use, or it broke off. Not `reached`: nobody took the request."""
+        scope = self._own.scope if reached else ""
+        self._fail(self._origin, scope)
+        if scope:
+            self._own.breaker = self._owner.remember(self._own)
+            self._fail(self._own, "")
+        else:
+            self._own.breaker.returned(self._own.number)
 
     def __enter__(self) -> Self:
         return self
@@ -138,15 +191,38 @@ class Visit:
             return
         trouble = error.trouble if isinstance(error, TransportError) else None
         if trouble in FAILURES:
-            self.failed()
+            self.failed(reached=trouble not in UNREACHED)
         elif trouble in ANSWERS:
             self.succeeded()
         else:
-            self._breaker.returned(self._turn)
+            for turn in self._turns():
+                turn.breaker.returned(turn.number)
 
-    def _told(self, failures: int, *, closed: bool) -> None:
+    def _turns(self) -> tuple[Turn, Turn]:
+        """Both; what others have found out about the same meanwhile counts."""
+        self._own.breaker = self._owner.known(self._own)
+        return self._origin, self._own
+
+    def _fail(self, turn: Turn, scope: str) -> None:
+        breaker, owner = turn.breaker, self._owner
+        was_closed = breaker.is_closed
+        pause = breaker.failed(turn.number, owner.now(), owner.chance(), again=self._again, scope=scope)
+        if pause is not None and was_closed:
+            _log.warning(
+                "upstream.breaker.opened",
+                host=self._host,
+                failures=breaker.failures,
+                pause=round(pause, 3),
+                **_about(turn),
+            )
+
+    def _told(self, turn: Turn, failures: int, *, closed: bool) -> None:
         if closed:
-            _log.info("upstream.breaker.closed", host=self._host, failures=failures)
+            _log.info("upstream.breaker.closed", host=self._host, failures=failures, **_about(turn))
+
+
+def _about(turn: Turn) -> dict[str, str]:
+    return {"scope": turn.scope} if turn.scope else {}
 
 
 def _described(role: Role, host: str, breaker: Breaker, now: float) -> dict[str, Any]:

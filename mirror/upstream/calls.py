@@ -56,7 +56,7 @@ class Calls:
         `limit` and `again` as in `Call`. Raises RegistryError when there is no answer, or no token; at once
         when a breaker or a rate limit says that it is not worth asking now.
         """
-        blob = rest.startswith("blobs/")
+        blob, scope = rest.startswith("blobs/"), _scope(repository)
         question = self._health.question(blob)
         try:
             url = self.url(repository, rest)
@@ -67,17 +67,19 @@ class Calls:
                 limit=limit,
                 blob=blob,
                 again=again,
+                scope=scope,
                 heard=self._health.hears(question, method),
             )
-            return await self._authenticated(call, f"repository:{repository}:pull")
+            return await self._authenticated(call)
         except RateLimited as error:
             self._health.limited(question, error)
             raise
         finally:
             question.ended()
 
-    async def _authenticated(self, call: Call, scope: str) -> Answer:
+    async def _authenticated(self, call: Call) -> Answer:
         """The final answer to this call. Raises RegistryError."""
+        scope = call.scope
         learned = renewed = False
         while True:
             authorization = await self._auth.authorization(scope)
@@ -107,13 +109,13 @@ class Calls:
             elsewhere=answer.elsewhere,
         )
 
-    def condition(self) -> Condition:
-        """How the registry is doing. Asks nobody."""
-        return self._health.condition()
+    def condition(self, repository: Repository) -> Condition:
+        """How the registry is doing, as far as this repository is concerned. Asks nobody."""
+        return self._health.condition(_scope(repository))
 
-    def describe(self, now: float) -> dict[str, Any]:
-        """As `Health.describe`."""
-        return self._health.describe(now)
+    def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
+        """As `Health.describe`; of the registry alone where no repository is given."""
+        return self._health.describe(now, _scope(repository) if repository else "")
 
     def broken(self, error: TransportError, answer: Answer) -> NoReturn:
         """Raise what trouble in the middle of a body means. Whoever reads the body may go on from there."""
@@ -125,3 +127,8 @@ class Calls:
         """End what runs and drop the connections. Safe to call twice."""
         await self._auth.close()
         await self.transport.close()
+
+
+def _scope(repository: Repository) -> str:
+    """What a request is about, for tokens and breakers."""
+    return f"repository:{repository}:pull"

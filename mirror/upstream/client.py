@@ -61,12 +61,12 @@ class Client:
         await self._calls.close()
 
     def condition(self, repository: Repository) -> Condition:
-        """Whether it would be asked now, by breakers and rate limit; the same for all repositories."""
-        return self._calls.condition()
+        """Whether it would be asked now about this repository, by breakers and rate limit."""
+        return self._calls.condition(repository)
 
-    def describe(self, now: float) -> dict[str, Any]:
+    def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
         """How it is doing, for operators; see `Health.describe`."""
-        return self._calls.describe(now)
+        return self._calls.describe(now, repository)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
         """What the tag points to.

@@ -81,12 +81,14 @@ class Endpoints:
         healthy = any(each.blobs is None for each in conditions)
         return Condition(self._namespace, first.trouble, None if healthy else first.blobs, first.stretch)
 
-    def describe(self, now: float) -> dict[str, Any]:
+    def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
         """`endpoints`: `Client.describe` of each, in order of preference; `behind_for` in s if demoted."""
         described = []
         for client in self._clients:
             left = self._behind.get(client, now) - now
-            described.append(client.describe(now) | ({"behind_for": round(left, 1)} if left > 0 else {}))
+            described.append(
+                client.describe(now, repository) | ({"behind_for": round(left, 1)} if left > 0 else {})
+            )
         return {"endpoints": described}
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:

@@ -56,13 +56,13 @@ def _get(plan: Bearer, scope: str, credentials: Credentials) -> Call:
     if credentials.has_login:
         query["account"] = credentials.username
         headers["Authorization"] = credentials.basic
-    return Call("GET", URL(plan.realm).extend_query(query), headers, limit=TOKEN_BODY)
+    return Call("GET", URL(plan.realm).extend_query(query), headers, limit=TOKEN_BODY, scope=scope)
 
 
 def _post(plan: Bearer, scope: str, credentials: Credentials) -> Call:
     form = {"grant_type": "refresh_token", "refresh_token": credentials.identity_token}
     form |= {"client_id": CLIENT_ID, "service": plan.service, "scope": scope}
-    return Call("POST", URL(plan.realm), data=form, limit=TOKEN_BODY)
+    return Call("POST", URL(plan.realm), data=form, limit=TOKEN_BODY, scope=scope)
 
 
 def _clock_of(answer: Answer) -> datetime:

@@ -50,8 +50,8 @@ class Trouble(Enum):
         self.text = text
 
 
-# What says that an origin does not work, or is not to be reached.
-FAILURES = frozenset(
+# What comes before anything was asked, so that it says something of the origin, or of the way to it.
+UNREACHED = frozenset(
     {
         Trouble.REFUSED,
         Trouble.NAME,
@@ -60,12 +60,10 @@ FAILURES = frozenset(
         Trouble.NOT_TLS,
         Trouble.TLS,
         Trouble.CONNECT_TIMEOUT,
-        Trouble.FIRSTBYTE_TIMEOUT,
-        Trouble.STALLED,
-        Trouble.BROKEN,
-        Trouble.NONSENSE,
     }
 )
+# What says that an origin does not work, or not for what it was asked.
+FAILURES = UNREACHED | {Trouble.FIRSTBYTE_TIMEOUT, Trouble.STALLED, Trouble.BROKEN, Trouble.NONSENSE}
 # What is wrong with one answer of an origin that does answer. All others are our own doing.
 ANSWERS = frozenset({Trouble.REDIRECT, Trouble.OVERSIZE, Trouble.ENCODED})
 

@@ -31,8 +31,8 @@ _log = structlog.get_logger()
 class Call:
     """A request to make. `limit`: bytes that a successful body may have; None leaves it on the connection.
 
-    `blob`: it is a blob that is asked for; `again`: as in `Breaker.failed`. `heard` is told each answer that
-    is no redirect, also those after which the request is sent again.
+    `blob`: it is a blob that is asked for; `again` and `scope`: as in `Breaker.failed`. `heard` is told each
+    answer that is no redirect, also those after which the request is sent again.
     """
 
     method: str
@@ -42,6 +42,7 @@ class Call:
     limit: int | None = ERROR_LIMIT
     blob: bool = False
     again: bool = False
+    scope: str = ""
     heard: Callable[[Answer], None] | None = None
 
 
@@ -89,7 +90,7 @@ class Fetcher:
                 break  # the breaker has opened meanwhile: what was found before tells more
             outcome, made = latest, attempt + 1
             pause = self._pause(attempt, outcome, time() - started)
-            if pause is None or self._breakers.is_shut(call.url):
+            if pause is None or self._breakers.is_shut(call.url, call.scope):
                 break
             _log.info("upstream.retried", pause_ms=round(pause * 1000), **_about(call, outcome))
             await asyncio.sleep(pause)
@@ -127,7 +128,8 @@ class Fetcher:
         step: Answer | redirects.Hop = redirects.Hop(call.url, call.headers)
         while isinstance(step, redirects.Hop):
             role = self._role(call, step)
-            with self._breakers.enter(step.url, role, again=call.again or attempt > 1) as visit:
+            again = call.again or attempt > 1
+            with self._breakers.enter(step.url, role, again=again, scope=call.scope) as visit:
                 step = await self._step(call, step, visit, attempt)
         return step
 

@@ -60,22 +60,22 @@ class Health:
         """The token server limits us: without a token this question cannot be asked."""
         question.limited(error.retry_after, self._now())
 
-    def condition(self) -> Condition:
-        """How it is doing: the same value each time while all is well."""
+    def condition(self, scope: str) -> Condition:
+        """How it is doing in this scope: the same value each time while all is well."""
         now = self._now()
         stretch = self._quota.stretch(now, self._reserve)
         if stretch == 1.0 and self._quota.waits_for_nothing and self.breakers.all_closed:
             return self._well  # soon said: this is asked for each answer from what is kept
-        away = self._shut(Role.REGISTRY, now) or self._shut(Role.TOKENS, now)
-        trouble = away or self._shut(Role.MANIFESTS, now) or self._waits(False, now)
-        blobs = away or self._shut(Role.BLOBS, now) or self._waits(True, now)
+        away = self._shut(Role.REGISTRY, now, scope) or self._shut(Role.TOKENS, now, scope)
+        trouble = away or self._shut(Role.MANIFESTS, now, scope) or self._waits(False, now)
+        blobs = away or self._shut(Role.BLOBS, now, scope) or self._waits(True, now)
         return Condition(self._namespace, trouble, blobs, stretch)
 
-    def describe(self, now: float) -> dict[str, Any]:
-        """For operators, without secrets: `url`, `state` (ok, open, half-open, limited), `retry_in` in
-        seconds, `failures` in a row, `breakers`, `quota`.
+    def describe(self, now: float, scope: str) -> dict[str, Any]:
+        """For operators, without secrets: `url`, `state` (ok, open, half-open, limited) in this scope,
+        `retry_in` in seconds, `failures` in a row, `breakers`, `quota`.
         """
-        breakers = self.breakers.describe(now)
+        breakers = self.breakers.describe(now, scope)
         state, wait = "ok", self._quota.wait(False, now)
         if wait is not None:
             state = "limited"
@@ -94,8 +94,8 @@ class Health:
             "quota": self._quota.describe(now),
         }
 
-    def _shut(self, role: Role, now: float) -> RegistryError | None:
-        wait = self.breakers.wait(role, now)
+    def _shut(self, role: Role, now: float, scope: str) -> RegistryError | None:
+        wait = self.breakers.wait(role, now, scope)
         if wait is None:
             return None
         name = f"the token server of {self._name}" if role is Role.TOKENS else self._name

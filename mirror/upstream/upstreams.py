@@ -38,8 +38,8 @@ class Opened(Upstream, Protocol):
     async def close(self) -> None:
         """Release all that it holds. Safe to call twice."""
 
-    def describe(self, now: float) -> dict[str, Any]:
-        """Its state for operators, without secrets. `now` as time.monotonic()."""
+    def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
+        """Its state for operators, or one repository's; without secrets. `now` as time.monotonic()."""
 
 
 @dataclass(slots=True)
@@ -130,8 +130,8 @@ class Upstreams:
 
         It is made if it was never asked: that sends nothing. Errors: Unavailable, where there is no room.
         """
-        with self._using(repository) as (upstream, _own):
-            return upstream.describe(now)
+        with self._using(repository) as (upstream, own):
+            return upstream.describe(now, own)
 
     def _held(self, namespace: str) -> _Held | None:
         return self._fixed.get(namespace) or self._elastic.get(namespace)

@@ -104,8 +104,8 @@ class Fake:
     def condition(self, repository: Repository) -> Condition:
         return Condition(self.namespace, stretch=2.0)
 
-    def describe(self, now: float) -> dict[str, Any]:
-        return {"namespace": self.namespace, "now": now}
+    def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
+        return {"namespace": self.namespace, "now": now, "repository": str(repository)}
 
     async def close(self) -> None:
         self.closed += 1
@@ -186,7 +186,11 @@ async def test_a_condition_opens_nothing_and_a_description_may(world: World) -> 
     name = Repository("quay.io/org/app")
     assert world.upstreams.condition(name) == Condition("quay.io")
     assert world.made == {}
-    assert world.upstreams.describe(name, 5.0) == {"namespace": "quay.io", "now": 5.0}
+    assert world.upstreams.describe(name, 5.0) == {
+        "namespace": "quay.io",
+        "now": 5.0,
+        "repository": "org/app",
+    }
     assert world.upstreams.condition(name) == Condition("quay.io", stretch=2.0)
 
 
