@@ -44,12 +44,9 @@ class Standings:
         self._clock = clock
 
     async def of(self, repository: Repository, tag: Tag, condition: Condition) -> Standing:
-        """A tag's standing; asks nobody. Rules may name a tag with its upstream's name in front."""
+        """A tag's standing; asks nobody."""
         word = await self._tags.word(repository, tag)
-        names = [f"{repository}:{tag}"]
-        if not repository.name.startswith(f"{condition.namespace}/"):
-            names.append(f"{condition.namespace}/{repository}:{tag}")
-        fresh, rule = self._policy.fresh(names)
+        fresh, rule = self._policy.fresh(_names(repository, tag, condition.namespace))
         if word is None:
             return Standing(None, UNKNOWN, fresh, rule, 0.0, None)
         now = self._clock()
@@ -58,3 +55,10 @@ class Standings:
             return Standing(word, UNKNOWN, fresh, rule, self._policy.refusal_left(word.checked, now), ago)
         age = self._policy.age(word.checked, now, fresh, condition.stretch)
         return Standing(word, age, fresh, rule, 0.0, ago)
+
+
+def _names(repository: Repository, tag: Tag, namespace: str) -> tuple[str, ...]:
+    """All that a tag goes by in rules: as it is kept, and as people type it, with the upstream in front."""
+    kept = f"{repository}:{tag}"
+    typed = f"{namespace}/{kept.removeprefix(namespace.replace(':', '_') + '/')}"
+    return (kept,) if typed == kept else (kept, typed)

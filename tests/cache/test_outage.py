@@ -100,6 +100,30 @@ async def test_the_rule_of_a_tag_says_how_long_it_is_fresh(tmp_path: Path, upstr
         assert verbs(upstream).count("resolve") == 2
 
 
+@pytest.mark.parametrize(
+    ("namespace", "kept_as", "match"),
+    [
+        ("docker.io", "library/a", "library/a:1"),
+        ("docker.io", "library/a", "docker.io/library/a:1"),
+        ("quay.io", "quay.io/org/a", "quay.io/org/a:1"),
+        ("reg.test:5000", "reg.test_5000/a", "reg.test_5000/a:1"),
+        ("reg.test:5000", "reg.test_5000/a", "reg.test:5000/a:1"),
+    ],
+)
+async def test_a_rule_may_name_a_tag_as_it_is_kept_and_as_people_type_it(
+    tmp_path: Path, namespace: str, kept_as: str, match: str
+) -> None:
+    upstream, clock, name = Puppet(), Clock(), Repository(kept_as)
+    upstream.well = Condition(namespace)
+    upstream.add_manifest(IMAGE, kept_as, "1")
+    policy = Policy(default=60.0, rules=(Rule(match, 3600.0),))
+    async with joined(tmp_path, upstream, policy=policy, clock=clock) as parts:
+        await parts.registry.manifest(name, ONE)
+        clock.now += 3000
+        await parts.registry.manifest(name, ONE)
+    assert verbs(upstream).count("resolve") == 1
+
+
 async def test_a_quota_that_runs_low_stretches_freshness(tmp_path: Path, upstream: Puppet) -> None:
     clock = Clock()
     upstream.well = Condition("upstream.test", stretch=10.0)
