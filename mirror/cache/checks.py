@@ -73,7 +73,11 @@ class Checks:
 
     async def _check(self, repository: Repository, tag: Tag, points: Descriptor | None) -> Checked:
         """Where the tag points, with the manifest if it is here, or a copy is that it takes the place of."""
-        resolved = await self._ask(repository, tag) if points is None else Resolved(points)
+        if points is not None:
+            checked = await self._pointed(repository, points)
+            if checked is not None:
+                return checked
+        resolved = await self._ask(repository, tag)
         digest = resolved.descriptor.digest
         manifest = resolved.manifest
         if manifest is not None:
@@ -90,6 +94,22 @@ class Checks:
             manifest = await self._manifests.fetch(repository, digest)
         except RegistryError as error:
             return Checked(resolved.descriptor, failure=error)
+        return Checked(manifest.descriptor, manifest)
+
+    async def _pointed(self, repository: Repository, points: Descriptor) -> Checked | None:
+        """The manifest to which a word points that is fresh; None where the upstream has it no more.
+
+        Then the tag has moved since, and what it pointed to is deleted, as many registries do with what has
+        no tag. Asked once: where it was not there a moment ago, that is the answer.
+        """
+        manifest = await self._manifests.here(repository, points.digest)
+        if manifest is not None:
+            return Checked(manifest.descriptor, manifest)
+        was_absent = self._manifests.is_absent(repository, points.digest)
+        try:
+            manifest = await self._manifests.fetch(repository, points.digest)
+        except RegistryError as error:
+            return None if error.status == 404 and not was_absent else Checked(points, failure=error)
         return Checked(manifest.descriptor, manifest)
 
     async def _ask(self, repository: Repository, tag: Tag) -> Resolved:

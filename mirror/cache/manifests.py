@@ -116,6 +116,10 @@ class Manifests:
             raise absent
         return await self._fetches.run((repository, digest), lambda: self._fetch(repository, digest))
 
+    def is_absent(self, repository: Repository, digest: Digest) -> bool:
+        """Whether the upstream said a moment ago that it does not have it."""
+        return self._memory.absent_manifests.get(repository, digest) is not None
+
     async def remember(self, repository: Repository, manifest: RawManifest) -> None:
         """Hold it in memory."""
         self._memory.remember(repository, manifest, await parsed_manifest(manifest))

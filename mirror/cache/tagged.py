@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 import structlog
 from cachetools import TTLCache
@@ -80,7 +81,7 @@ class Tagged:
             told.refused_lately(known.refusal_left)
             raise known.word.refused()
         if known.age.is_fresh:
-            resolved = await self._fresh(repository, known, condition, whole=whole)
+            resolved = await self._fresh(repository, tag, known, condition, whole=whole)
             if resolved is not None:
                 told.hit, told.ttl = True, known.age.fresh_left
                 return resolved
@@ -99,15 +100,21 @@ class Tagged:
         return await self._manifests.tagged(repository, tag)
 
     async def _fresh(
-        self, repository: Repository, known: Standing, condition: Condition, *, whole: bool
+        self, repository: Repository, tag: Tag, known: Standing, condition: Condition, *, whole: bool
     ) -> Resolved | None:
-        """The answer that asks nobody; None when it takes a request all the same."""
+        """The answer that asks nobody; None when it takes a request all the same.
+
+        NB: where a copy is kept of what the tag was before, HEAD waits for the new manifest as GET does. Else
+        it would name what GET does not give while that cannot be had.
+        """
         assert known.word is not None
         assert known.word.digest is not None
         manifest = await self._manifests.here(repository, known.word.digest)
         if manifest is None:
-            asked = whole or known.points is None or condition.blobs is not None
-            return None if asked or known.points is None else Resolved(known.points)
+            if whole or known.points is None or condition.blobs is not None:
+                return None
+            moved = await self._manifests.tagged(repository, tag) is not None
+            return None if moved else Resolved(known.points)
         if condition.blobs is not None and (await self._images.missing(repository, manifest))[0]:
             return None
         return Resolved(manifest.descriptor, manifest)
@@ -117,6 +124,7 @@ class Tagged:
     ) -> Resolved:
         """Ask, for as long as the client may be held, or see why not; what is kept stands in."""
         reason: RegistryError | None = condition.trouble
+        failure: RegistryError | None = None  # of a check that has ended
         running = self._checks.is_running(repository, tag)
         if reason is None and (running or self._patience.worth(condition.namespace)):
             check = self._check(repository, tag, known, condition)
@@ -128,19 +136,23 @@ class Tagged:
                 if wait:
                     self._patience.overran(condition.namespace)
             except AWAY as error:
-                reason = error
+                reason = failure = error
             except RegistryError as error:
                 note_failure(error, condition.trouble)
                 raise
             else:
                 if checked.failure is None:
                     return await self._answered(repository, checked, known, copy)
-                reason = checked.failure
+                reason = failure = checked.failure
         if reason is None:
             seconds = self._patience.deadline
             reason = Unavailable(f"the upstream registry did not answer within {seconds:g} s")
-        if await self._lacks_blobs(repository, copy, reason, condition):
+        lacking = await self._lacks_blobs(repository, copy, reason, condition)
+        if lacking and failure is None:
             return await self._wait(repository, tag, known, condition, copy)
+        # NB: a new manifest that is not there (404) is an upstream whose parts do not agree; it will come.
+        if failure is not None and (lacking or failure.status in (401, 403)):
+            await self._fail(repository, failure, condition, copy)
         self._stands_in(repository, tag, known, reason)
         return Resolved(copy.descriptor, copy)
 
@@ -164,9 +176,16 @@ class Tagged:
             if checked.failure is None:
                 return await self._answered(repository, checked, known, copy)
             failure = checked.failure
-        note_failure(failure, condition.trouble)
         if isinstance(failure, AWAY) and known.word is not None and known.is_refused:
+            note_failure(failure, condition.trouble)
             raise known.word.refused() from failure
+        return await self._fail(repository, failure, condition, copy)
+
+    async def _fail(
+        self, repository: Repository, failure: RegistryError, condition: Condition, copy: RawManifest | None
+    ) -> NoReturn:
+        """Raise it; or what it means for a copy that is not all here."""
+        note_failure(failure, condition.trouble)
         if isinstance(failure, AWAY) and copy is not None:
             await self._manifests.demand_all(repository, copy, failure)
         raise failure
