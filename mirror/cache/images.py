@@ -6,6 +6,7 @@ import asyncio
 
 from cachetools import TTLCache
 
+from mirror.cache.coalesce import Coalescer
 from mirror.cache.memory import Memory
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, ManifestError, parse
@@ -25,6 +26,7 @@ class Images:
     def __init__(self, store: ContentStore, memory: Memory) -> None:
         self._store = store
         self._memory = memory
+        self._looks: Coalescer[tuple[Repository, Digest], tuple[int, int]] = Coalescer()
         self._known: TTLCache[tuple[Repository, Digest], tuple[int, int]] = TTLCache(KNOWN, KNOWN_SECONDS)
 
     async def missing(self, repository: Repository, manifest: RawManifest) -> tuple[int, int]:
@@ -35,8 +37,13 @@ class Images:
         key = (repository, manifest.descriptor.digest)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = await self._look(repository, manifest)
+            found = await self._looks.run(key, lambda: self._look(repository, manifest))
+            self._known[key] = found
         return found
+
+    async def close(self) -> None:
+        """End what runs."""
+        await self._looks.close()
 
     async def _look(self, repository: Repository, manifest: RawManifest) -> tuple[int, int]:
         parsed = await parsed_manifest(manifest)

@@ -61,6 +61,7 @@ class PullThrough:
         images = Images(store, memory)
         self._store = store
         self._upstream = upstream
+        self._images = images
         self._manifests = Manifests(store, upstream, memory, tags, images)
         self._checks = Checks(upstream, self._manifests, tags, patience, clock)
         standings = Standings(tags, policy, clock)
@@ -155,6 +156,7 @@ class PullThrough:
         await self._checks.close()
         await self._manifests.close()
         await self._blobs.close()
+        await self._images.close()
 
     async def _kept_referrers(
         self, repository: Repository, digest: Digest, error: RegistryError | None

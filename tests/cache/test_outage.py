@@ -304,6 +304,25 @@ async def test_an_image_that_lacks_blobs_is_refused_while_they_cannot_be_had(
         assert (await told(parts, reference))[0].body == IMAGE
 
 
+async def test_many_clients_in_an_outage_look_at_the_disk_once(
+    tmp_path: Path, upstream: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        await kept_image(parts)
+        upstream.well = Condition("upstream.test", trouble=AWAY, blobs=AWAY)
+        looks: list[Digest] = []
+        look = parts.store.blob_size
+
+        async def counted(digest: Digest) -> int | None:
+            looks.append(digest)
+            return await look(digest)
+
+        monkeypatch.setattr(parts.store, "blob_size", counted)
+        answers = await asyncio.gather(*(told(parts) for _ in range(100)))
+        assert {manifest.body for manifest, _ in answers} == {IMAGE}
+    assert sorted(looks, key=str) == sorted({Digest.of(CONFIG), Digest.of(LAYER)}, key=str)
+
+
 async def test_an_incomplete_image_is_refused_also_by_the_first_who_finds_the_upstream_away(
     tmp_path: Path, upstream: Puppet
 ) -> None:
