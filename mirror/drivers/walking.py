@@ -18,7 +18,7 @@ from mirror.drivers.base import WALK_BATCH, Entry
 from mirror.drivers.files import naming
 
 BATCH_TIME = 0.05  # seconds after which the thread is given back, also without a full batch
-LINK_LIMIT = 4  # links on the way to a folder; a tree spread over several disks has one
+LINK_LIMIT = 8  # links on the way to a folder; a tree spread over several disks has one
 
 _Identity = tuple[int, int]  # device and inode
 

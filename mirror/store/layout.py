@@ -14,6 +14,8 @@ media type is only in their own bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mirror.oci.digest import Digest, DigestError
 from mirror.oci.names import Repository, Tag
 
@@ -23,6 +25,7 @@ REPOSITORIES = f"{ROOT}/repositories"
 FOLDERS = (BLOBS, REPOSITORIES)  # all that the tree consists of
 MANIFESTS = "_manifests"
 LAYERS = "_layers"
+UPLOADS = "_uploads"
 LINK_LIMIT = 256  # bytes; the longest digest's text, of sha512, has 135
 
 
@@ -39,13 +42,28 @@ def blob_data(digest: Digest) -> str:
     return f"{blob_folder(digest)}/data"
 
 
+def layers(repository: Repository) -> str:
+    """The folder of the repository's links to its blobs."""
+    return f"{REPOSITORIES}/{repository}/{LAYERS}"
+
+
+def manifests(repository: Repository) -> str:
+    """The folder of the repository's manifests and tags."""
+    return f"{REPOSITORIES}/{repository}/{MANIFESTS}"
+
+
+def uploads(repository: Repository) -> str:
+    """The folder through which registry:2 fills its cache."""
+    return f"{REPOSITORIES}/{repository}/{UPLOADS}"
+
+
 def layer_link(repository: Repository, digest: Digest) -> str:
-    return f"{REPOSITORIES}/{repository}/{LAYERS}/{digest.algorithm}/{digest.hex}/link"
+    return f"{layers(repository)}/{digest.algorithm}/{digest.hex}/link"
 
 
 def revisions(repository: Repository, algorithm: str) -> str:
     """The folder whose names are the hex digests of the repository's manifests."""
-    return f"{REPOSITORIES}/{repository}/{MANIFESTS}/revisions/{algorithm}"
+    return f"{manifests(repository)}/revisions/{algorithm}"
 
 
 def revision_link(repository: Repository, digest: Digest) -> str:
@@ -54,7 +72,7 @@ def revision_link(repository: Repository, digest: Digest) -> str:
 
 def tags(repository: Repository) -> str:
     """The folder whose names are the repository's tags."""
-    return f"{REPOSITORIES}/{repository}/{MANIFESTS}/tags"
+    return f"{manifests(repository)}/tags"
 
 
 def tag_folder(repository: Repository, tag: Tag) -> str:
@@ -69,6 +87,16 @@ def tag_current_link(repository: Repository, tag: Tag) -> str:
 def tag_index_link(repository: Repository, tag: Tag, digest: Digest) -> str:
     """What the tag has pointed to, once or now."""
     return f"{tag_folder(repository, tag)}/index/{digest.algorithm}/{digest.hex}/link"
+
+
+def branches(repository: Repository, algorithms: Iterable[str]) -> list[str]:
+    """The folders of a repository that have one folder for each of its links, tags or uploads."""
+    by_digest = [
+        path
+        for algorithm in algorithms
+        for path in (f"{layers(repository)}/{algorithm}", revisions(repository, algorithm))
+    ]
+    return [*by_digest, tags(repository), uploads(repository)]
 
 
 def link_bytes(digest: Digest) -> bytes:

@@ -75,6 +75,13 @@ class FaultyDriver:
         self._check(path)
         return await self._inner.stat(path)
 
+    async def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
+        self._check(path)
+        async with aclosing(self._inner.walk(path)) as batches:
+            async for batch in batches:
+                yield batch
+                self._check(path)
+
     async def list(self, path: str) -> list[str]:
         self._check(path)
         return await self._inner.list(path)
@@ -86,13 +93,6 @@ class FaultyDriver:
             self.writes.append(("delete", path))
         if fails:
             raise self._failure(path, "injected")
-
-    async def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
-        self._check(path)
-        async with aclosing(self._inner.walk(path)) as batches:
-            async for batch in batches:
-                yield batch
-                self._check(path)
 
     async def prune(self, path: str, keep: str) -> None:
         fails = self._fails()

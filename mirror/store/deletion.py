@@ -1,0 +1,100 @@
+"""Deleting what the caller names, and nothing else. No policy.
+
+Whatever stops a deletion, what is left is right: names go first and data last, a name is deleted in one step,
+and an empty folder is nothing. The same deletion, made again, completes; that there is nothing to delete is
+no error. All raise DriverError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mirror.drivers.base import PathNotFoundError, StorageDriver
+from mirror.oci.digest import HEX_LENGTH, Digest
+from mirror.oci.names import Repository, Tag
+from mirror.store import layout
+from mirror.store.garbage import Garbage, Kind
+from mirror.store.links import Links
+
+
+async def drop_tag(driver: StorageDriver, repository: Repository, tag: Tag) -> bool:
+    """Delete a tag and its history; whether there was one."""
+    found = await _delete(driver, layout.tag_folder(repository, tag))
+    await driver.prune(layout.tags(repository), layout.REPOSITORIES)
+    return found
+
+
+async def drop_image(
+    driver: StorageDriver, links: Links, repository: Repository, digest: Digest, tags: Iterable[Tag]
+) -> bool:
+    """Delete those of `tags` that point to the manifest, then the manifest's link; whether there was one."""
+    for tag in tags:
+        # What the caller knows of the tag may be older than what it points to.
+        if await links.read(layout.tag_current_link(repository, tag)) in (digest, None):
+            await drop_tag(driver, repository, tag)
+        else:
+            await drop_file(driver, layout.tag_index_link(repository, tag, digest), layout.REPOSITORIES)
+    return await drop_file(driver, layout.revision_link(repository, digest), layout.REPOSITORIES)
+
+
+async def drop_layer(driver: StorageDriver, repository: Repository, digest: Digest) -> bool:
+    """Take a blob from a repository; whether it had it."""
+    return await drop_file(driver, layout.layer_link(repository, digest), layout.REPOSITORIES)
+
+
+async def drop_blob(driver: StorageDriver, digest: Digest) -> bool:
+    """Delete a blob's data; whether it was there. Those who have it open read on."""
+    return await drop_file(driver, layout.blob_data(digest), layout.BLOBS)
+
+
+async def prune(driver: StorageDriver, repository: Repository) -> None:
+    """Remove the repository's folders that are empty, and those above them, but not REPOSITORIES."""
+    for path in layout.branches(repository, HEX_LENGTH):
+        await driver.prune(path, layout.REPOSITORIES)
+
+
+async def set_aside(driver: StorageDriver, digest: Digest, folder: Path) -> Path | None:
+    """Move a blob's data to a local folder, for whoever wants to know what became of it; None: none here."""
+    target = folder / f"{digest.algorithm}-{digest.hex}"
+    try:
+        await driver.move_out(layout.blob_data(digest), target)
+    except PathNotFoundError:
+        return None
+    await driver.prune(layout.blob_folder(digest), layout.BLOBS)
+    return target
+
+
+async def drop(driver: StorageDriver, garbage: Garbage) -> bool:
+    """Delete what a collection found; not what was written again since."""
+    try:
+        info = await driver.stat(garbage.path)
+    except PathNotFoundError:
+        info = None
+    if info is not None and not info.is_folder and info.modified != garbage.modified:
+        return False
+    keep = layout.BLOBS if garbage.repository is None else layout.REPOSITORIES
+    match garbage:
+        case Garbage(kind=Kind.FOLDER, path=path):
+            keep = layout.BLOBS if path.startswith(f"{layout.BLOBS}/") else layout.REPOSITORIES
+            await driver.prune(path, keep)
+            return info is not None
+        case Garbage(kind=Kind.TAG, repository=Repository() as repository, tag=Tag() as tag):
+            return await drop_tag(driver, repository, tag)
+        case _:
+            return await drop_file(driver, garbage.path, keep)
+
+
+async def drop_file(driver: StorageDriver, path: str, keep: str) -> bool:
+    """Delete one file, and the folders that are empty then, up to `keep`; whether there was one."""
+    found = await _delete(driver, path)
+    await driver.prune(path.rpartition("/")[0], keep)
+    return found
+
+
+async def _delete(driver: StorageDriver, path: str) -> bool:
+    try:
+        await driver.delete(path)
+    except PathNotFoundError:
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""Reading a blob again to see whether it is still what its digest says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+from mirror.drivers.base import PathNotFoundError, StorageDriver
+from mirror.oci.digest import Digest
+from mirror.store import layout
+
+Wait = Callable[[int], Awaitable[None]]
+
+
+class Pace:
+    """At most `rate` bytes per second, over all that is told to it. As a Wait: `await pace(bytes_read)`."""
+
+    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._paid_until = clock()
+
+    def delay(self, count: int) -> float:
+        """Seconds to wait after `count` bytes more. Time in which nothing was read is not saved up."""
+        now = self._clock()
+        self._paid_until = max(self._paid_until, now) + count / self._rate
+        return self._paid_until - now
+
+    async def __call__(self, count: int) -> None:
+        await asyncio.sleep(self.delay(count))
+
+
+async def rehash(driver: StorageDriver, digest: Digest, wait: Wait) -> bool | None:
+    """Whether the data has its digest; None: none here. `wait` is awaited after each chunk (<= 1 MiB).
+
+    Raises DriverError, also where the disk has the file and cannot read it.
+    """
+    try:
+        file = await driver.open(layout.blob_data(digest))
+    except PathNotFoundError:
+        return None
+    hasher = digest.hasher()
+    try:
+        async with aclosing(file.chunks(0, file.size)) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(hasher.update, chunk)
+                await wait(len(chunk))
+    finally:
+        await file.close()
+    return hasher.hexdigest() == digest.hex

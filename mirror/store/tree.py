@@ -1,0 +1,108 @@
+"""The tree's facts and the deletions, for whoever decides what is kept. No policy is here.
+
+Reading raises RegistryError (Unavailable) where the driver fails, deleting raises StoreError. Nothing here
+knows who reads or fills at the same time: deleted data reads as missing and is fetched again, and those who
+have it open read on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from pathlib import Path
+
+from mirror.drivers.base import StorageDriver
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository, Tag
+from mirror.store import collect, deletion, marks, scrub, survey
+from mirror.store.errors import reading, writing
+from mirror.store.garbage import Garbage, Step
+from mirror.store.links import Links
+from mirror.store.marks import Named
+from mirror.store.survey import BlobFact, RepositoryFact
+
+
+class Tree:
+    """What is on the driver, which belongs to the caller."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        self._driver = driver
+        self._links = Links(driver)
+
+    # What is here. A generator that ends has seen all; whoever takes its batches sets the pace.
+
+    async def survey_blobs(self) -> AsyncGenerator[list[BlobFact], None]:
+        """Every blob, in batches of at most 1000, some of them empty."""
+        with reading():
+            async with aclosing(survey.blobs(self._driver)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    async def survey_repositories(self) -> AsyncGenerator[list[RepositoryFact], None]:
+        """Every manifest, blob and tag of every repository, in any order, in batches of at most 1000."""
+        with reading():
+            async with aclosing(survey.repositories(self._driver, self._links)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    async def named(self, repository: Repository, digest: Digest) -> Named | None:
+        """What a manifest of this repository names; None when it is not here, or not as it should be."""
+        with reading():
+            return await marks.look(self._driver, self._links, repository, digest)
+
+    async def collect(self, *, now: float, untagged: bool = False) -> AsyncGenerator[Step, None]:
+        """All garbage, in the order in which it may be dropped; nothing that is younger than an hour.
+
+        `now` is in seconds since the epoch. With `untagged`, manifests to which no tag leads are garbage too.
+        """
+        with reading():
+            async with aclosing(
+                collect.collect(self._driver, self._links, now=now, untagged=untagged)
+            ) as steps:
+                async for step in steps:
+                    yield step
+
+    async def rehash(self, digest: Digest, wait: scrub.Wait) -> bool | None:
+        """Whether a blob's data has its digest; None: none here. Awaits `wait(bytes)` after each chunk."""
+        with reading():
+            return await scrub.rehash(self._driver, digest, wait)
+
+    # Deleting: exactly what is named. True: it was there. Empty folders go too, but not `repositories`.
+
+    async def drop(self, garbage: Garbage) -> bool:
+        """Delete what a collection found, unless it has been written again since."""
+        with writing():
+            return await deletion.drop(self._driver, garbage)
+
+    async def drop_tag(self, repository: Repository, tag: Tag) -> bool:
+        """Delete a tag and its history."""
+        with writing():
+            return await deletion.drop_tag(self._driver, repository, tag)
+
+    async def drop_image(self, repository: Repository, digest: Digest, tags: Iterable[Tag] = ()) -> bool:
+        """Take a manifest from a repository: first those of `tags` that point to it, then its link."""
+        with writing():
+            return await deletion.drop_image(self._driver, self._links, repository, digest, tags)
+
+    async def drop_layer(self, repository: Repository, digest: Digest) -> bool:
+        """Take a blob from a repository."""
+        with writing():
+            return await deletion.drop_layer(self._driver, repository, digest)
+
+    async def drop_blob(self, digest: Digest) -> bool:
+        """Delete a blob's data, or a manifest's. The links to it are for the caller to drop before."""
+        with writing():
+            return await deletion.drop_blob(self._driver, digest)
+
+    async def prune(self, repository: Repository) -> None:
+        """Remove the repository's folders and those above it, as far as nothing is left in them."""
+        with writing():
+            await deletion.prune(self._driver, repository)
+
+    async def set_aside(self, digest: Digest, folder: Path) -> Path | None:
+        """Move a blob's data to a local folder; where it is then, or None: none here.
+
+        StoreFull when the folder is on another file system, without room.
+        """
+        with writing():
+            return await deletion.set_aside(self._driver, digest, folder)
