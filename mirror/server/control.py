@@ -23,6 +23,7 @@ from aiohttp import web
 from mirror.oci.reference import ImageError
 from mirror.registry import RegistryError
 from mirror.server.connections import Door
+from mirror.server.operations import Operate, Operations
 
 SOCKET = Path("mirror", "control.sock")  # below the root directory
 CONNECTIONS = 16  # at once; further ones are closed
@@ -41,8 +42,12 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def control(path: Path, explain: Explain) -> AsyncGenerator[None, None]:
-    """Answer at the socket `path` until the end of the block; without it where that cannot be had."""
+async def control(path: Path, explain: Explain, operate: Operate | None = None) -> AsyncGenerator[None, None]:
+    """Answer at the socket `path` until the end of the block; without it where that cannot be had.
+
+    An operation that is under way at the end is stopped, and has ended then.
+    """
+    operations = Operations(operate) if operate is not None else None
     async with contextlib.AsyncExitStack() as stack:
         try:
             listening = await asyncio.to_thread(bound, path)
@@ -50,12 +55,15 @@ async def control(path: Path, explain: Explain) -> AsyncGenerator[None, None]:
             log.warning("control.off", path=str(path), reason=_reason(error))
         else:
             stack.callback(_remove, path, _inode(path))
-            await stack.enter_async_context(_serving(listening, explain))
+            await stack.enter_async_context(_serving(listening, explain, operations))
         yield
 
 
-def build(explain: Explain) -> web.Application:
-    """`GET /explain?image=...` -> JSON; failures are `{"error": text}` with 400, 404 and so on."""
+def build(explain: Explain, operations: Operations | None = None) -> web.Application:
+    """`GET /explain?image=...` -> JSON; failures are `{"error": text}` with 400, 404 and so on.
+
+    `POST /garbage-collect` and so on: see `operations`.
+    """
 
     async def handle(request: web.Request) -> web.Response:
         image = request.query.get("image", "")
@@ -75,6 +83,8 @@ def build(explain: Explain) -> web.Application:
 
     application = web.Application(client_max_size=0)
     application.router.add_get("/explain", handle)
+    if operations is not None:
+        operations.add_to(application.router)
     return application
 
 
@@ -116,9 +126,15 @@ def _is_abandoned(path: Path) -> bool:
 
 
 @asynccontextmanager
-async def _serving(listening: socket.socket, explain: Explain) -> AsyncGenerator[None, None]:
+async def _serving(
+    listening: socket.socket, explain: Explain, operations: Operations | None
+) -> AsyncGenerator[None, None]:
     runner = web.AppRunner(
-        build(explain), access_log=None, keepalive_timeout=HEAD_TIMEOUT, shutdown_timeout=STOP_TIMEOUT
+        build(explain, operations),
+        access_log=None,
+        keepalive_timeout=HEAD_TIMEOUT,
+        shutdown_timeout=STOP_TIMEOUT,
+        handler_cancellation=True,  # who has left wants no answer, and stops the operation
     )
     await runner.setup()
     try:
@@ -129,6 +145,8 @@ async def _serving(listening: socket.socket, explain: Explain) -> AsyncGenerator
             yield
         finally:
             server.close()
+            if operations is not None:
+                await operations.close()
     finally:
         listening.close()
         await runner.cleanup()
