@@ -24,7 +24,7 @@ def test_the_demonstration_shows_a_cold_pull_a_warm_one_and_one_without_the_upst
     rows = re.findall(r"^(\w.*?) +[\d.]+ +([\d.]+) +(\d+) requests, ([\d.]+) MiB$", done.stdout, re.MULTILINE)
     assert [(title, requests, sent) for title, _, requests, sent in rows] == [
         ("cold", "6", "21.0"),
-        ("warm", "1", "0.0"),
+        ("warm", "0", "0.0"),
         ("warm, the upstream is down", "0", "0.0"),
     ]
     assert len({size for _, size, _, _ in rows}) == 1
