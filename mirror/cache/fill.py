@@ -11,7 +11,8 @@ The rules:
     held in memory beyond the batch that is being written.
  5. An upstream that breaks off is resumed by Range at what is already there; where it ignores the Range, or
     answers it wrongly, all is asked for and what we have is skipped. Attempts are bounded and backed off;
-    a stall counts as breaking off (the upstream client says so), a slow transfer does not.
+    a stall counts as breaking off (the upstream client says so), a slow transfer does not. An upstream that
+    is given up leaves the rest to another that has confirmed to have the blob, if readers came through one.
  6. The digest is computed as bytes arrive. Only a match is kept. The last bytes are held back from the
     readers until then, so nobody ever holds a full-length wrong body; on a mismatch readers get the failure.
  7. The spool survives a crash: a later fill goes on from it after hashing again what is there.
@@ -39,7 +40,7 @@ from mirror.cache.spool import Spool
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
-from mirror.registry import Corrupt, Part, Registry, RegistryError, Unavailable
+from mirror.registry import Corrupt, Part, RegistryError, Unavailable, Upstream
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
@@ -56,7 +57,7 @@ class Fill:
         digest: Digest,
         repository: Repository,
         *,
-        upstream: Registry,
+        upstream: Upstream,
         store: ContentStore,
         spool: Spool,
         executor: Executor,
@@ -176,11 +177,13 @@ class Fill:
             found = await self._upstream.stat_blob(self.repository, self.digest)
             await self._announce(found.size)
         breaks = 0
+        through = self.repository
+        given_up: set[str] = set()  # upstreams
         whole = False  # the next attempt asks for all of it, since the upstream answers a Range wrongly
         while self.size is None or self._intake.received < self.size:
             before = self._intake.received
             try:
-                await self._attempt(0 if whole else before)
+                await self._attempt(through, 0 if whole else before)
             except RegistryError as error:
                 misfit = isinstance(error, Corrupt) or error.code is ErrorCode.RANGE_INVALID
                 if misfit and before and self.size is None:
@@ -191,10 +194,15 @@ class Fill:
                 # Before the size is known, the upstream client has made its own attempts.
                 wait = None if self.size is None else backoff(error, breaks, random.random(), whole=whole)  # noqa: S311 - jitter
                 if wait is None:
-                    raise
+                    given_up.add(self._namespace(through))
+                    other = self._other(given_up)
+                    if other is None:
+                        raise
+                    through, breaks, whole, wait = other, 0, False, 0.0
                 log.info(
                     "fill.resuming",
                     digest=str(self.digest),
+                    repository=str(through),
                     have=self._intake.received,
                     size=self.size,
                     attempt=breaks,
@@ -203,9 +211,23 @@ class Fill:
                 )
                 await asyncio.sleep(wait)
 
-    async def _attempt(self, start: int) -> None:
+    def _namespace(self, repository: Repository) -> str:
+        return self._upstream.condition(repository).namespace
+
+    def _other(self, given_up: set[str]) -> Repository | None:
+        """A repository of another upstream, which has confirmed that it has the blob.
+
+        None before the first upstream has given the size: then it is not sure that that one has it at all,
+        and those who came through others ask anew.
+        """
+        if self.size is None:
+            return None
+        others = sorted(self.repositories, key=str)
+        return next((other for other in others if self._namespace(other) not in given_up), None)
+
+    async def _attempt(self, through: Repository, start: int) -> None:
         """One GET, from `start` to the end or to the upstream's breaking off."""
-        blob = await self._upstream.blob(self.repository, self.digest, start=start, size=self.size)
+        blob = await self._upstream.blob(through, self.digest, start=start, size=self.size)
         try:
             if blob.start > self._intake.received:
                 raise Corrupt("the upstream registry answered with another range than was asked for")

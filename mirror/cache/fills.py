@@ -20,7 +20,10 @@ from mirror.store.content import ContentStore
 
 RUNNING_LIMIT = 96  # fills at once; each holds a spool file, a connection and about 2 MiB. Others wait.
 EACH_LIMIT = 32  # of them through one upstream: one that hangs leaves room for two others
-WAITING_LIMIT = 1024  # fills that wait for their turn; beyond, requests are told to come back
+# Fills that wait for their turn; beyond, requests are told to come back. A hundred cold images of ten layers
+# each have room at one upstream, and one that hangs leaves room for two others.
+EACH_WAITING_LIMIT = 1024
+WAITING_LIMIT = 3072  # of all upstreams; some 10 KB each, clients not counted
 TURN = 150.0  # seconds that a fill waits for its turn: no client was seen to give up a first byte earlier
 COME_BACK = 5.0  # seconds
 ENDED = 10_000  # digests whose last fill's end is remembered, see `ended`
@@ -36,6 +39,11 @@ class _Turns:
     def __init__(self) -> None:
         self.slots = asyncio.Semaphore(EACH_LIMIT)
         self.wanted = 0  # fills that have or want one
+
+    @property
+    def are_gone(self) -> bool:
+        """Whether no more fills may wait for one."""
+        return self.wanted >= EACH_LIMIT + EACH_WAITING_LIMIT
 
 
 class Fills:
@@ -66,7 +74,9 @@ class Fills:
 
         Raises Unavailable when too many wait already.
         """
-        if len(self._tasks) >= RUNNING_LIMIT + WAITING_LIMIT:
+        namespace = self._upstream.condition(repository).namespace
+        turns = self._turns.get(namespace)
+        if len(self._tasks) >= RUNNING_LIMIT + WAITING_LIMIT or (turns is not None and turns.are_gone):
             raise Unavailable("the mirror is fetching too many blobs at once", retry_after=COME_BACK)
         fill = Fill(
             digest,
@@ -77,15 +87,24 @@ class Fills:
             executor=self._threads,
         )
         self._fills[digest] = fill
-        task = asyncio.create_task(self._run(fill))
+        turns = self._turns.setdefault(namespace, _Turns())
+        turns.wanted += 1
+        task = asyncio.create_task(self._run(fill, turns))
         self._tasks[task] = fill
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(lambda done: self._forget(done, namespace, turns))
         return fill
 
-    async def _run(self, fill: Fill) -> None:
+    def _forget(self, task: asyncio.Task[None], namespace: str, turns: _Turns) -> None:
+        """The task has ended."""
+        del self._tasks[task]
+        turns.wanted -= 1
+        if not turns.wanted:
+            del self._turns[namespace]
+
+    async def _run(self, fill: Fill, turns: _Turns) -> None:
         began = time.monotonic()
         try:
-            async with self._slot(fill):
+            async with self._slot(fill, turns):
                 if fill.failure is None:
                     log.info("fill.started", digest=str(fill.digest), repository=str(fill.repository))
                     await fill.run()
@@ -109,29 +128,21 @@ class Fills:
             )
 
     @contextlib.asynccontextmanager
-    async def _slot(self, fill: Fill) -> AsyncGenerator[None, None]:
+    async def _slot(self, fill: Fill, turns: _Turns) -> AsyncGenerator[None, None]:
         """A fill's turn; it has failed if that did not come in time, or nobody waits for it any more."""
-        namespace = self._upstream.condition(fill.repository).namespace
-        turns = self._turns.setdefault(namespace, _Turns())
-        turns.wanted += 1
-        try:
-            async with contextlib.AsyncExitStack() as held:
-                try:
-                    async with asyncio.timeout(TURN):
-                        # The upstream's own first: who waits for that must not keep others from the second.
-                        await held.enter_async_context(turns.slots)
-                        await held.enter_async_context(self._slots)
-                except TimeoutError:
-                    text = "the mirror is fetching too many blobs at once"
-                    fill.fail(Unavailable(text, retry_after=COME_BACK))
-                else:
-                    if not fill.wanted:
-                        fill.fail(Unavailable("nobody waits for this blob any more"))
-                yield
-        finally:
-            turns.wanted -= 1
-            if not turns.wanted:
-                del self._turns[namespace]
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(TURN):
+                    # The upstream's own first: who waits for that must not keep others from the second.
+                    await held.enter_async_context(turns.slots)
+                    await held.enter_async_context(self._slots)
+            except TimeoutError:
+                text = "the mirror is fetching too many blobs at once"
+                fill.fail(Unavailable(text, retry_after=COME_BACK))
+            else:
+                if not fill.wanted:
+                    fill.fail(Unavailable("nobody waits for this blob any more"))
+            yield
 
     async def sweep(self) -> None:
         """Remove spool files that nobody came back for."""
