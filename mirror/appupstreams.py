@@ -15,9 +15,11 @@ from mirror.cache.pullthrough import PullThrough
 from mirror.confignames import OPEN, default_url
 from mirror.configproxy import Proxy
 from mirror.configproxy import Upstream as Entry
+from mirror.oci.names import Repository
 from mirror.oci.reference import Image
 from mirror.upstream.client import Client
 from mirror.upstream.endpoints import Endpoints
+from mirror.upstream.lookups import Lookups
 from mirror.upstream.routes import Names, Routes
 from mirror.upstream.settings import Settings
 from mirror.upstream.upstreams import Upstreams
@@ -32,15 +34,22 @@ def routes(proxy: Proxy) -> Routes:
 
 def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
     """All of them behind one face, each made when it is first asked."""
+    lookups = {namespace: Lookups() for namespace in (proxy.namespace, *proxy.upstreams)}
 
     def open_(namespace: str) -> Endpoints:
         key = names.entry(namespace)
         entry: Entry = proxy if key == proxy.namespace else proxy.upstreams[key]
         urls = entry.remoteurls if entry.remoteurl else (default_url(namespace),)
         settings = [_settings(proxy, entry, url, namespace, is_open=key == OPEN) for url in urls]
-        return Endpoints([Client(each) for each in settings], namespace)
+        return Endpoints([Client(each, lookups=lookups[key]) for each in settings], namespace)
 
     return Upstreams(names, open_)
+
+
+def stranger(names: Routes, repository: Repository) -> str:
+    """The registry of this repository, if it is served in the open mode only; "" if it is configured."""
+    namespace = names.split(repository).namespace
+    return namespace if names.entry(namespace) == OPEN else ""
 
 
 async def explain(image: str, names: Routes, registries: Upstreams, cache: PullThrough) -> dict[str, Any]:

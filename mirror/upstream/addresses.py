@@ -1,4 +1,4 @@
-"""Where an upstream that only a client has named may be: on the public network, whatever its name says.
+"""Where upstreams are; one that only a client has named, on the public network, whatever its name says.
 
 In the open mode a client chooses the host. A name that looks public may have a private address (by DNS of its
 owner, or by a search domain), and a registry there may redirect to one, or name one as its token server: this
@@ -13,22 +13,26 @@ import socket
 from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+from mirror.upstream.lookups import Lookups
+
 NOT_PUBLIC = "no public address"
 
 
-class PublicResolver(ThreadedResolver):
-    """Gives public addresses only. `exempt` are hosts of configured proxies, which may be anywhere."""
+class Resolver(ThreadedResolver):
+    """`public_only`: those of the public network; `exempt` are hosts of proxies: these may be anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, lookups: Lookups, *, public_only: bool) -> None:
         super().__init__()
+        self._lookups = lookups
+        self._public_only = public_only
         self.exempt: set[str] = set()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Raises OSError when there is none that is public."""
-        found = await super().resolve(host, port, family)
-        if host in self.exempt:
+        """Raises OSError when there is none that may be used."""
+        found = await self._lookups.run(super().resolve(host, port, family))
+        if not self._public_only or host in self.exempt:
             return found
         public = [each for each in found if is_public(each["host"])]
         if not public:

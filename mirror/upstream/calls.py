@@ -17,6 +17,7 @@ from mirror.upstream.causes import address
 from mirror.upstream.failures import TransportError, from_answer, from_trouble
 from mirror.upstream.fetch import Answer, Call, Fetcher
 from mirror.upstream.health import Health
+from mirror.upstream.lookups import Lookups
 from mirror.upstream.redirects import as_written
 from mirror.upstream.settings import Settings, public_name, registry_url
 from mirror.upstream.transport import Transport
@@ -27,11 +28,11 @@ _log = structlog.get_logger()
 class Calls:
     """The way to one upstream. `name` is how errors call it; `now` is the clock of breakers and quota."""
 
-    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], float], lookups: Lookups | None) -> None:
         self._base = registry_url(settings.remoteurl)
         self._headers = dict(settings.headers)  # may be secret: `redirects` keeps them at this origin
         self.name = public_name(self._base)
-        self.transport = Transport(settings)
+        self.transport = Transport(settings, lookups)
         self._health = Health(settings, self._base, self.name, now)
         self._fetcher = Fetcher(self.transport, settings.retries, self._health.breakers, self._base)
         self._auth = Authenticator(settings, self._base, self.name, self._fetcher)

@@ -34,6 +34,7 @@ from mirror.upstream.body import RemoteBlob
 from mirror.upstream.calls import Calls
 from mirror.upstream.fetch import Answer
 from mirror.upstream.heads import REFUSALS, Heads
+from mirror.upstream.lookups import Lookups
 from mirror.upstream.settings import Settings
 
 BLOB_TYPE = "application/octet-stream"  # what upstreams say about a blob's type is of no worth
@@ -48,11 +49,16 @@ _KNOWN = INDEXES | MANIFESTS
 class Client:
     """One upstream registry. Nothing is sent, opened or read before the first call; `close` ends it.
 
-    `now` is the clock of breakers and quota.
+    `now` is the clock of breakers and quota; `lookups` are shared with others, unless it has its own.
     """
 
-    def __init__(self, settings: Settings, now: Callable[[], float] = time.monotonic) -> None:
-        self._calls = Calls(settings, now)
+    def __init__(
+        self,
+        settings: Settings,
+        now: Callable[[], float] = time.monotonic,
+        lookups: Lookups | None = None,
+    ) -> None:
+        self._calls = Calls(settings, now, lookups)
         self._manifest_heads = Heads()
         self._blob_heads = Heads()
 

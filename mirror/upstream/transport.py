@@ -19,9 +19,10 @@ import structlog
 from yarl import URL
 
 from mirror.upstream import addresses, tls
-from mirror.upstream.addresses import NOT_PUBLIC, PublicResolver
+from mirror.upstream.addresses import NOT_PUBLIC, Resolver
 from mirror.upstream.causes import address, cause_of, late
 from mirror.upstream.failures import TransportError, Trouble
+from mirror.upstream.lookups import Lookups
 from mirror.upstream.proxies import Proxy, proxy_for
 from mirror.upstream.settings import Settings, registry_url
 
@@ -68,12 +69,13 @@ class _Clock:
 class Transport:
     """Owns the connections. Made in the running loop by the first request, ended by `close`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lookups: Lookups | None = None) -> None:
         self._settings = settings
+        self._lookups = lookups or Lookups()
         self._registry = registry_url(settings.remoteurl)
         self._session: aiohttp.ClientSession | None = None
         self._tls: tls.Contexts | None = None  # set before the session is
-        self._resolver: PublicResolver | None = None  # set before the session is, in the open mode
+        self._resolver: Resolver | None = None  # set before the session is
         self._opening = asyncio.Lock()
         self._closed = False
 
@@ -87,7 +89,8 @@ class Transport:
             proxy = proxy_for(url, os.environ, self._settings.http_proxy)
         except ValueError as error:
             raise TransportError(Trouble.LOCAL, str(error), host=address(url)) from error
-        if self._resolver is not None:
+        if self._settings.public_only:
+            assert self._resolver is not None
             if proxy is not None and proxy.url.host:
                 self._resolver.exempt.add(proxy.url.host)
             elif not addresses.is_public(url.host or ""):
@@ -187,7 +190,7 @@ class Transport:
         self._tls = await asyncio.to_thread(tls.contexts, self._settings)
         if self._settings.insecure:
             _log.warning("upstream.insecure", host=address(self._registry))
-        self._resolver = PublicResolver() if self._settings.public_only else None
+        self._resolver = Resolver(self._lookups, public_only=self._settings.public_only)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,

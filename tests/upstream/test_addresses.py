@@ -10,7 +10,8 @@ import pytest
 
 from mirror.oci.names import Repository, Tag
 from mirror.registry import Unavailable
-from mirror.upstream.addresses import PublicResolver, is_public
+from mirror.upstream.addresses import Resolver, is_public
+from mirror.upstream.lookups import Lookups
 from tests.support.scripted import Upstream, serve
 from tests.upstream.conftest import client_of
 
@@ -50,7 +51,7 @@ async def test_only_the_public_ones_of_a_names_addresses_are_given(monkeypatch: 
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in known[host]]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    resolver = PublicResolver()
+    resolver = Resolver(Lookups(), public_only=True)
     resolver.exempt.add("proxy.test")
     assert [each["host"] for each in await resolver.resolve("mixed.test", 443)] == [PUBLIC]
     assert [each["host"] for each in await resolver.resolve("proxy.test", 443)] == ["10.0.0.2"]
