@@ -34,7 +34,9 @@ from mirror.upstream.fetch import Answer, Fetcher
 from mirror.upstream.settings import Settings
 from mirror.upstream.sources import source_of
 
-TOKENS = 4096  # scopes whose tokens are kept: some 10 MiB with the longest tokens in use
+TOKENS_SIZE = 16 << 20  # bytes of tokens that are kept: 2,000 of the longest in use, 300 of the longest taken
+TOKEN_EXTRA = 4 << 10  # bytes at most that a kept token costs besides itself
+REALM_LIMIT = 2 << 10  # characters of realm and service; no URL in use is half as long
 VERDICTS = 64  # realms that were judged; an honest registry has one
 YOUNG = 10.0  # seconds; a token of this age that has too small a scope will not be given a larger one now
 
@@ -60,7 +62,7 @@ class Authenticator:
         self._fetcher = fetcher
         self._plan: Basic | Bearer | None = None  # what the last challenge asked for
         self._last = ANONYMOUS  # what the source said last
-        self._tokens: LRUCache[tuple[Bearer, str], tokens.Token] = LRUCache(TOKENS)
+        self._tokens: LRUCache[tuple[Bearer, str], tokens.Token] = LRUCache(TOKENS_SIZE, _size)
         self._exchanges: dict[tuple[Bearer, str], asyncio.Task[tokens.Token]] = {}
         self._verdicts: LRUCache[str, realms.Verdict] = LRUCache(VERDICTS)
 
@@ -144,10 +146,10 @@ class Authenticator:
         stranger = ""
         for offer in challenges:
             realm = offer.parameters.get("realm", "")
-            if offer.scheme != "bearer" or not realm:
+            service = offer.parameters.get("service", "")
+            if offer.scheme != "bearer" or not realm or len(realm) + len(service) > REALM_LIMIT:
                 continue
             verdict = await self._judge(realm)
-            service = offer.parameters.get("service", "")
             if verdict is realms.Verdict.TRUSTED:
                 return Bearer(realm, service, trusted=True)
             if verdict is realms.Verdict.FOREIGN and (await self._credentials()).is_empty:
@@ -244,3 +246,7 @@ def host_of(registry: URL) -> str:
     """`host` or `host:port`, as it is written: the name by which helpers and config.json know a registry."""
     host = registry.host_subcomponent or ""
     return f"{host}:{registry.explicit_port}" if registry.explicit_port else host
+
+
+def _size(token: tokens.Token) -> int:
+    return len(token.value) + TOKEN_EXTRA

@@ -14,6 +14,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RateLimited, RegistryError, Unavailable
+from mirror.upstream import auth
 from tests.support.scripted import Basic, Bearer, Fault, Upstream, serve
 from tests.upstream.conftest import Connect
 
@@ -25,9 +26,9 @@ LOGIN = {"username": "user", "password": "pass"}
 LOGIN_HEADER = "Basic " + base64.b64encode(b"user:pass").decode()
 
 
-def registry(auth: Basic | Bearer | None) -> Upstream:
+def registry(scheme: Basic | Bearer | None) -> Upstream:
     """An upstream with library/alpine:3 and library/busybox:3."""
-    upstream = Upstream(auth=auth)
+    upstream = Upstream(auth=scheme)
     upstream.add_image("library/alpine", "3")
     upstream.add_image("library/busybox", "3")
     return upstream
@@ -72,6 +73,26 @@ async def test_a_token_is_kept_for_its_scope_and_another_scope_gets_its_own(conn
         "GET /token?service=registry.test&scope=repository:library/busybox:pull",
         "HEAD /v2/library/busybox/manifests/3",
     ]
+
+
+async def test_tokens_are_kept_up_to_so_many_bytes(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "TOKENS_SIZE", 2 * (auth.TOKEN_EXTRA + 7000) - 1)
+    for length, exchanges in ((100, 2), (7000, 4)):
+        upstream = registry(Bearer(prefix="t" * length))
+        async with connect(upstream) as client:
+            for _ in range(2):
+                await client.resolve(ALPINE, THREE)
+                await client.resolve(Repository("library/busybox"), THREE)
+        assert len(upstream.find("GET", "/token")) == exchanges
+
+
+async def test_a_token_server_with_an_endless_address_is_not_asked(connect: Connect) -> None:
+    upstream = registry(Bearer(realm="https://registry.test/" + "a" * auth.REALM_LIMIT))
+    async with connect(upstream) as client:
+        with pytest.raises(RegistryError) as caught:
+            await client.resolve(ALPINE, THREE)
+    assert caught.value.code is ErrorCode.UNAUTHORIZED
+    assert not upstream.find("", "/token")
 
 
 async def test_a_login_is_sent_to_the_token_server_with_the_account_and_never_to_the_registry(
