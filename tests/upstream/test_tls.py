@@ -15,6 +15,8 @@ from structlog.testing import capture_logs
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RegistryError, Unavailable
+from mirror.upstream.settings import Settings
+from mirror.upstream.tls import Contexts, contexts
 from tests.support.scripted import Basic, Bearer, Fault, Upstream, serve
 from tests.upstream.conftest import client_of
 
@@ -46,6 +48,20 @@ def tls(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     return context
+
+
+def test_registries_that_trust_the_system_share_what_that_is_and_nobody_else_does(certificate: Path) -> None:
+    url, key = "https://registry.test", certificate.with_name("key.pem")
+    system = contexts(Settings(url)).others
+    assert contexts(Settings("https://other.test")) == Contexts(system, system)
+    assert contexts(Settings(url, client_cert=certificate, client_key=key)).others is system
+    for settings in (
+        Settings(url, ca_file=certificate),
+        Settings(url, insecure=True),
+        Settings(url, client_cert=certificate, client_key=key),
+    ):
+        assert contexts(settings).own is not system
+    assert (system.verify_mode, system.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 async def test_a_ca_file_is_trusted_besides_the_systems(certificate: Path, tls: ssl.SSLContext) -> None:
