@@ -35,6 +35,8 @@ _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*(?::[1-9][0-9]{{0,4}})?\Z")
 _PORT_MAX = 65535
 # the bundled list only: no look-up over the network, no cache folder
 _SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+# with the domains below which everybody can have a name, such as github.io
+_SHARED = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
 
 
 def parse_name(value: object) -> str:
@@ -54,10 +56,8 @@ def parse_namespace(value: object) -> str:
     if OPEN not in text or text == OPEN:
         return text if text == OPEN else parse_name(text)
     host, _, port = text.partition(":")
-    # `*example.com` also fits evilexample.com, so that what it really says is `*.com`
-    ending = host.rpartition(OPEN)[2].partition(".")[2]
     whole = OPEN not in port and _is_name(text.replace(OPEN, "a"))  # so that something can fit
-    if not whole or text.count(OPEN) > STARS_MAX or not _is_domain(ending):
+    if not whole or text.count(OPEN) > STARS_MAX or not _is_domain(_ending(host)):
         raise ValueError(PATTERN_FORM)
     return text
 
@@ -65,6 +65,12 @@ def parse_namespace(value: object) -> str:
 def is_pattern(namespace: str) -> bool:
     """Whether it stands for more than one registry."""
     return OPEN in namespace
+
+
+def is_anybodys(namespace: str) -> bool:
+    """Whether a client could get itself a host that this pattern fits, and have the mirror ask it."""
+    domain = _ending(namespace.partition(":")[0])
+    return namespace == OPEN or (OPEN in namespace and _SHARED(domain).suffix == domain)
 
 
 def default_url(namespace: str) -> str:
@@ -75,6 +81,14 @@ def default_url(namespace: str) -> str:
 def host_of(remoteurl: str) -> str:
     """The `host` or `host:port` of a URL that `parse_remoteurl` has taken, in lower case."""
     return urlsplit(remoteurl).netloc.lower()
+
+
+def _ending(host: str) -> str:
+    """The domain that a pattern's hosts have in common.
+
+    `*example.com` also fits evilexample.com, so that what it really says is `*.com`.
+    """
+    return host.rpartition(OPEN)[2].partition(".")[2]
 
 
 def _is_name(text: str) -> bool:

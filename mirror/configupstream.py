@@ -11,7 +11,7 @@ from typing import Final
 
 from mirror.config import Proxy
 from mirror.configheaders import check_headers
-from mirror.confignames import DEFAULT_REMOTEURL, HUB_NAMES, OPEN, host_of, is_pattern
+from mirror.confignames import DEFAULT_REMOTEURL, HUB_NAMES, host_of, is_anybodys, is_pattern
 from mirror.configproblems import Problem, Warning_, find, is_given, joined, says_something
 from mirror.configproxy import Upstream
 from mirror.configschema import slip
@@ -120,15 +120,16 @@ def _missing(entries: Mapping[str, Tree], at: Path, key: str, other: str, rest: 
 
 
 def _check_pattern(entry: Table, at: Path) -> list[Problem]:
-    """A pattern's hosts are asked by their own names, and `*` gets no secret that is not kept by host."""
+    """A pattern's hosts are asked by their own names; anybody's get no secret that is not kept by host."""
     problems = []
     for key in _OF_ONE_REGISTRY:
         if says_something(entry.entries.get(key)):
             text = "not for a pattern: each host that fits it is asked by its own name, by https"
             problems.append(Problem(entry.entries[key].source, joined(*at, key), text))
-    for key in _SECRETS if at[-1] == OPEN else ():
+    for key in _SECRETS if is_anybodys(at[-1]) else ():
         if says_something(entry.entries.get(key)):
-            text = 'not for "*": it would be sent to whatever host a client names; use exec or dockerconfig'
+            text = f'not for "{at[-1]}": it would be sent to whatever host a client names; '
+            text += "use exec or dockerconfig"
             problems.append(Problem(entry.entries[key].source, joined(*at, key), text))
     return problems
 

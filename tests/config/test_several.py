@@ -215,6 +215,28 @@ def test_no_secret_goes_to_whatever_host_a_client_names(
     assert getattr(entry, refused[0])
 
 
+@pytest.mark.parametrize(
+    ("namespace", "anybodys"),
+    [
+        ("*.github.io", True),
+        ("*-registry.herokuapp.com", True),
+        ("*.s3.amazonaws.com:5000", True),
+        ("*.team.github.io", False),
+        ("*-docker.pkg.dev", False),
+        ("*.dkr.ecr.*.amazonaws.com", False),
+    ],
+)
+def test_nor_to_hosts_that_anybody_can_have(tmp_path: Path, namespace: str, anybodys: bool) -> None:
+    text = f"{{upstreams: {{'{namespace}': {{username: u, password: p}}}}}}"
+    if not anybodys:
+        assert proxy_of(tmp_path, text).upstreams[namespace].username == "u"
+        return
+    refused = NOT_OPEN.replace('"*"', f'"{namespace}"')
+    assert problems(tmp_path, text) == [
+        f"proxy.upstreams.{namespace}.{key}: {refused}" for key in ("username", "password")
+    ]
+
+
 def test_nor_does_a_client_certificate(tmp_path: Path) -> None:
     assert problems(tmp_path, "{upstreams: {'*': {clientcert: /none}}}")[0] == (
         f"proxy.upstreams.*.clientcert: {NOT_OPEN}"
