@@ -14,6 +14,7 @@ import socket
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,21 @@ from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.spool import Spool
+from mirror.cache.strangers import Strangers
 from mirror.config import Config, Storage
 from mirror.configfile import Loaded
+from mirror.confignames import OPEN
 from mirror.drivers import probe
 from mirror.drivers.base import StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.ledger.sqlite import Ledger
+from mirror.oci.names import Repository
 from mirror.server import connections, control, limits, routes
 from mirror.server.settings import Settings as ServerSettings
 from mirror.store import layout
 from mirror.store.content import ContentStore
+from mirror.upstream.routes import Routes
 
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
 NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout 0 means "do not wait"
@@ -106,7 +111,8 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     store = ContentStore(driver)
     names = appupstreams.routes(proxy)
     upstream = appupstreams.upstreams(proxy, names)
-    fills = Fills(upstream, store, Spool(spool_folder))
+    strangers = Strangers(partial(_stranger, names))
+    fills = Fills(upstream, store, Spool(spool_folder), strangers)
     ledger = Ledger(spool_folder.parent / LEDGER)
     registry = PullThrough(
         store,
@@ -191,6 +197,12 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
         advice = LISTEN_ADVICE.get(error.errno or 0, "Choose another address.")
         raise StartError(f"http.addr: cannot listen on {address}: {reason}. {advice}") from error
     return f"{host}:{runner.addresses[0][1]}"
+
+
+def _stranger(names: Routes, repository: Repository) -> str:
+    """The registry of this repository where only the open mode serves it; "" where it is configured."""
+    namespace = names.split(repository).namespace
+    return namespace if names.entry(namespace) == OPEN else ""
 
 
 async def _sweep(fills: Fills) -> None:

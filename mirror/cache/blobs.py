@@ -2,7 +2,8 @@
 
 A client gets a blob only through a repository that has it: it is linked in this repository, or the upstream
 confirms it for this repository; when the upstream is away, a kept manifest of this repository that names it
-is enough. Bytes that the store holds through another repository are then linked, not downloaded again.
+is enough. Bytes that the store holds through another repository are then linked, not downloaded again, but
+for registries that the operator has not named: see `strangers`.
 """
 
 from __future__ import annotations
@@ -54,13 +55,16 @@ class Blobs:
         told = provenance.current()
         for _ in range(ROUNDS):
             ended = self._fills.ended(digest)
-            fill = self._fills.running(digest, start)
+            fill = self._fills.running(repository, digest, start)
             if fill is None:
                 blob = await self._kept(repository, digest)
                 if blob is not None:
                     told.hit = not told.fwd
                     return blob
-                if self._fills.ended(digest) != ended or self._fills.running(digest, start) is not None:
+                if (
+                    self._fills.ended(digest) != ended
+                    or self._fills.running(repository, digest, start) is not None
+                ):
                     continue  # what was missing a moment ago may be there now
                 self._refuse_absent(repository, digest)
                 fill = self._fills.start(repository, digest)
@@ -116,8 +120,7 @@ class Blobs:
                 log.warning("store.unreadable", digest=str(digest), reason=str(error))
             return None
         try:
-            await self._allow(repository, digest)
-            if await self._is_sound(repository, blob):
+            if await self._allow(repository, digest) and await self._is_sound(repository, blob):
                 return blob
         except BaseException:
             await blob.close()
@@ -125,22 +128,30 @@ class Blobs:
         await blob.close()
         return None
 
-    async def _allow(self, repository: Repository, digest: Digest) -> None:
-        """Return if this repository may give the blob, noting what is sure; else raise the refusal."""
+    async def _allow(self, repository: Repository, digest: Digest) -> bool:
+        """Return if this repository may give the blob, noting what is sure; else raise the refusal.
+
+        False: what is here is not for a stranger that has not brought it.
+        """
         if self._memory.is_linked(repository, digest):
-            return
+            return True
         try:
             linked = await self._store.is_linked(repository, digest)
         except Unavailable:  # a link that cannot be read is no link
             linked = False
-        if not linked:
+        if linked:
+            self._fills.strangers.brought(repository, digest)
+        else:
+            if not self._fills.strangers.has_brought(repository, digest):
+                return False
             if not await self._authorise(repository, digest):
-                return  # for this time: what the upstream has not confirmed is written down nowhere
+                return True  # for this time: what the upstream has not confirmed is written down nowhere
             try:
                 await self._store.link_blob(repository, digest)
             except StoreError as error:
                 log.warning("blob.not_linked", digest=str(digest), reason=str(error))
         self._memory.linked(repository, digest)
+        return True
 
     async def _authorise(self, repository: Repository, digest: Digest) -> bool:
         """Return if this repository may give the blob: True when the upstream says so, False when it is away

@@ -50,7 +50,7 @@ class Explainer:
                 "size": manifest.descriptor.size,
             }
         parsed = await parsed_manifest(manifest) if manifest is not None else None
-        blobs = await self._blobs(parsed) if parsed is not None and not parsed.children else None
+        blobs = await self._blobs(repository, parsed) if parsed is not None and not parsed.children else None
         platforms = await self._platforms(repository, manifest, parsed) if manifest and parsed else []
         missing = (await self._images.missing(repository, manifest))[0] if manifest else 0
         return {
@@ -68,9 +68,10 @@ class Explainer:
                 return manifest
         return await self._manifests.tagged(repository, tag)
 
-    async def _blobs(self, manifest: Manifest) -> dict[str, Any]:
+    async def _blobs(self, repository: Repository, manifest: Manifest) -> dict[str, Any]:
         sizes = [(each, await self._images.size(each.digest)) for each in manifest.blobs]
-        running = [str(each.digest) for each in manifest.blobs if self._fills.running(each.digest)]
+        digests = [each.digest for each in manifest.blobs]
+        running = [str(digest) for digest in digests if self._fills.running(repository, digest)]
         return {
             "total": len(sizes),
             "kept": sum(size is not None for _, size in sizes),
@@ -86,7 +87,7 @@ class Explainer:
         found = []
         for each in parsed.children[:PLATFORMS]:
             child = await self._images.child(repository, each.digest)
-            blobs = await self._blobs(child) if child is not None else None
+            blobs = await self._blobs(repository, child) if child is not None else None
             found.append(
                 {
                     "digest": str(each.digest),

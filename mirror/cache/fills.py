@@ -1,4 +1,4 @@
-"""All fills under way: one per digest, owned by the application."""
+"""All fills under way: one per digest (see `strangers`), owned by the application."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from mirror.cache.fill import Fill
 from mirror.cache.spool import Spool
+from mirror.cache.strangers import Strangers
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.registry import Unavailable, Upstream
@@ -49,20 +50,23 @@ class _Turns:
 class Fills:
     """Starts fills, finds the one under way, ends them with the application."""
 
-    def __init__(self, upstream: Upstream, store: ContentStore, spool: Spool) -> None:
+    def __init__(
+        self, upstream: Upstream, store: ContentStore, spool: Spool, strangers: Strangers | None = None
+    ) -> None:
+        self.strangers = strangers or Strangers()
         self._ended: LRUCache[Digest, int] = LRUCache(ENDED)
         self._upstream = upstream
         self._store = store
         self._spool = spool
-        self._fills: dict[Digest, Fill] = {}
+        self._fills: dict[tuple[str, Digest], Fill] = {}  # by those who share them: see `strangers`
         self._tasks: dict[asyncio.Task[None], Fill] = {}
         self._slots = asyncio.Semaphore(RUNNING_LIMIT)
         self._turns: dict[str, _Turns] = {}  # by namespace, while anybody wants one
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="fill")
 
-    def running(self, digest: Digest, start: int = 0) -> Fill | None:
+    def running(self, repository: Repository, digest: Digest, start: int = 0) -> Fill | None:
         """The fill of this digest that a reader beginning at `start` can join."""
-        fill = self._fills.get(digest)
+        fill = self._fills.get((self.strangers.party(repository), digest))
         return fill if fill is not None and fill.serves(start) else None
 
     def ended(self, digest: Digest) -> int:
@@ -78,15 +82,16 @@ class Fills:
         turns = self._turns.get(namespace)
         if len(self._tasks) >= RUNNING_LIMIT + WAITING_LIMIT or (turns is not None and turns.are_gone):
             raise Unavailable("the mirror is fetching too many blobs at once", retry_after=COME_BACK)
+        party = self.strangers.party(repository)
         fill = Fill(
             digest,
             repository,
             upstream=self._upstream,
             store=self._store,
-            spool=self._spool,
+            spool=self._spool.apart(party) if party else self._spool,
             executor=self._threads,
         )
-        self._fills[digest] = fill
+        self._fills[party, digest] = fill
         turns = self._turns.setdefault(namespace, _Turns())
         turns.wanted += 1
         task = asyncio.create_task(self._run(fill, turns))
@@ -114,9 +119,11 @@ class Fills:
             raise
         finally:
             self._ended[fill.digest] = self.ended(fill.digest) + 1
-            if self._fills.get(fill.digest) is fill:
-                del self._fills[fill.digest]
+            place = self.strangers.party(fill.repository), fill.digest
+            if self._fills.get(place) is fill:
+                del self._fills[place]
         if fill.done:
+            self.strangers.brought(fill.repository, fill.digest)
             seconds = round(time.monotonic() - began, 3)
             log.info(
                 "fill.done",

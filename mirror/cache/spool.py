@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import uuid
@@ -64,15 +65,21 @@ class SpoolFile:
 
 
 class Spool:
-    """The folder of spool files."""
+    """The folder of spool files. `party`: whose these are, where they are not for all."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, party: str = "") -> None:
         self.folder = folder
+        # Hashed: a host's name can be as long as a file's may be.
+        self._mark = "." + hashlib.sha256(party.encode()).hexdigest()[:32] if party else ""
+
+    def apart(self, party: str) -> Spool:
+        """The spool files of this party, in the same folder."""
+        return Spool(self.folder, party)
 
     def open(self, digest: Digest) -> SpoolFile:
         """This digest's spool file with what an earlier fill left in it. Raises OSError (full, read-only)."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{digest.algorithm}-{digest.hex}{SUFFIX}"
+        path = self.folder / f"{digest.algorithm}-{digest.hex}{self._mark}{SUFFIX}"
         file = _locked(path)
         if file is None:
             path = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PRIVATE}")

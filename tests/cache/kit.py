@@ -14,6 +14,7 @@ from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.spool import Spool
+from mirror.cache.strangers import Strangers
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.ledger.sqlite import Ledger
 from mirror.oci.digest import Digest
@@ -76,11 +77,12 @@ async def joined(
     spool: Path | None = None,
     policy: Policy = ALWAYS_DUE,
     clock: Callable[[], float] = time.time,
+    strangers: Strangers | None = None,
 ) -> AsyncGenerator[Parts, None]:
     """A PullThrough with a store and a ledger on the disk; ended as the application ends it."""
     driver = FilesystemDriver(root, 4)
     store = ContentStore(driver)
-    fills = Fills(upstream, store, Spool(spool or root / "mirror" / "spool"))
+    fills = Fills(upstream, store, Spool(spool or root / "mirror" / "spool"), strangers)
     ledger = Ledger((spool.parent if spool else root / "mirror") / "ledger.sqlite")
     await ledger.open()
     registry = PullThrough(store, upstream, fills, ledger, policy=policy, deadline=deadline, clock=clock)

@@ -194,7 +194,7 @@ async def test_a_fill_whose_readers_left_before_its_turn_is_not_begun(
         opening = asyncio.create_task(parts.registry.blob(A, first))
         transfer = await upstream.next_transfer()
         waiting = asyncio.create_task(parts.registry.blob(A, second))
-        await until(lambda: parts.fills.running(second) is not None)
+        await until(lambda: parts.fills.running(A, second) is not None)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         transfer.finish()
@@ -232,7 +232,7 @@ async def test_fills_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.M
     async with joined(tmp_path, upstream) as parts:
         waiting = [asyncio.create_task(parts.registry.blob(A, digest)) for digest in blobs[:2]]
         transfer = await upstream.next_transfer()
-        await until(lambda: parts.fills.running(blobs[1]) is not None)
+        await until(lambda: parts.fills.running(A, blobs[1]) is not None)
         with pytest.raises(Unavailable) as caught:
             await parts.registry.blob(A, blobs[2])
         assert caught.value.retry_after
