@@ -78,9 +78,10 @@ def test_after_kill_9_in_mid_fill_the_next_pull_resumes_by_range(
     image, data = catalog["library/big:1"], catalog.blobs[layer]
     recorder.clear(Rule(path=layer, hold=MOST))
     mirror = start_mirror(recorder.url)
+    got: list[int] = []
     with ThreadPoolExecutor(1) as pool:
-        broken = pool.submit(fetch, blob_url(mirror.url, image, layer))
-        wait_until(lambda: mirror.spooled() != [], "some of it is in the spool")
+        broken = pool.submit(fetch, blob_url(mirror.url, image, layer), watch=got.append)
+        wait_until(lambda: mirror.spooled() != [] and got != [], "some of it is in the spool, and sent")
         mirror.kill()
         recorder.release()
         assert not broken.result().complete

@@ -32,8 +32,8 @@ ACCEPT = ", ".join(
     )
 )
 # registry:3 has no nosniff, which 2.8.2's default configuration and Go's error answers add; its JSON type has
-# no charset. OPTIONS, 405 and the like list methods: ours are the reading ones.
-IGNORED = {"date", "x-content-type-options", "allow", "connection"}
+# no charset. OPTIONS, 405 and the like list methods: ours are the reading ones. Cache-Status is ours alone.
+IGNORED = {"date", "x-content-type-options", "allow", "connection", "cache-status"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-from tests.support.scripted import Upstream, serve
+from tests.support.scripted import Upstream, serve, sha256
 from tests.wire.conftest import Clock, Mirror, running
 
 NAME = "library/a"
@@ -134,3 +134,16 @@ async def test_a_tag_that_comes_back_is_found_when_its_refusal_is_forgotten(
         assert (await mirror.get(TAG)).status == 404
         clock.pass_(NEGATIVE + 1)
         assert (await mirror.get(TAG)).body == image.manifest
+
+
+async def test_a_manifests_digest_that_is_no_blob_is_a_manifest_all_the_same(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    """That one is not there is remembered for a while, and says nothing of the other."""
+    image = upstream.add_image(NAME, "1")
+    layer = sha256(image.layers[0])
+    async with serve(upstream) as url, running(tmp_path / "data", url, **SETTINGS) as mirror:
+        assert (await mirror.get(f"{NAME}/blobs/{image.digest}")).error["code"] == "BLOB_UNKNOWN"
+        assert (await mirror.get(f"{NAME}/manifests/{image.digest}")).body == image.manifest
+        assert (await mirror.get(f"{NAME}/manifests/{layer}")).error["code"] == "MANIFEST_UNKNOWN"
+        assert (await mirror.get(f"{NAME}/blobs/{layer}")).body == image.layers[0]
