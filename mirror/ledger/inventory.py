@@ -1,0 +1,407 @@
+"""`Inventory`: what is kept, who names it, and when it was used last; rebuilt from the tree when it is lost.
+
+What happens on the way of a request is noted: at once, in memory, in bounded space, and written behind. What is
+asked first writes what waits, so that an answer knows of all that was noted before the question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from mirror.ledger import asks, survey
+from mirror.ledger.facts import (
+    Candidate,
+    CandidateKey,
+    Dropped,
+    KeptBlob,
+    Loose,
+    Move,
+    SeenBlob,
+    SeenLink,
+    SeenParts,
+    SeenTag,
+    Surveyed,
+    Total,
+    Use,
+)
+from mirror.ledger.file import NotKept
+from mirror.ledger.marks import Marks
+from mirror.ledger.notes import (
+    BlobGone,
+    BlobKept,
+    ImageGone,
+    ImageKept,
+    LayerGone,
+    Note,
+    Scrubbed,
+    TagGone,
+    TagKept,
+    UseKey,
+)
+from mirror.ledger.rows import Rows
+from mirror.ledger.stock import Stock, SurveyLost
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository, Tag
+
+__all__ = ["Inventory", "NotKept", "SurveyLost"]
+
+WRITE_SECONDS = 5.0  # between a note and its writing: what a crash may cost
+RETRY_SECONDS = 10.0  # before a file that could not be used is tried again
+USES_EARLY = 10_000  # digests that were used; at so many they are written at once, which takes 0.2 s
+USES_LIMIT = 50_000  # of more than that the uses are not counted; some 20 MB
+NOTES_EARLY = 5_000  # digests in notes that wait; at so many they are written at once
+NOTES_LIMIT = (
+    100_000  # of more than that the notes are lost, and a survey has to find what they said; some 25 MB
+)
+NOTES_AT_ONCE = 500  # digests in notes that are written at once, 20 ms, for which questions wait
+USES_AT_ONCE = 1000  # uses, 20 ms
+SEEN_AT_ONCE = 500  # rows of a survey, 20 ms; an image counts as many as it has parts
+ORIGIN_LIMIT = 200  # characters
+ASK_SECONDS = 10.0  # how long a question waits for a disk that hangs, or for what waits before it
+OPEN_SECONDS = 5.0  # how long the start does
+CLOSE_SECONDS = 5.0  # how long the stop does
+LATEST = 1e11  # seconds since the epoch; later is no time
+LARGEST = 1 << 60  # bytes
+
+_HANGS = "its disk does not answer"
+_T = TypeVar("_T")
+_F = TypeVar("_F")
+
+log = structlog.get_logger()
+
+
+class Inventory:
+    """See the module's text. `path` None: in memory only. To be used on one event loop, from `open` to `close`.
+
+    Everything that is asked raises NotKept where another process writes for long, or the disk hangs.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._stock = Stock(path)
+        self._thread: ThreadPoolExecutor | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._notes: list[Note] = []
+        self._weight = 0  # digests in `_notes`
+        self._uses: dict[UseKey, tuple[float, int]] = {}
+        self._lost = 0  # notes for which there was no room, and of which the file is not told yet
+        self._uncounted = 0  # uses
+        self._flushing = asyncio.Lock()
+        self._wanted = asyncio.Event()  # something waits
+        self._urgent = asyncio.Event()  # much does, or the end has come
+        self._stopping = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is in the tree is known: a survey has ended, and nothing was lost since."""
+        return self._stock.complete and not self._lost
+
+    async def open(self) -> None:
+        """Open the file. Never fails: where it cannot be used, or not in OPEN_SECONDS, it is told in the log."""
+        self._thread = ThreadPoolExecutor(1, "inventory")
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._call(self._stock.open)
+        except (NotKept, TimeoutError) as error:
+            log.warning("inventory.not_opened", file=str(self._path), reason=str(error) or _HANGS)
+        self._writer = asyncio.create_task(self._write_behind())
+
+    async def close(self) -> None:
+        """Write what waits and close the file, as far as that can be done in CLOSE_SECONDS."""
+        if self._thread is None:
+            return
+        self._stopping = True
+        self._wanted.set()
+        self._urgent.set()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                if self._writer is not None:
+                    await self._writer
+                if not await self.flush():
+                    await self._call(self._stock.distrust)
+                await self._call(self._stock.close)
+        except (NotKept, TimeoutError) as error:
+            log.warning("inventory.not_closed", file=str(self._path), reason=str(error) or _HANGS)
+        if self._writer is not None:
+            self._writer.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread = None
+
+    # What is noted. Never waits, never fails.
+
+    def note_use(self, digest: Digest, repository: Repository | None, now: float) -> None:
+        """It was given to a client out of this repository; None: of any."""
+        key = digest, repository
+        used, hits = self._uses.get(key, (0.0, 0))
+        if not hits and len(self._uses) >= USES_LIMIT:
+            self._uncounted += 1
+            return
+        self._uses[key] = max(used, _time(now)), hits + 1
+        self._wanted.set()
+        if len(self._uses) == USES_EARLY:
+            self._urgent.set()
+
+    def note_blob(self, repository: Repository, digest: Digest, size: int, now: float) -> None:
+        """A blob was kept and linked in this repository; or only linked, there being its data already."""
+        self._note(BlobKept(repository, digest, _size(size), _time(now)))
+
+    def note_image(
+        self, repository: Repository, digest: Digest, size: int, parts: Sequence[Digest], now: float
+    ) -> None:
+        """A manifest of this size was kept; `parts`: the blobs and the children that it names."""
+        self._note(ImageKept(repository, digest, _size(size), tuple(parts), _time(now)))
+
+    def note_tag(self, repository: Repository, tag: Tag, digest: Digest, now: float, origin: str) -> None:
+        """A tag was kept that points here; `origin` is who said so, for its history."""
+        self._note(TagKept(repository, tag, digest, _time(now), _origin(origin)))
+
+    def note_tag_gone(self, repository: Repository, tag: Tag, now: float, origin: str | None = None) -> None:
+        """A tag was deleted: `origin` has it no more. Without one it is only kept no longer."""
+        self._note(TagGone(repository, tag, _time(now), None if origin is None else _origin(origin)))
+
+    def note_image_gone(self, repository: Repository, digest: Digest) -> None:
+        """A revision link was deleted."""
+        self._note(ImageGone(repository, digest))
+
+    def note_layer_gone(self, repository: Repository, digest: Digest) -> None:
+        """A layer link was deleted."""
+        self._note(LayerGone(repository, digest))
+
+    def note_blob_gone(self, digest: Digest) -> None:
+        """A blob's data was deleted or moved away; its links may still be there."""
+        self._note(BlobGone(digest))
+
+    def note_scrubbed(self, digest: Digest, now: float) -> None:
+        """A blob's bytes were compared with its digest, and matched."""
+        self._note(Scrubbed(digest, _time(now)))
+
+    async def flush(self) -> bool:
+        """Write what waits; False if that could not be done, and is still to be done."""
+        try:
+            await self._flush()
+        except NotKept:
+            return False
+        return True
+
+    # What is asked. Raises NotKept.
+
+    async def total(self) -> Total:
+        """What is kept."""
+        return await self._read(asks.total)
+
+    async def oldest(
+        self, limit: int, now: float, skip: Collection[CandidateKey] = frozenset()
+    ) -> list[Candidate]:
+        """Images and loose blobs, the longest unused first, without those whose `key` is in `skip`."""
+        await self._change(lambda rows: asks.clamp(rows.connection, now))
+        return await self._read(lambda connection: asks.oldest(connection, limit, now, skip))
+
+    async def drop_image(
+        self, repository: Repository, digest: Digest, unused_since: float = math.inf
+    ) -> Dropped | None:
+        """It is to be no image any more. None: it is none, or it was used after `unused_since`: then it stays.
+
+        What it leaves behind counts as kept until `drop_blob`, `note_layer_gone` or a survey says otherwise.
+        """
+        return await self._change(
+            lambda rows: asks.drop_image(rows, repository.name, str(digest), unused_since)
+        )
+
+    async def drop_blob(self, digest: Digest, unused_since: float = math.inf) -> Loose | None:
+        """Its data and links are to go now. None: an image names it (again), it was used, or it is not kept."""
+        return await self._change(lambda rows: asks.drop_blob(rows, str(digest), unused_since))
+
+    async def loose(self, limit: int, before: float) -> list[Loose]:
+        """Blobs that no image names and that were last used before, the longest unused first."""
+        return await self._read(lambda connection: asks.loose(connection, limit, before))
+
+    async def unscrubbed(self, limit: int, before: float) -> list[KeptBlob]:
+        """Blobs whose bytes were last compared with their digests before, the longest ago first."""
+        return await self._read(lambda connection: asks.unscrubbed(connection, limit, before))
+
+    async def blob(self, digest: Digest) -> KeptBlob | None:
+        """What is known of a blob; None: its data is not kept."""
+        return await self._read(lambda connection: asks.blob(connection, str(digest)))
+
+    async def history(self, repository: Repository, tag: Tag) -> list[Move]:
+        """Where a tag pointed, the newest first."""
+        return await self._read(lambda connection: asks.history(connection, repository.name, tag.name))
+
+    # A survey: begin, see (blobs first), end. Raises NotKept; SurveyLost where it has to begin again.
+
+    async def begin_survey(self, now: float) -> None:
+        """What is noted from now on counts as seen; a survey that has not ended is given up."""
+        await self._flush()
+        await self._call(partial(self._stock.begin_survey, now))
+
+    async def seen_blobs(self, facts: Sequence[SeenBlob]) -> None:
+        """These are in the tree."""
+        for part in _parts(facts, lambda _fact: 1):
+            await self._see(partial(survey.see_blobs, facts=part))
+
+    async def seen_layers(self, facts: Sequence[SeenLink]) -> None:
+        """These are linked as layers."""
+        for part in _parts(facts, lambda _fact: 1):
+            await self._see(partial(survey.see_layers, facts=part))
+
+    async def seen_images(self, facts: Sequence[SeenLink]) -> list[SeenLink]:
+        """These are linked as images. Returns those to read, and to tell of by `seen_parts`."""
+        unread: list[SeenLink] = []
+        for part in _parts(facts, lambda _fact: 1):
+            unread += await self._see(partial(survey.see_images, facts=part))
+        return unread
+
+    async def seen_parts(self, facts: Sequence[SeenParts]) -> None:
+        """These are images, and name this."""
+        for part in _parts(facts, lambda fact: len(fact.parts) + 1):
+            await self._see(partial(survey.see_parts, facts=part))
+
+    async def seen_tags(self, facts: Sequence[SeenTag]) -> None:
+        """These tags are there, and point there."""
+        for part in _parts(facts, lambda _fact: 1):
+            await self._see(partial(survey.see_tags, facts=part))
+
+    async def used(self, uses: Sequence[Use]) -> None:
+        """Somebody else remembers these uses; of what is not known they count for nothing."""
+        for part in _parts(uses, lambda _use: 1):
+            known = {(use.digest, use.repository): (_time(use.used), 0) for use in part}
+            await self._call(partial(self._stock.write, (), known))
+
+    async def end_survey(self) -> Surveyed:
+        """The whole tree was seen: remove what was not, and count as complete."""
+        await self._flush()
+        while True:
+            result = await self._call(self._stock.end_survey)
+            if result is not None:
+                return result
+
+    def _note(self, note: Note) -> None:
+        weight = _weight(note)
+        if self._weight + weight > NOTES_LIMIT:
+            if not self._lost:
+                log.warning("inventory.lost", file=str(self._path), reason="more notes than can be written")
+            self._lost += 1
+            return
+        early = self._weight < NOTES_EARLY <= self._weight + weight
+        self._notes.append(note)
+        self._weight += weight
+        self._wanted.set()
+        if early:
+            self._urgent.set()
+
+    async def _flush(self) -> None:
+        """Write what waits. Raises NotKept; then it waits again, but for what was written."""
+        async with self._flushing:
+            if self._lost:
+                await self._call(self._stock.distrust)
+                self._lost = 0
+            notes, self._notes, self._weight = self._notes, [], 0
+            uses, self._uses = self._uses, {}
+            self._wanted.clear()
+            done = 0
+            try:
+                for part in _parts(notes, _weight, NOTES_AT_ONCE):
+                    await self._call(partial(self._stock.write, part, {}))
+                    done += len(part)
+                while uses:
+                    some = dict(islice(uses.items(), USES_AT_ONCE))
+                    await self._call(partial(self._stock.write, (), some))
+                    for key in some:
+                        del uses[key]
+            except (
+                BaseException
+            ):  # also when cancelled: it may be written all the same, and twice does little
+                self._put_back(notes[done:], uses)
+                raise
+
+    def _put_back(self, notes: list[Note], uses: dict[UseKey, tuple[float, int]]) -> None:
+        self._notes = notes + self._notes
+        self._weight = sum(map(_weight, self._notes))
+        for key, (used, hits) in self._uses.items():
+            before, counted = uses.get(key, (0.0, 0))
+            if counted or len(uses) < USES_LIMIT:
+                uses[key] = max(used, before), hits + counted
+        self._uses = uses
+        if self._notes or uses:
+            self._wanted.set()
+
+    async def _write_behind(self) -> None:
+        loop = asyncio.get_running_loop()
+        seconds, tried = WRITE_SECONDS, loop.time()
+        while not self._stopping:
+            await self._wanted.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), seconds)
+            self._urgent.clear()
+            seconds = WRITE_SECONDS if await self.flush() else RETRY_SECONDS
+            if self._stock.in_memory and loop.time() - tried >= RETRY_SECONDS:
+                tried = loop.time()
+                with suppress(NotKept):
+                    await self._call(self._stock.come_back)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        await self._flush()
+        return await self._call(partial(self._stock.read, work))
+
+    async def _change(self, work: Callable[[Rows], _T]) -> _T:
+        await self._flush()
+        return await self._call(partial(self._stock.change, work))
+
+    async def _see(self, work: Callable[[Rows, Marks], _T]) -> _T:
+        return await self._call(partial(self._stock.see, work))
+
+    async def _call(self, work: Callable[[], _T]) -> _T:
+        """The result of work in the thread. Raises NotKept, also after ASK_SECONDS; it may be done later then."""
+        if self._thread is None:
+            raise NotKept("it is not open")
+        doing = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        done, _ = await asyncio.wait([doing], timeout=ASK_SECONDS)
+        if not done:
+            doing.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise NotKept(_HANGS)
+        return doing.result()
+
+
+def _parts(facts: Sequence[_F], weigh: Callable[[_F], int], limit: int = SEEN_AT_ONCE) -> Iterator[list[_F]]:
+    """The same in parts of this weight, or of one that is heavier."""
+    part: list[_F] = []
+    weight = 0
+    for fact in facts:
+        more = weigh(fact)
+        if part and weight + more > limit:
+            yield part
+            part, weight = [], 0
+        part.append(fact)
+        weight += more
+    if part:
+        yield part
+
+
+def _weight(note: Note) -> int:
+    return 1 + len(note.parts) if isinstance(note, ImageKept) else 1
+
+
+# One value that SQLite refuses would keep out all the others.
+
+
+def _time(now: float) -> float:
+    return float(now) if 0 <= now <= LATEST else 0.0
+
+
+def _size(size: int) -> int:
+    return min(max(size, 0), LARGEST)
+
+
+def _origin(origin: str) -> str:
+    return origin[:ORIGIN_LIMIT].encode("utf-8", "replace").decode()

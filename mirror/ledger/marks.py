@@ -1,0 +1,50 @@
+"""What a survey of the tree has come across so far: a bit for each row that was there when it began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+GONE_LIMIT = (
+    50_000  # some 10 MB; of more than that a row may be left that says what is gone, until the next survey
+)
+
+Key = tuple[str, ...]  # table, and what tells a row of it from the others
+
+
+class Marks:
+    """`token`: of the file it belongs to. `tops`: the last id of each table. `began`: in seconds since the epoch.
+
+    Rows that came later have higher ids, and count as seen. What has gone meanwhile is not to come back because
+    the tree was read before that.
+    """
+
+    def __init__(self, token: str, began: float, tops: Mapping[str, int]) -> None:
+        self.token = token
+        self.began = began
+        self._bits = {table: bytearray((top >> 3) + 1) for table, top in tops.items()}
+        self._gone: set[Key] = set()
+
+    def add(self, key: Key, number: int) -> None:
+        """This row is there."""
+        self._gone.discard(key)
+        bits = self._bits[key[0]]
+        if number >> 3 < len(bits):
+            bits[number >> 3] |= 1 << (number & 7)
+
+    def remove(self, key: Key) -> None:
+        """This row is there no more."""
+        if len(self._gone) < GONE_LIMIT:
+            self._gone.add(key)
+
+    def top(self, table: str) -> int:
+        """An id that is not lower than the last one at the beginning."""
+        return len(self._bits[table]) * 8 - 1
+
+    def has(self, table: str, number: int) -> bool:
+        """Whether the row of this id is there, or came later."""
+        bits = self._bits[table]
+        return number >> 3 >= len(bits) or bool(bits[number >> 3] >> (number & 7) & 1)
+
+    def is_gone(self, key: Key) -> bool:
+        """Whether this has gone since the survey began, and not come back."""
+        return key in self._gone

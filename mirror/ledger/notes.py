@@ -1,0 +1,144 @@
+"""What is noted in passing, and how it gets into the inventory's rows: in order, and twice without harm.
+
+A use of what is not known counts for nothing, for a survey or a note will say when it came. Only before the
+first survey has ended it is kept under the bare name, because what is used then may have been here for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mirror.ledger.rows import Rows
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository, Tag
+
+
+@dataclass(frozen=True, slots=True)
+class BlobKept:
+    """A blob was written, with its link; its bytes matched its digest."""
+
+    repository: Repository
+    digest: Digest
+    size: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKept:
+    """A manifest was written, with its revision link."""
+
+    repository: Repository
+    digest: Digest
+    size: int
+    parts: tuple[Digest, ...]
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class TagKept:
+    """A tag points here; `origin` says so."""
+
+    repository: Repository
+    tag: Tag
+    digest: Digest
+    now: float
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobGone:
+    """A blob's data was deleted or moved away."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGone:
+    """A blob's link was deleted in one repository."""
+
+    repository: Repository
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGone:
+    """A revision link was deleted."""
+
+    repository: Repository
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class TagGone:
+    """A tag was deleted; `origin` None: only here."""
+
+    repository: Repository
+    tag: Tag
+    now: float
+    origin: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """A blob's bytes matched its digest."""
+
+    digest: Digest
+    now: float
+
+
+Note = BlobKept | ImageKept | TagKept | BlobGone | LayerGone | ImageGone | TagGone | Scrubbed
+UseKey = tuple[Digest, Repository | None]  # None: in whatever repository
+Uses = Mapping[UseKey, tuple[float, int]]  # when last, and how often
+
+
+def write_notes(rows: Rows, notes: Sequence[Note]) -> None:
+    """Write them in their order. Raises sqlite3.Error."""
+    for note in notes:
+        _write(rows, note)
+
+
+def _write(rows: Rows, note: Note) -> None:
+    match note:
+        case BlobKept(repository, digest, size, now):
+            rows.keep_blob(str(digest), size, now, now)
+            rows.keep_layer(repository.name, str(digest))
+        case ImageKept(repository, digest, size, parts, now):
+            rows.keep_blob(str(digest), size, now, now)
+            rows.keep_image(repository.name, str(digest), map(str, parts), now)
+        case TagKept(repository, tag, digest, now, origin):
+            rows.keep_tag(repository.name, tag.name, str(digest), now, origin)
+        case BlobGone(digest):
+            rows.lose_blob(str(digest))
+        case LayerGone(repository, digest):
+            rows.lose_layer(repository.name, str(digest))
+        case ImageGone(repository, digest):
+            rows.lose_image(repository.name, str(digest))
+        case TagGone(repository, tag, _, None):
+            rows.lose_tag(repository.name, tag.name)
+        case TagGone(repository, tag, now, str() as origin):
+            rows.end_tag(repository.name, tag.name, now, origin)
+        case Scrubbed(digest, now):
+            rows.connection.execute(
+                "UPDATE blob SET scrubbed = max(scrubbed, ?) WHERE digest = ?", (now, str(digest))
+            )
+
+
+def write_uses(rows: Rows, uses: Uses, *, complete: bool) -> None:
+    """Write them; `complete`: what is not known is not there. Raises sqlite3.Error."""
+    execute = rows.connection.execute
+    for (digest, repository), (used, hits) in uses.items():
+        blob = rows.find_blob(str(digest)) if complete else rows.name(str(digest))
+        if blob is None:
+            continue
+        execute("UPDATE blob SET used = max(used, ?), hits = hits + ? WHERE id = ?", (used, hits, blob))
+        if repository is None:
+            execute(
+                "UPDATE image SET used = max(used, ?), hits = hits + ? WHERE blob = ?", (used, hits, blob)
+            )
+            continue
+        execute(
+            "UPDATE image SET used = max(used, ?), hits = hits + ?"
+            " WHERE blob = ? AND repository = (SELECT id FROM repository WHERE name = ?)",
+            (used, hits, blob, repository.name),
+        )

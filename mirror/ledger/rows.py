@@ -1,0 +1,219 @@
+"""The inventory's rows, one at a time: how each comes, and how it goes.
+
+All of it belongs into a transaction. What comes or goes while a survey is under way is told to its marks.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from mirror.ledger.marks import Marks
+
+HISTORY_LIMIT = 100  # moves of one tag
+
+_TRIM = """DELETE FROM history WHERE id IN (
+    SELECT id FROM history WHERE repository = ? AND tag = ? ORDER BY id DESC LIMIT -1 OFFSET ?
+)"""
+# A name that nothing mentions any more.
+_FORGET = """DELETE FROM blob WHERE id = ? AND size IS NULL AND names = 0
+    AND NOT EXISTS (SELECT 1 FROM layer WHERE layer.blob = blob.id)
+    AND NOT EXISTS (SELECT 1 FROM tag WHERE tag.blob = blob.id)"""
+
+
+class Rows:
+    """See the module's text. Digests and names are text here."""
+
+    def __init__(self, connection: sqlite3.Connection, marks: Marks | None) -> None:
+        self.connection = connection
+        self.marks = marks
+
+    def find_repository(self, name: str) -> int | None:
+        """Its id."""
+        return self._one("SELECT id FROM repository WHERE name = ?", name)
+
+    def find_blob(self, digest: str) -> int | None:
+        """The id of what is kept or named."""
+        return self._one("SELECT id FROM blob WHERE digest = ?", digest)
+
+    def find_image(self, repository: int, blob: int) -> int | None:
+        """Its id."""
+        return self._one("SELECT id FROM image WHERE blob = ? AND repository = ?", blob, repository)
+
+    def find_tag(self, repository: str, tag: str) -> int | None:
+        """Its id."""
+        place = self.find_repository(repository)
+        return self._one("SELECT id FROM tag WHERE repository = ? AND tag = ?", place, tag)
+
+    def repository(self, name: str) -> int:
+        """Its id, also of a new one."""
+        found = self.find_repository(name)
+        return found or self._insert("INSERT INTO repository (name) VALUES (?)", name)
+
+    def name(self, digest: str) -> int:
+        """Its id, also of what is only named."""
+        found = self.find_blob(digest)
+        return found or self._insert(
+            "INSERT INTO blob (digest, size, seen, used, hits, scrubbed) VALUES (?, NULL, 0, 0, 0, 0)", digest
+        )
+
+    def keep_blob(self, digest: str, size: int, used: float, scrubbed: float) -> int:
+        """Its data is there."""
+        row = self.connection.execute("SELECT id, size FROM blob WHERE digest = ?", (digest,)).fetchone()
+        if row is None:
+            blob = self._insert(
+                "INSERT INTO blob (digest, size, seen, used, hits, scrubbed) VALUES (?, ?, ?, ?, 0, ?)",
+                digest,
+                size,
+                used,
+                used,
+                scrubbed,
+            )
+        else:
+            blob = row[0]
+            self.connection.execute(
+                "UPDATE blob SET size = ?, seen = iif(size IS NULL, ?, seen), used = max(used, ?),"
+                " scrubbed = max(iif(size IS NULL, 0, scrubbed), ?) WHERE id = ?",
+                (size, used, used, scrubbed, blob),
+            )
+        self._came(("blob", digest), blob)
+        return blob
+
+    def keep_image(self, repository: str, digest: str, parts: Iterable[str], used: float | None) -> None:
+        """It is there; `used` None: as its manifest's data."""
+        place, blob = self.repository(repository), self.name(digest)
+        image = self.find_image(place, blob)
+        if image is None:
+            image = self._insert(
+                "INSERT INTO image (repository, blob, seen, used, hits)"
+                " SELECT ?, id, ifnull(?, seen), ifnull(?, used), 0 FROM blob WHERE id = ?",
+                place,
+                used,
+                used,
+                blob,
+            )
+            self.connection.executemany(
+                "INSERT OR IGNORE INTO part (repository, image, blob) VALUES (?, ?, ?)",
+                [(place, blob, self.name(part)) for part in parts],
+            )
+        elif used is not None:
+            self.connection.execute("UPDATE image SET used = max(used, ?) WHERE id = ?", (used, image))
+        self._came(("image", repository, digest), image)
+
+    def keep_layer(self, repository: str, digest: str) -> None:
+        """It is linked."""
+        place, blob = self.repository(repository), self.name(digest)
+        found = self._one("SELECT id FROM layer WHERE blob = ? AND repository = ?", blob, place)
+        layer = found or self._insert("INSERT INTO layer (repository, blob) VALUES (?, ?)", place, blob)
+        self._came(("layer", repository, digest), layer)
+
+    def keep_tag(self, repository: str, tag: str, digest: str, at: float, origin: str) -> None:
+        """It points there. A move is remembered, a word that repeats the last one is not."""
+        place, blob = self.repository(repository), self.name(digest)
+        row = self.connection.execute(
+            "SELECT id, blob FROM tag WHERE repository = ? AND tag = ?", (place, tag)
+        ).fetchone()
+        if row is None:
+            number = self._insert(
+                "INSERT INTO tag (repository, tag, blob) VALUES (?, ?, ?)", place, tag, blob
+            )
+        else:
+            number = row[0]
+            if row[1] != blob:
+                self.connection.execute("UPDATE tag SET blob = ? WHERE id = ?", (blob, number))
+                self.forget(row[1])
+        self._move(place, tag, digest, at, origin)
+        self._came(("tag", repository, tag), number)
+
+    def lose_blob(self, digest: str) -> None:
+        """Its data is gone; links and images may still name it."""
+        blob = self.find_blob(digest)
+        if blob is not None:
+            self.connection.execute("UPDATE blob SET size = NULL WHERE id = ?", (blob,))
+            self.forget(blob)
+        self._went(("blob", digest))
+
+    def lose_image(self, repository: str, digest: str) -> list[int]:
+        """It is an image no longer, with all that it named; their ids, its own first. Some may be forgotten."""
+        place, blob = self.find_repository(repository), self.find_blob(digest)
+        self._went(("image", repository, digest))
+        if place is None or blob is None or self.find_image(place, blob) is None:
+            return []
+        parts = self.connection.execute(
+            "SELECT blob FROM part WHERE repository = ? AND image = ?", (place, blob)
+        ).fetchall()
+        self.connection.execute("DELETE FROM part WHERE repository = ? AND image = ?", (place, blob))
+        self.connection.execute("DELETE FROM image WHERE blob = ? AND repository = ?", (blob, place))
+        named = [blob, *(part for (part,) in parts if part != blob)]
+        for each in named:
+            self.forget(each)
+        return named
+
+    def lose_layer(self, repository: str, digest: str) -> None:
+        """It is linked no longer."""
+        place, blob = self.find_repository(repository), self.find_blob(digest)
+        if place is not None and blob is not None:
+            self.connection.execute("DELETE FROM layer WHERE blob = ? AND repository = ?", (blob, place))
+            self.forget(blob)
+        self._went(("layer", repository, digest))
+
+    def lose_tag(self, repository: str, tag: str) -> None:
+        """It is kept no longer. Its history stays."""
+        place = self.find_repository(repository)
+        if place is not None:
+            row = self.connection.execute(
+                "SELECT id, blob FROM tag WHERE repository = ? AND tag = ?", (place, tag)
+            ).fetchone()
+            if row is not None:
+                self.connection.execute("DELETE FROM tag WHERE id = ?", (row[0],))
+                self.forget(row[1])
+        self._went(("tag", repository, tag))
+
+    def end_tag(self, repository: str, tag: str, at: float, origin: str) -> None:
+        """The upstream has it no more."""
+        place = self.find_repository(repository)
+        if place is not None and self._last(place, tag) is not None:
+            self._move(place, tag, None, at, origin)
+        self.lose_tag(repository, tag)
+
+    def forget(self, blob: int) -> None:
+        """Forget a digest that is neither kept nor mentioned."""
+        self.connection.execute(_FORGET, (blob,))
+
+    def _move(self, place: int, tag: str, digest: str | None, at: float, origin: str) -> None:
+        last = self._last(place, tag)
+        if last is not None and last[0] == digest:
+            return
+        self._insert(
+            "INSERT INTO history (repository, tag, digest, at, origin) VALUES (?, ?, ?, ?, ?)",
+            place,
+            tag,
+            digest,
+            at,
+            origin,
+        )
+        self.connection.execute(_TRIM, (place, tag, HISTORY_LIMIT))
+
+    def _last(self, place: int, tag: str) -> tuple[str | None] | None:
+        row: tuple[str | None] | None = self.connection.execute(
+            "SELECT digest FROM history WHERE repository = ? AND tag = ? ORDER BY id DESC LIMIT 1",
+            (place, tag),
+        ).fetchone()
+        return row
+
+    def _came(self, key: tuple[str, ...], number: int) -> None:
+        if self.marks is not None:
+            self.marks.add(key, number)
+
+    def _went(self, key: tuple[str, ...]) -> None:
+        if self.marks is not None:
+            self.marks.remove(key)
+
+    def _one(self, query: str, *values: object) -> int | None:
+        row = self.connection.execute(query, values).fetchone()
+        return None if row is None else int(row[0])
+
+    def _insert(self, statement: str, *values: object) -> int:
+        number = self.connection.execute(statement, values).lastrowid
+        assert number is not None
+        return number

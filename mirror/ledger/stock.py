@@ -1,0 +1,247 @@
+"""The inventory's rows wherever they can be kept: in the file, or in memory as long as there is no writing it.
+
+1. All of it blocks, and belongs to one thread. Whatever cannot be done raises NotKept.
+2. A file that cannot be written (a full disk, just when something must be deleted; no folder; read-only) is
+   read into memory, and memory is used, until the file can be written again: then it gets what is in memory.
+3. A file is `complete` if a survey has ended, nothing noted since was lost, and it was closed well. Else
+   there may be an image that is not here, and what it names looks as if nothing named it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from mirror.ledger import survey
+from mirror.ledger.facts import Surveyed
+from mirror.ledger.file import DatabaseFile, NotKept
+from mirror.ledger.inventoryschema import INVENTORY
+from mirror.ledger.marks import Marks
+from mirror.ledger.notes import Note, Uses, write_notes, write_uses
+from mirror.ledger.rows import Rows
+from mirror.ledger.tables import UnusableError, prepare, transaction
+
+ROOM_FACTOR = (
+    4  # how much room there must be for a copy, times its size, before memory is written to the file
+)
+
+_T = TypeVar("_T")
+
+log = structlog.get_logger()
+
+
+class SurveyLost(Exception):
+    """The file in which the survey began is another one now, or there was none: begin again."""
+
+
+class Stock:
+    """See the module's text. `path` None: in memory only."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file = DatabaseFile(path, INVENTORY) if path is not None else None
+        self._memory: sqlite3.Connection | None = None
+        self._token = ""  # of the file in use
+        self._trusted = False  # nothing was lost since the last survey
+        self._marks: Marks | None = None
+        self._sweep: survey.Sweep | None = None
+        self.complete = False  # for any thread
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it should be in a file and is not. For any thread."""
+        return self._file is not None and self._memory is not None
+
+    def open(self) -> None:
+        """Open what there is."""
+        self.change(lambda _rows: None)
+
+    def close(self) -> None:
+        """Close it; well, if nothing was lost."""
+        if self.in_memory:
+            self.come_back()
+        if self._trusted:
+            with suppress(NotKept):
+                self.change(lambda rows: rows.connection.execute("UPDATE state SET running = 0"))
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        if self._file is not None:
+            self._file.close()
+
+    def distrust(self) -> None:
+        """Something that was noted is lost; it may be what a survey that is under way has missed."""
+        self._trusted = self.complete = False
+        self._marks = self._sweep = None
+
+    def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """The result of work that writes nothing."""
+        return self._run(work)
+
+    def change(self, work: Callable[[Rows], _T]) -> _T:
+        """The result of work that writes all or nothing. It may be done twice, in different files."""
+
+        def whole(connection: sqlite3.Connection) -> _T:
+            with transaction(connection):
+                self._look(connection)
+                return work(Rows(connection, self._marks))
+
+        if self._file is not None and self._memory is None:
+            self._file.renew()
+        return self._run(whole)
+
+    def write(self, notes: Sequence[Note], uses: Uses) -> None:
+        """Write what was noted."""
+
+        def work(rows: Rows) -> None:
+            write_notes(rows, notes)
+            write_uses(rows, uses, complete=self.complete)
+
+        self.change(work)
+
+    def begin_survey(self, now: float) -> None:
+        """A survey begins; the one before, if it has not ended, is lost."""
+        self._sweep = None
+        self._marks = self.change(lambda rows: survey.begin(rows.connection, self._token, now))
+
+    def see(self, work: Callable[[Rows, Marks], _T]) -> _T:
+        """Do part of a survey. Raises SurveyLost."""
+
+        def whole(rows: Rows) -> _T:
+            if rows.marks is None:
+                raise SurveyLost
+            return work(rows, rows.marks)
+
+        return self.change(whole)
+
+    def end_survey(self) -> Surveyed | None:
+        """Do a part of the end; None: there is more to be done. Raises SurveyLost."""
+
+        def work(rows: Rows, marks: Marks) -> Surveyed | None:
+            if self._sweep is None:
+                self._sweep = survey.Sweep(marks)
+            if self._sweep.step(rows):
+                return None
+            rows.connection.execute("UPDATE state SET complete = 1")
+            return self._sweep.result
+
+        try:
+            result = self.see(work)
+        except NotKept:
+            self._sweep = None  # what it has counted may not have been done
+            raise
+        if result is not None:
+            self._marks = self._sweep = None
+            self._trusted = self.complete = True
+        return result
+
+    def come_back(self) -> bool:
+        """Write what is in memory to the file, if that can be done; whether it could."""
+        if self._file is None or self._memory is None or self._path is None:
+            return False
+        memory = self._memory
+        try:
+            size = _size(memory)
+            if shutil.disk_usage(self._path.parent).free < ROOM_FACTOR * size:
+                return False
+            token: str = self._file.run(lambda connection: _state(connection)[0])
+            ours = self.complete or token == self._token
+            if ours:
+                self._file.run(lambda connection: _copy(memory, connection))
+            self._memory = None
+            self.change(lambda _rows: None)
+            if not ours:
+                self.distrust()  # what was noted in memory is lost
+        except (OSError, NotKept):
+            self._memory = memory
+            return False
+        memory.close()
+        log.info("inventory.kept", file=str(self._path))
+        return True
+
+    def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._file is not None and self._memory is None:
+            try:
+                return self._file.run(work)
+            except NotKept as error:
+                if error.busy:
+                    raise
+                log.warning("inventory.not_kept", file=str(self._path), reason=str(error))
+        if self._memory is None:
+            self._memory = self._remember()
+        try:
+            return work(self._memory)
+        except sqlite3.Error as error:
+            raise NotKept(str(error)) from error
+
+    def _remember(self) -> sqlite3.Connection:
+        """What is in the file, as far as it can be read, in memory."""
+        for read in (self._read_open, self._read_alone):
+            memory = sqlite3.connect(":memory:", isolation_level=None)
+            try:
+                if read(memory):
+                    prepare(memory, INVENTORY)
+                    return memory
+            except (OSError, sqlite3.Error, UnusableError, NotKept) as error:
+                log.info("inventory.not_read", file=str(self._path), reason=str(error))
+            memory.close()
+        memory = sqlite3.connect(":memory:", isolation_level=None)
+        prepare(memory, INVENTORY)
+        return memory
+
+    def _read_open(self, memory: sqlite3.Connection) -> bool:
+        """Also what is in the journal; a full disk lets no file be opened that was closed well."""
+        if self._file is None:
+            return False
+        self._file.run(lambda connection: _copy(connection, memory))
+        return True
+
+    def _read_alone(self, memory: sqlite3.Connection) -> bool:
+        """The file without its journal; only where that is empty, for else there may be half of something."""
+        if self._path is None or not self._path.is_file():
+            return False
+        journal = self._path.with_name(self._path.name + "-wal")
+        if journal.exists() and journal.stat().st_size > 0:
+            return False
+        address = f"{self._path.absolute().as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            _copy(connection, memory)
+        return True
+
+    def _look(self, connection: sqlite3.Connection) -> None:
+        """Is it the file of before, and can it be trusted?"""
+        token, complete, running = _state(connection)
+        if token != self._token:
+            self._token = token
+            self._trusted = not running
+            self._marks = self._sweep = None
+        if not running:
+            connection.execute("UPDATE state SET running = 1")
+        self.complete = bool(complete) and self._trusted
+
+
+def _state(connection: sqlite3.Connection) -> tuple[str, int, int]:
+    state: tuple[str, int, int] = connection.execute("SELECT token, complete, running FROM state").fetchone()
+    return state
+
+
+def _size(connection: sqlite3.Connection) -> int:
+    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    size: int = connection.execute("PRAGMA page_size").fetchone()[0]
+    return pages * size
+
+
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+    """All of it or nothing. Raises sqlite3.Error."""
+
+    def look(status: int, _remaining: int, _total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):  # it would try again for ever
+            raise sqlite3.OperationalError("another process writes")
+
+    source.backup(target, progress=look)
