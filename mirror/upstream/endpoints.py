@@ -7,7 +7,9 @@
    content and the same rights; one that lags behind belongs at the end, where it is asked in need only.
 3. A blob that breaks off while it is read is not carried on here: it demotes its address, so whoever asks for
    the rest (`start`) gets that from the next one.
-4. When all fail, the failure is that of the most preferred address, by whose name people know the upstream;
+4. A blob that was given to its end and is asked for again within DEMOTED was not what its digest says, for
+   whoever asked keeps what is right: another address goes first then. Bytes are not checked here.
+5. When all fail, the failure is that of the most preferred address, by whose name people know the upstream;
    but one that says "try later" goes before Corrupt, which nobody tries again.
 
 A call takes at most as long as it would at each address, one after the other. With a client's defaults one
@@ -24,6 +26,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
+from cachetools import TTLCache
 
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -43,6 +46,7 @@ from mirror.upstream.body import RemoteBlob
 from mirror.upstream.client import Client
 
 DEMOTED = 60.0  # seconds behind the others after a failure: one request a minute finds out the hard way
+GIVEN = 256  # blobs of which it is known who gave them; a forgotten one comes from the same address again
 AWAY = (Unavailable, RateLimited, Corrupt)  # after these another address is asked
 
 T = TypeVar("T")
@@ -61,6 +65,7 @@ class Endpoints:
         self._namespace = namespace
         self._now = now
         self._behind: dict[Client, float] = {}  # until when it is demoted
+        self._given: TTLCache[Digest, Client] = TTLCache(GIVEN, DEMOTED, timer=now)  # rule 4
 
     async def close(self) -> None:
         """Drop all connections. Safe to call twice."""
@@ -110,15 +115,15 @@ class Endpoints:
     async def blob(
         self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
     ) -> Blob:
-        """Open a blob; see rule 3. Errors: as `Client.blob`."""
+        """Open a blob; see rules 3 and 4. Errors: as `Client.blob`."""
         if self._only is not None:
             return await self._only.blob(repository, digest, start=start, size=size)
 
         async def opened(client: Client) -> Blob:
             found = await client.blob(repository, digest, start=start, size=size)
-            return _Watched(found, partial(self._demote, client))
+            return _Watched(found, partial(self._demote, client), partial(self._gave, digest, client))
 
-        return await self._ask(repository, opened, blob=True)
+        return await self._ask(repository, opened, blob=True, giver=self._given.get(digest))
 
     async def tags(self, repository: Repository, n: int | None, last: str) -> Page:
         """Tags. Errors: as `Client.tags`."""
@@ -133,13 +138,18 @@ class Endpoints:
         return await self._ask(repository, lambda client: client.referrers(repository, digest))
 
     async def _ask(
-        self, repository: Repository, question: Callable[[Client], Awaitable[T]], *, blob: bool = False
+        self,
+        repository: Repository,
+        question: Callable[[Client], Awaitable[T]],
+        *,
+        blob: bool = False,
+        giver: Client | None = None,
     ) -> T:
-        """The first answer. Raises what rule 4 says."""
+        """The first answer; `giver` is for rule 4. Raises what rule 5 says."""
         if self._only is not None:
             return await question(self._only)
         failures: dict[Client, RegistryError] = {}
-        for client in self._order(repository, blob=blob):
+        for client in self._order(repository, blob=blob, giver=giver):
             try:
                 return await question(client)
             except AWAY as error:
@@ -148,20 +158,23 @@ class Endpoints:
         ranked = sorted(failures, key=lambda each: (isinstance(failures[each], Corrupt), self._rank(each)))
         raise failures[ranked[0]]
 
-    def _order(self, repository: Repository, *, blob: bool) -> list[Client]:
-        """Rule 1. Of those that have failed, the one that has rested longest goes first."""
+    def _order(self, repository: Repository, *, blob: bool, giver: Client | None = None) -> list[Client]:
+        """Rules 1 and 4. Of those that have failed, the one that has rested longest goes first."""
         now = self._now()
 
-        def key(client: Client) -> tuple[bool, float]:
+        def key(client: Client) -> tuple[bool, bool, float]:
             condition = client.condition(repository)
             shut = (condition.blobs if blob else condition.trouble) is not None
             behind = self._behind.get(client, now)
-            return shut, max(now, behind)
+            return shut, client is giver, max(now, behind)
 
         return sorted(self._clients, key=key)  # stable: else in order of preference
 
     def _rank(self, client: Client) -> int:
         return self._clients.index(client)
+
+    def _gave(self, digest: Digest, client: Client) -> None:
+        self._given[digest] = client
 
     def _demote(self, client: Client, error: RegistryError) -> None:
         now = self._now()
@@ -172,11 +185,14 @@ class Endpoints:
 
 
 class _Watched:
-    """A blob of one address, which tells when reading it failed."""
+    """A blob of one address, which tells when reading it failed, and when it was read to its end."""
 
-    def __init__(self, blob: RemoteBlob, failed: Callable[[RegistryError], None]) -> None:
+    def __init__(
+        self, blob: RemoteBlob, failed: Callable[[RegistryError], None], ended: Callable[[], None]
+    ) -> None:
         self._blob = blob
         self._failed = failed
+        self._ended = ended
 
     @property
     def descriptor(self) -> Descriptor:
@@ -190,7 +206,11 @@ class _Watched:
         """As `RemoteBlob.read`."""
         async with aclosing(self._blob.read(start, stop)) as parts:
             try:
+                position = start
                 async for part in parts:
+                    position += len(part)
+                    if position == self._blob.descriptor.size:
+                        self._ended()  # now: with all it wants, the reader may not come back
                     yield part
             except AWAY as error:
                 self._failed(error)

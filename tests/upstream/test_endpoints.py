@@ -262,3 +262,40 @@ async def test_a_single_address_is_asked_and_believed_as_it_is(clock: Clock) -> 
         await registry.resolve(Repository("library/alpine"), Tag("3"))
         assert "behind_for" not in registry.describe(clock.now)["endpoints"][0]
     assert [seen.method for seen in only.seen] == ["GET", "HEAD", "HEAD"]
+
+
+async def test_a_blob_with_wrong_bytes_comes_from_the_next_address_when_it_is_asked_for_again(
+    clock: Clock,
+) -> None:
+    """Who asked finds out that they are wrong, and keeps nothing."""
+    first, second = pair()
+    first.fault("GET", "/blobs/", Fault(flip_at=5))
+    async with endpoints_of(first, second, clock=clock) as registry:
+        assert await read(registry, sha256(DATA)) != DATA
+        assert await read(registry, sha256(DATA)) == DATA
+        assert (len(first.seen), len(second.seen)) == (1, 1)
+
+        first.clear_faults()
+        clock.now += DEMOTED
+        assert await read(registry, sha256(DATA)) == DATA
+    assert (len(first.seen), len(second.seen)) == (2, 1), "not for ever"
+
+
+async def test_whoever_gave_wrong_bytes_is_asked_again_where_nobody_else_answers(clock: Clock) -> None:
+    first, second = pair()
+    async with endpoints_of(first, second, clock=clock) as registry:
+        await read(registry, sha256(DATA))
+        second.fault("*", "", Fault(status=503))
+        assert await read(registry, sha256(DATA)) == DATA
+    assert (len(first.seen), len(second.seen)) == (2, 1)
+
+
+async def test_a_blob_of_which_only_a_part_was_read_may_be_right(clock: Clock) -> None:
+    first, second = pair()
+    async with endpoints_of(first, second, clock=clock) as registry:
+        blob = await registry.blob(ALPINE, Digest.parse(sha256(DATA)))
+        async for _ in blob.read(0, len(DATA) - 1):
+            pass
+        await blob.close()
+        assert await read(registry, sha256(DATA), len(DATA) - 100) == DATA[-100:]
+    assert (len(first.seen), len(second.seen)) == (2, 0)
