@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from mirror.cache.away import ago
 from mirror.cache.fills import Fills
 from mirror.cache.images import Images, parsed_manifest
 from mirror.cache.manifests import Manifests
+from mirror.cache.patience import Patience
 from mirror.cache.standing import Standing, Standings
 from mirror.oci.digest import Digest, DigestError
 from mirror.oci.manifest import Manifest
@@ -23,8 +25,15 @@ class Explainer:
     """See the module's text."""
 
     def __init__(
-        self, upstream: Upstream, manifests: Manifests, images: Images, standings: Standings, fills: Fills
+        self,
+        upstream: Upstream,
+        manifests: Manifests,
+        images: Images,
+        standings: Standings,
+        patience: Patience,
+        fills: Fills,
     ) -> None:
+        self._patience = patience
         self._upstream = upstream
         self._manifests = manifests
         self._images = images
@@ -52,13 +61,20 @@ class Explainer:
         parsed = await parsed_manifest(manifest) if manifest is not None else None
         blobs = await self._blobs(repository, parsed) if parsed is not None and not parsed.children else None
         platforms = await self._platforms(repository, manifest, parsed) if manifest and parsed else []
-        missing = (await self._images.missing(repository, manifest))[0] if manifest else 0
+        kept = await self._kept(repository, manifest, standing) if manifest is not None else None
         return {
             "reference": told,
             "blobs": blobs,
             "platforms": platforms,
-            "next_pull": _next_pull(condition, standing, kept=manifest is not None, missing=missing),
+            "next_pull": _next_pull(
+                condition, standing, kept, slow=self._patience.is_out(condition.namespace)
+            ),
         }
+
+    async def _kept(self, repository: Repository, manifest: RawManifest, standing: Standing | None) -> _Kept:
+        word = standing.word if standing is not None else None
+        missing, _ = await self._images.missing(repository, manifest)
+        return _Kept(word is not None and word.digest == manifest.descriptor.digest, missing)
 
     async def _copy(self, repository: Repository, tag: Tag, standing: Standing) -> RawManifest | None:
         word = standing.word
@@ -128,25 +144,60 @@ def _platform_names(body: bytes) -> dict[Digest, str]:
     return names
 
 
-def _next_pull(condition: Condition, standing: Standing | None, *, kept: bool, missing: int) -> str:
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is here of the image: `current` if it is what the upstream's last word means."""
+
+    current: bool = False
+    missing: int = 0  # blobs
+
+    @property
+    def fetched(self) -> str:
+        """What is asked for besides."""
+        return f", and {_blobs(self.missing)} fetched" if self.missing else ""
+
+
+def _next_pull(condition: Condition, standing: Standing | None, kept: _Kept | None, *, slow: bool) -> str:
     """In one sentence, what the next client that pulls this would make the mirror do."""
     trouble = condition.trouble
-    if trouble is not None and not kept:
-        return f"fails at once: {trouble.message}"
-    if kept and missing and condition.blobs:
-        return f"fails with 503: {_blobs(missing)} not kept here, and {condition.blobs.message}"
-    blobs = f", and {_blobs(missing)} fetched" if missing and kept else ""
-    if standing is None:
-        return f"asks the upstream nothing{blobs}" if kept else "fetches the manifest and its blobs"
-    if standing.refusal_left > 0:
-        return f"is refused without asking, for another {ago(standing.refusal_left)}"
-    if standing.age.is_fresh and kept:
-        return f"asks the upstream nothing{blobs}"
-    if trouble is not None and not standing.is_refused and standing.age.may_stand_in:
-        return f"is given the kept copy with a warning: {trouble.message}"
-    if not kept or standing.is_refused:
-        return "asks the upstream where the tag points (one HEAD), then fetches what is new"
-    return f"asks the upstream whether the tag has moved (one HEAD){blobs}"
+    if standing is not None and standing.word is not None and standing.is_refused:
+        if standing.refusal_left > 0:
+            return f"is refused without asking, for another {ago(standing.refusal_left)}"
+        if trouble is not None:
+            return f"is refused, as it was last time, since {trouble.message}"
+    elif kept is not None and (standing is None or (standing.age.is_fresh and kept.current)):
+        return _incomplete(condition, kept) or f"asks the upstream nothing{kept.fetched}"
+    elif kept is not None and standing is not None and standing.age.may_stand_in:
+        return _due(condition, standing, kept, slow=slow)
+    elif trouble is not None:
+        too_old = ", and the kept copy is too old" if kept is not None else ""
+        return f"fails at once: {trouble.message}{too_old}"
+    if standing is None or standing.points is not None:
+        return "fetches the manifest and its blobs"
+    return "asks the upstream where the tag points (one HEAD), then fetches what is new"
+
+
+def _due(condition: Condition, standing: Standing, kept: _Kept, *, slow: bool) -> str:
+    """Of a kept copy that may stand in, and of which it is to be asked whether it is still the tag's."""
+    refused = _incomplete(condition, kept)
+    if refused:
+        return refused
+    if condition.trouble is not None:
+        return f"is given the kept copy with a warning: {condition.trouble.message}{kept.fetched}"
+    if slow and not kept.missing:
+        return (
+            "is given the kept copy at once, since the upstream was too slow lately, and asks it behind that"
+        )
+    if standing.points is not None:
+        return "fetches the manifest to which the tag has moved, and its blobs"
+    return f"asks the upstream whether the tag has moved (one HEAD){kept.fetched}"
+
+
+def _incomplete(condition: Condition, kept: _Kept) -> str:
+    """That it fails, if blobs are not here and cannot be had; else nothing."""
+    if not kept.missing or condition.blobs is None:
+        return ""
+    return f"fails with 503: {_blobs(kept.missing)} not kept here, and {condition.blobs.message}"
 
 
 def _blobs(count: int) -> str:

@@ -23,11 +23,15 @@ class Patience:
 
     def wait(self, namespace: str) -> float:
         """Seconds that a client may be held."""
-        return 0.0 if self._slow.get(namespace) else self.deadline
+        return 0.0 if self.is_out(namespace) else self.deadline
+
+    def is_out(self, namespace: str) -> bool:
+        """Whether nobody waits for this upstream."""
+        return self._slow.get(namespace, False)
 
     def worth(self, namespace: str) -> bool:
         """Whether to begin another check."""
-        return not self._slow.get(namespace) or self._running.get(namespace, 0) < BEHIND
+        return not self.is_out(namespace) or self._running.get(namespace, 0) < BEHIND
 
     def overran(self, namespace: str) -> None:
         """A client has waited for the whole of the deadline, in vain."""

@@ -67,7 +67,7 @@ class PullThrough:
         standings = Standings(tags, policy, clock)
         self._tagged = Tagged(upstream, self._manifests, images, standings, self._checks, patience)
         self._blobs = Blobs(store, upstream, fills, memory, deadline)
-        self._explainer = Explainer(upstream, self._manifests, images, standings, fills)
+        self._explainer = Explainer(upstream, self._manifests, images, standings, patience, fills)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
         return await self._tagged.resolve(repository, tag)
