@@ -18,13 +18,13 @@ from mirror.oci.names import InvalidNameError, Repository, Tag
 AHEAD_SECONDS = 60.0  # what a clock that is set right may have been ahead; a use that is later is one now
 CLAMPED_AT_ONCE = 1000  # rows, 10 ms; those after them are in the future still, and so come last
 
-_IMAGES = """SELECT image.used, image.hits, ifnull(blob.size, 0), blob.digest, repository.name, image.repository,
-    image.blob FROM image CROSS JOIN repository ON repository.id = image.repository
+_IMAGES = """SELECT image.used, image.hits, ifnull(blob.size, 0), blob.digest, repository.name,
+    image.repository, image.blob FROM image CROSS JOIN repository ON repository.id = image.repository
     CROSS JOIN blob ON blob.id = image.blob ORDER BY image.used, image.id"""
 _LOOSE = """SELECT used, hits, size, digest, NULL, NULL, id FROM blob WHERE names = 0 AND size IS NOT NULL
     ORDER BY used, id"""
 _TAGS = "SELECT tag FROM tag WHERE blob = ?1 AND repository = ?2"
-_TAGS_ABOVE = f"""{_TAGS} UNION SELECT tag.tag FROM part
+_TAGS_ABOVE = """SELECT tag FROM tag WHERE blob = ?1 AND repository = ?2 UNION SELECT tag.tag FROM part
     JOIN tag ON tag.blob = part.image AND tag.repository = part.repository
     WHERE part.blob = ?1 AND part.repository = ?2 ORDER BY 1"""
 _LINKED = """SELECT repository.name FROM layer JOIN repository ON repository.id = layer.repository
@@ -112,7 +112,7 @@ def drop_image(rows: Rows, repository: str, digest: str, unused_since: float) ->
 
 
 def drop_blob(rows: Rows, digest: str, unused_since: float) -> Loose | None:
-    """Forget its data and links, unless an image names it or it was used later; None: so it is, or not kept."""
+    """Forget its data and links; None: an image names it, it was used later, or it is not kept."""
     row = rows.connection.execute(
         "SELECT id, digest, size FROM blob WHERE digest = ? AND names = 0 AND size IS NOT NULL AND used <= ?",
         (digest, unused_since),

@@ -98,8 +98,8 @@ class Loose:
 class Dropped:
     """What an image leaves behind that is no longer an image.
 
-    `blobs`: what nothing names now. `links`: what is linked in its repository and named by no image there now,
-    though by an image elsewhere. `tags`: those that pointed to it.
+    `blobs`: what nothing names now. `links`: what is linked in its repository and named by no image there
+    now, though by an image elsewhere. `tags`: those that pointed to it.
     """
 
     blobs: tuple[Loose, ...]
@@ -109,7 +109,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class KeptBlob:
-    """All that is known of a blob that is kept. `scrubbed`: when its bytes were last compared with its digest."""
+    """All that is known of a blob that is kept. `scrubbed`: when its bytes last matched its digest."""
 
     digest: Digest
     size: int

@@ -1,7 +1,7 @@
 """`Inventory`: what is kept, who names it, and when it was used last; rebuilt from the tree when it is lost.
 
-What happens on the way of a request is noted: at once, in memory, in bounded space, and written behind. What is
-asked first writes what waits, so that an answer knows of all that was noted before the question.
+What happens on the way of a request is noted: at once, in memory, in bounded space, and written behind. A
+question first writes what waits, so that its answer knows of all that was noted before.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,6 +50,7 @@ from mirror.ledger.notes import (
 )
 from mirror.ledger.rows import Rows
 from mirror.ledger.stock import Stock, SurveyLost
+from mirror.ledger.waiting import Waiting, parts
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 
@@ -58,14 +58,6 @@ __all__ = ["Inventory", "NotKept", "SurveyLost"]
 
 WRITE_SECONDS = 5.0  # between a note and its writing: what a crash may cost
 RETRY_SECONDS = 10.0  # before a file that could not be used is tried again
-USES_EARLY = 10_000  # digests that were used; at so many they are written at once, which takes 0.2 s
-USES_LIMIT = 50_000  # of more than that the uses are not counted; some 20 MB
-NOTES_EARLY = 5_000  # digests in notes that wait; at so many they are written at once
-NOTES_LIMIT = (
-    100_000  # of more than that the notes are lost, and a survey has to find what they said; some 25 MB
-)
-NOTES_AT_ONCE = 500  # digests in notes that are written at once, 20 ms, for which questions wait
-USES_AT_ONCE = 1000  # uses, 20 ms
 SEEN_AT_ONCE = 500  # rows of a survey, 20 ms; an image counts as many as it has parts
 ORIGIN_LIMIT = 200  # characters
 ASK_SECONDS = 10.0  # how long a question waits for a disk that hangs, or for what waits before it
@@ -76,13 +68,12 @@ LARGEST = 1 << 60  # bytes
 
 _HANGS = "its disk does not answer"
 _T = TypeVar("_T")
-_F = TypeVar("_F")
 
 log = structlog.get_logger()
 
 
 class Inventory:
-    """See the module's text. `path` None: in memory only. To be used on one event loop, from `open` to `close`.
+    """See the module's text. `path` None: in memory only. For one event loop, from `open` to `close`.
 
     Everything that is asked raises NotKept where another process writes for long, or the disk hangs.
     """
@@ -92,11 +83,7 @@ class Inventory:
         self._stock = Stock(path)
         self._thread: ThreadPoolExecutor | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._notes: list[Note] = []
-        self._weight = 0  # digests in `_notes`
-        self._uses: dict[UseKey, tuple[float, int]] = {}
-        self._lost = 0  # notes for which there was no room, and of which the file is not told yet
-        self._uncounted = 0  # uses
+        self._waiting = Waiting()
         self._flushing = asyncio.Lock()
         self._wanted = asyncio.Event()  # something waits
         self._urgent = asyncio.Event()  # much does, or the end has come
@@ -105,10 +92,10 @@ class Inventory:
     @property
     def complete(self) -> bool:
         """Whether all that is in the tree is known: a survey has ended, and nothing was lost since."""
-        return self._stock.complete and not self._lost
+        return self._stock.complete and not self._waiting.lost
 
     async def open(self) -> None:
-        """Open the file. Never fails: where it cannot be used, or not in OPEN_SECONDS, it is told in the log."""
+        """Open the file. Never fails, and takes OPEN_SECONDS at most; what fails stands in the log."""
         self._thread = ThreadPoolExecutor(1, "inventory")
         try:
             async with asyncio.timeout(OPEN_SECONDS):
@@ -142,15 +129,7 @@ class Inventory:
 
     def note_use(self, digest: Digest, repository: Repository | None, now: float) -> None:
         """It was given to a client out of this repository; None: of any."""
-        key = digest, repository
-        used, hits = self._uses.get(key, (0.0, 0))
-        if not hits and len(self._uses) >= USES_LIMIT:
-            self._uncounted += 1
-            return
-        self._uses[key] = max(used, _time(now)), hits + 1
-        self._wanted.set()
-        if len(self._uses) == USES_EARLY:
-            self._urgent.set()
+        self._wait(self._waiting.use((digest, repository), _time(now)))
 
     def note_blob(self, repository: Repository, digest: Digest, size: int, now: float) -> None:
         """A blob was kept and linked in this repository; or only linked, there being its data already."""
@@ -210,7 +189,7 @@ class Inventory:
     async def drop_image(
         self, repository: Repository, digest: Digest, unused_since: float = math.inf
     ) -> Dropped | None:
-        """It is to be no image any more. None: it is none, or it was used after `unused_since`: then it stays.
+        """It is to be no image any more. None: it is none, or was used after `unused_since` and stays.
 
         What it leaves behind counts as kept until `drop_blob`, `note_layer_gone` or a survey says otherwise.
         """
@@ -219,7 +198,7 @@ class Inventory:
         )
 
     async def drop_blob(self, digest: Digest, unused_since: float = math.inf) -> Loose | None:
-        """Its data and links are to go now. None: an image names it (again), it was used, or it is not kept."""
+        """Its data and links are to go now. None: an image names it, it was used, or it is not kept."""
         return await self._change(lambda rows: asks.drop_blob(rows, str(digest), unused_since))
 
     async def loose(self, limit: int, before: float) -> list[Loose]:
@@ -247,35 +226,37 @@ class Inventory:
 
     async def seen_blobs(self, facts: Sequence[SeenBlob]) -> None:
         """These are in the tree."""
-        for part in _parts(facts, lambda _fact: 1):
+        for part in parts(facts, _one, SEEN_AT_ONCE):
             await self._see(partial(survey.see_blobs, facts=part))
 
     async def seen_layers(self, facts: Sequence[SeenLink]) -> None:
         """These are linked as layers."""
-        for part in _parts(facts, lambda _fact: 1):
+        for part in parts(facts, _one, SEEN_AT_ONCE):
             await self._see(partial(survey.see_layers, facts=part))
 
     async def seen_images(self, facts: Sequence[SeenLink]) -> list[SeenLink]:
         """These are linked as images. Returns those to read, and to tell of by `seen_parts`."""
         unread: list[SeenLink] = []
-        for part in _parts(facts, lambda _fact: 1):
+        for part in parts(facts, _one, SEEN_AT_ONCE):
             unread += await self._see(partial(survey.see_images, facts=part))
         return unread
 
     async def seen_parts(self, facts: Sequence[SeenParts]) -> None:
         """These are images, and name this."""
-        for part in _parts(facts, lambda fact: len(fact.parts) + 1):
+        for part in parts(facts, _named, SEEN_AT_ONCE):
             await self._see(partial(survey.see_parts, facts=part))
 
     async def seen_tags(self, facts: Sequence[SeenTag]) -> None:
         """These tags are there, and point there."""
-        for part in _parts(facts, lambda _fact: 1):
+        for part in parts(facts, _one, SEEN_AT_ONCE):
             await self._see(partial(survey.see_tags, facts=part))
 
     async def used(self, uses: Sequence[Use]) -> None:
         """Somebody else remembers these uses; of what is not known they count for nothing."""
-        for part in _parts(uses, lambda _use: 1):
-            known = {(use.digest, use.repository): (_time(use.used), 0) for use in part}
+        for part in parts(uses, _one, SEEN_AT_ONCE):
+            known: dict[UseKey, tuple[float, int]] = {}
+            for use in part:
+                known[use.digest, use.repository] = (_time(use.used), 0)
             await self._call(partial(self._stock.write, (), known))
 
     async def end_survey(self) -> Surveyed:
@@ -287,54 +268,32 @@ class Inventory:
                 return result
 
     def _note(self, note: Note) -> None:
-        weight = _weight(note)
-        if self._weight + weight > NOTES_LIMIT:
-            if not self._lost:
-                log.warning("inventory.lost", file=str(self._path), reason="more notes than can be written")
-            self._lost += 1
-            return
-        early = self._weight < NOTES_EARLY <= self._weight + weight
-        self._notes.append(note)
-        self._weight += weight
+        known = self._waiting.lost
+        self._wait(self._waiting.note(note))
+        if self._waiting.lost and not known:
+            log.warning("inventory.lost", file=str(self._path), reason="more notes than can be written")
+
+    def _wait(self, urgent: bool) -> None:
         self._wanted.set()
-        if early:
+        if urgent:
             self._urgent.set()
 
     async def _flush(self) -> None:
         """Write what waits. Raises NotKept; then it waits again, but for what was written."""
         async with self._flushing:
-            if self._lost:
-                await self._call(self._stock.distrust)
-                self._lost = 0
-            notes, self._notes, self._weight = self._notes, [], 0
-            uses, self._uses = self._uses, {}
             self._wanted.clear()
-            done = 0
+            batches = self._waiting.take()
             try:
-                for part in _parts(notes, _weight, NOTES_AT_ONCE):
-                    await self._call(partial(self._stock.write, part, {}))
-                    done += len(part)
-                while uses:
-                    some = dict(islice(uses.items(), USES_AT_ONCE))
-                    await self._call(partial(self._stock.write, (), some))
-                    for key in some:
-                        del uses[key]
-            except (
-                BaseException
-            ):  # also when cancelled: it may be written all the same, and twice does little
-                self._put_back(notes[done:], uses)
+                if lost := self._waiting.lost:
+                    await self._call(self._stock.distrust)
+                    self._waiting.lost -= lost
+                with closing(batches.parts()) as written:
+                    for notes, uses in written:
+                        await self._call(partial(self._stock.write, notes, uses))
+            except BaseException:  # when cancelled, some may be written all the same; twice does little
+                self._waiting.put_back(batches)
+                self._wanted.set()
                 raise
-
-    def _put_back(self, notes: list[Note], uses: dict[UseKey, tuple[float, int]]) -> None:
-        self._notes = notes + self._notes
-        self._weight = sum(map(_weight, self._notes))
-        for key, (used, hits) in self._uses.items():
-            before, counted = uses.get(key, (0.0, 0))
-            if counted or len(uses) < USES_LIMIT:
-                uses[key] = max(used, before), hits + counted
-        self._uses = uses
-        if self._notes or uses:
-            self._wanted.set()
 
     async def _write_behind(self) -> None:
         loop = asyncio.get_running_loop()
@@ -362,34 +321,29 @@ class Inventory:
         return await self._call(partial(self._stock.see, work))
 
     async def _call(self, work: Callable[[], _T]) -> _T:
-        """The result of work in the thread. Raises NotKept, also after ASK_SECONDS; it may be done later then."""
+        """The result of work in the thread. Raises NotKept, also after ASK_SECONDS; it may be done later."""
         if self._thread is None:
             raise NotKept("it is not open")
         doing = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        doing.add_done_callback(_look_at)
         done, _ = await asyncio.wait([doing], timeout=ASK_SECONDS)
         if not done:
-            doing.add_done_callback(lambda late: late.cancelled() or late.exception())
             raise NotKept(_HANGS)
         return doing.result()
 
 
-def _parts(facts: Sequence[_F], weigh: Callable[[_F], int], limit: int = SEEN_AT_ONCE) -> Iterator[list[_F]]:
-    """The same in parts of this weight, or of one that is heavier."""
-    part: list[_F] = []
-    weight = 0
-    for fact in facts:
-        more = weigh(fact)
-        if part and weight + more > limit:
-            yield part
-            part, weight = [], 0
-        part.append(fact)
-        weight += more
-    if part:
-        yield part
+def _look_at(doing: asyncio.Future[_T]) -> None:
+    """Nobody may be left who waits for it; that is no error."""
+    if not doing.cancelled():
+        doing.exception()
 
 
-def _weight(note: Note) -> int:
-    return 1 + len(note.parts) if isinstance(note, ImageKept) else 1
+def _one(_fact: object) -> int:
+    return 1
+
+
+def _named(fact: SeenParts) -> int:
+    return 1 + len(fact.parts)
 
 
 # One value that SQLite refuses would keep out all the others.

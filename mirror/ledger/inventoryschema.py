@@ -1,8 +1,8 @@
 """What stands in the inventory's file.
 
-`blob` has a row for every digest that is kept or named; `size` is NULL where only the name is known. `names`
-counts the rows of `image` and `part` with this digest, and `state` the blobs and bytes that are kept: triggers
-keep both, so that what is free and how much there is are known without counting.
+`blob` has a row for every digest that is kept or named; `size` is NULL where only the name is known.
+`names` counts the rows of `image` and `part` with this digest, and `state` the blobs and bytes that are kept:
+triggers keep both, so that what is free and how much there is are known without counting.
 
 `part` is what an image names, once for each repository that has the image: whether a blob is named in one
 repository is then one look. No id is given twice (AUTOINCREMENT): a survey tells by it what came after.

@@ -12,14 +12,13 @@ Key = tuple[str, ...]  # table, and what tells a row of it from the others
 
 
 class Marks:
-    """`token`: of the file it belongs to. `tops`: the last id of each table. `began`: in seconds since the epoch.
+    """`began`: in seconds since the epoch. `tops`: the last id of each table.
 
-    Rows that came later have higher ids, and count as seen. What has gone meanwhile is not to come back because
-    the tree was read before that.
+    Rows that came later have higher ids, and count as seen. What has gone meanwhile is not to come back
+    because the tree was read before that.
     """
 
-    def __init__(self, token: str, began: float, tops: Mapping[str, int]) -> None:
-        self.token = token
+    def __init__(self, began: float, tops: Mapping[str, int]) -> None:
         self.began = began
         self._bits = {table: bytearray((top >> 3) + 1) for table, top in tops.items()}
         self._gone: set[Key] = set()

@@ -87,6 +87,8 @@ class Scrubbed:
     now: float
 
 
+_USED = "UPDATE image SET used = max(used, ?), hits = hits + ?"
+
 Note = BlobKept | ImageKept | TagKept | BlobGone | LayerGone | ImageGone | TagGone | Scrubbed
 UseKey = tuple[Digest, Repository | None]  # None: in whatever repository
 Uses = Mapping[UseKey, tuple[float, int]]  # when last, and how often
@@ -133,12 +135,7 @@ def write_uses(rows: Rows, uses: Uses, *, complete: bool) -> None:
             continue
         execute("UPDATE blob SET used = max(used, ?), hits = hits + ? WHERE id = ?", (used, hits, blob))
         if repository is None:
-            execute(
-                "UPDATE image SET used = max(used, ?), hits = hits + ? WHERE blob = ?", (used, hits, blob)
-            )
+            execute(f"{_USED} WHERE blob = ?", (used, hits, blob))
             continue
-        execute(
-            "UPDATE image SET used = max(used, ?), hits = hits + ?"
-            " WHERE blob = ? AND repository = (SELECT id FROM repository WHERE name = ?)",
-            (used, hits, blob, repository.name),
-        )
+        place = rows.find_repository(repository.name)
+        execute(f"{_USED} WHERE blob = ? AND repository = ?", (used, hits, blob, place))

@@ -134,7 +134,7 @@ class Rows:
         self._went(("blob", digest))
 
     def lose_image(self, repository: str, digest: str) -> list[int]:
-        """It is an image no longer, with all that it named; their ids, its own first. Some may be forgotten."""
+        """It is an image no longer. The ids of it and of what it named; some may be forgotten."""
         place, blob = self.find_repository(repository), self.find_blob(digest)
         self._went(("image", repository, digest))
         if place is None or blob is None or self.find_image(place, blob) is None:

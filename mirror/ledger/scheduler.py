@@ -1,6 +1,6 @@
 """What registry:2 remembers of what it keeps: `scheduler-state.json` in its root directory.
 
-A map of `repository@digest` to `{"Key", "ExpiryData": RFC 3339, "EntryType": 0 for a blob, 1 for a manifest}`;
+A map of `repository@digest` to `{"Key", "ExpiryData": RFC 3339, "EntryType": 0 or 1}`,
 written when something is fetched, never when it is used. An entry that makes no sense is passed over.
 """
 

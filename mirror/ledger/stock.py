@@ -1,4 +1,4 @@
-"""The inventory's rows wherever they can be kept: in the file, or in memory as long as there is no writing it.
+"""The inventory's rows wherever they can be kept: in the file, or in memory while there is no writing it.
 
 1. All of it blocks, and belongs to one thread. Whatever cannot be done raises NotKept.
 2. A file that cannot be written (a full disk, just when something must be deleted; no folder; read-only) is
@@ -108,7 +108,7 @@ class Stock:
     def begin_survey(self, now: float) -> None:
         """A survey begins; the one before, if it has not ended, is lost."""
         self._sweep = None
-        self._marks = self.change(lambda rows: survey.begin(rows.connection, self._token, now))
+        self._marks = self.change(lambda rows: survey.begin(rows.connection, now))
 
     def see(self, work: Callable[[Rows, Marks], _T]) -> _T:
         """Do part of a survey. Raises SurveyLost."""

@@ -1,7 +1,7 @@
 """A survey of the tree as the inventory takes it: what was seen is added, what was not seen is removed.
 
-The marks of what was seen are in memory, so that a survey that finds nothing new writes nothing. What was noted
-while it went on is newer than what it reads, and is marked too.
+The marks of what was seen are in memory, so that a survey that finds nothing new writes nothing. What was
+noted while it went on is newer than what it reads, and is marked too.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ _SWEEP = {
     "image": "SELECT id, blob, repository, used FROM image",
     "blob": "SELECT id, id, size, used FROM blob",
 }
+_REMOVE = {"tag": "DELETE FROM tag WHERE id = ?", "layer": "DELETE FROM layer WHERE id = ?"}
 
 _Row = tuple[int, int, int | None, float | None]
 
 
-def begin(connection: sqlite3.Connection, token: str, now: float) -> Marks:
+def begin(connection: sqlite3.Connection, now: float) -> Marks:
     """The marks of a survey that begins now."""
     tops = dict.fromkeys(_TABLES, 0)
     tops.update(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
-    return Marks(token, now, {table: tops[table] for table in _TABLES})
+    return Marks(now, {table: tops[table] for table in _TABLES})
 
 
 def see_blobs(rows: Rows, marks: Marks, facts: Sequence[SeenBlob]) -> None:
@@ -144,7 +145,7 @@ class Sweep:
         elif table == "blob":
             execute("UPDATE blob SET size = NULL WHERE id = ?", (number,))
         else:
-            execute(f"DELETE FROM {table} WHERE id = ?", (number,))
+            execute(_REMOVE[table], (number,))
         rows.forget(blob)
         counts = table != "blob" or other is not None  # a bare name was never kept
         self._removed[table] += counts
