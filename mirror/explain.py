@@ -22,7 +22,7 @@ class AskError(Exception):
 
 def ask(path: Path, image: str) -> dict[str, Any]:
     """What the mirror that listens at `path` knows of the image. Raises AskError."""
-    connection = _Connection(path)
+    connection = Connection(path, TIMEOUT)
     try:
         connection.request("GET", f"/explain?image={quote(image, safe='')}")
         with connection.getresponse() as response:
@@ -34,17 +34,17 @@ def ask(path: Path, image: str) -> dict[str, Any]:
     except http.client.HTTPException as error:
         raise AskError(f"what answers at {path} is no mirror") from error
     except OSError as error:
-        raise AskError(_cannot_connect(path, error)) from error
+        raise AskError(cannot_connect(path, error)) from error
     finally:
         connection.close()
     return _content(path, response.status, body)
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+class Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket. `timeout`: seconds between two bytes."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("mirror", timeout=TIMEOUT)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("mirror", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -65,13 +65,16 @@ def _content(path: Path, status: int, body: bytes) -> dict[str, Any]:
     return content
 
 
-def _cannot_connect(path: Path, error: OSError) -> str:
+def cannot_connect(path: Path, error: OSError) -> str:
+    """Why nobody can be asked at `path`, and what to do."""
     if isinstance(error, FileNotFoundError):
         return f"no mirror runs with this configuration (see --config): there is no socket {path}"
     if isinstance(error, ConnectionRefusedError):
         return f"the mirror does not run: nobody answers at {path}"
     if isinstance(error, PermissionError):
         return f"not allowed to open {path}: {WHO}"
+    if isinstance(error, TimeoutError | BlockingIOError):  # nobody has accepted, and the queue is full
+        return f"the mirror at {path} takes no connections: it is too busy, or it hangs (see its log)"
     if error.errno is None:  # the library's word for a path that does not fit into sockaddr_un
         return f"the path of the mirror's socket is too long ({error}): {path}"
     return f"cannot ask at {path}: {error.strerror}"

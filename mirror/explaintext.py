@@ -20,7 +20,7 @@ def lines(facts: Facts) -> Iterator[str]:
     """Two columns: what it is about, and what there is to say."""
     for label, values in _sections(facts):
         for number, value in enumerate(values):
-            yield f"{label if number == 0 else '':<{LABEL_WIDTH}} {_clean(value)}".rstrip()
+            yield f"{label if number == 0 else '':<{LABEL_WIDTH}} {clean(value)}".rstrip()
 
 
 def _sections(facts: Facts) -> Iterator[tuple[str, list[str]]]:
@@ -214,6 +214,6 @@ def _first(items: list[Any]) -> list[Any]:
     return items[:ROWS_LIMIT]
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Without control characters: what upstreams say must not reach the terminal's own language."""
     return "".join(c if c.isprintable() else "?" for c in text[:LINE_LIMIT])

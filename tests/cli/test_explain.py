@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,27 +12,22 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from structlog.testing import capture_logs
 
 from mirror import explain
 from mirror.cli import cli
 from mirror.oci.errors import ErrorCode
 from mirror.registry import RegistryError
-from mirror.server.control import SOCKET, control
+from mirror.server.control import SOCKET
+from tests.cli.kit import data_folder, listening
 
 FACTS = {"image": "quay.io/org/app:1", "namespace": "quay.io", "next_pull": "one HEAD"}
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data folder below the working directory, with a path short enough for a socket."""
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", f"/proc/self/fd/{descriptor}/root")
-    yield Path(f"/proc/self/fd/{descriptor}/root")
-    os.close(descriptor)
+    """The data folder that the configuration names."""
+    with data_folder(tmp_path, monkeypatch) as folder:
+        yield folder
 
 
 @contextmanager
@@ -48,23 +41,8 @@ def running(path: Path) -> Iterator[list[str]]:
             raise RegistryError(ErrorCode.NAME_UNKNOWN, "this mirror does not serve nobody.test")
         return FACTS
 
-    async def serve() -> None:
-        async with control(path, facts):
-            ready.set()
-            await stop.wait()
-
-    loop = asyncio.new_event_loop()
-    ready, stop = threading.Event(), asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(20)
-    try:
-        with capture_logs():  # this process' standard output is the command's
-            yield asked
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+    with listening(path, facts):
+        yield asked
 
 
 def run(*args: str) -> Result:
@@ -156,7 +134,7 @@ def test_each_way_of_not_being_asked_has_its_line(
     def refuse(_self: object) -> None:
         raise error
 
-    monkeypatch.setattr(explain._Connection, "connect", refuse)
+    monkeypatch.setattr(explain.Connection, "connect", refuse)
     result = run("alpine")
     assert (result.exit_code, result.stderr) == (1, f"mirror: {text.format(path=root / SOCKET)}\n")
 

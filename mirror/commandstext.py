@@ -1,0 +1,108 @@
+"""What long operations tell, in words for people and for scripts that read registry:2's. Pure.
+
+Events are those of `server.operations`. An item is `{"event": "removed" | "found" | "bad", "kind", "name",
+"size"}`: gone, would go, and not what its digest says. A summary has numbers: `bytes`, and how many of each
+kind, under its plural (`blobs`, `manifests`, `empty_folders`, ...); of a verification `checked` and `bad`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mirror.explaintext import clean, data
+
+SINGULAR: Final = {
+    "blobs": "blob",
+    "manifests": "manifest",
+    "images": "image",
+    "tags": "tag",
+    "links": "link",
+    "repositories": "repository",
+}
+NOT_COUNTED: Final = (
+    "bytes",
+    "checked",
+    "bad",
+    "seconds",
+)  # numbers of a summary with sentences of their own
+# registry:2 prints `blob eligible for deletion: sha256:...`, and then deletes it
+VERBS: Final = {"removed": "deleted", "found": "eligible for deletion", "bad": "does not match its digest"}
+
+Event = Mapping[str, Any]
+
+
+def item(event: Event) -> str:
+    """One line for what was removed, found or bad, with its name at the end; "" for other events."""
+    verb = VERBS.get(str(event.get("event")))
+    if verb is None:
+        return ""
+    size = _number(event, "size")
+    amount = f" ({data(size)})" if size else ""
+    return clean(f"{event.get('kind') or 'item'} {verb}{amount}: {event.get('name') or 'without a name'}")
+
+
+def progress(event: Event) -> str:
+    """`reading blobs: 12 of 300 (4 %)`; what is counted in bytes says so by `"unit": "bytes"`."""
+    what = str(event.get("what") or "working")
+    done, total = _number(event, "done"), _number(event, "total")
+    if done is None:
+        return clean(what)
+    show = data if event.get("unit") == "bytes" else _count
+    if not total:
+        return clean(f"{what}: {show(done)}")
+    return clean(f"{what}: {show(done)} of {show(total)} ({min(done / total, 1):.0%})")
+
+
+def summary(operation: str, options: Mapping[str, str], event: Event) -> str:
+    """What came of it, in a sentence."""
+    if operation == "verify":
+        return _verified(event)
+    counts, size = _counts(event), data(_number(event, "bytes") or 0)
+    if options.get("dry_run") == "true":
+        found = f"{counts}, {size}, eligible for deletion" if counts else "nothing is eligible for deletion"
+        return f"{found}; nothing was changed"
+    if operation == "purge":
+        what = clean(options.get("what", ""))
+        return f"{what}: {counts} deleted, {size} freed" if counts else f"{what}: nothing of it is kept"
+    return f"{counts} deleted, {size} freed" if counts else "nothing to collect"
+
+
+def failed(operation: str, event: Event) -> bool:
+    """Whether the summary is of something that a caller must look at: bad blobs, nothing to purge."""
+    if operation == "verify":
+        return bool(_number(event, "bad"))
+    return operation == "purge" and not _counts(event)
+
+
+def _verified(event: Event) -> str:
+    checked, bad = _number(event, "checked") or 0, _number(event, "bad") or 0
+    read = f"{_amount(checked, 'blobs')} read, {data(_number(event, 'bytes') or 0)}"
+    if not bad:
+        return f"{read}: all match their digests"
+    verb = "does not match its digest: it was" if bad == 1 else "do not match their digests: they were"
+    again = "it is" if bad == 1 else "they are"
+    return f"{read}: {_count(bad)} {verb} set aside, and {again} fetched again when asked for"
+
+
+def _counts(event: Event) -> str:
+    """`3 blobs, 1 manifest and 2 tags`; "" for none."""
+    numbers = {key: _number(event, key) for key in event if key not in NOT_COUNTED}
+    words = [_amount(count, key) for key, count in numbers.items() if count]
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def _amount(count: float, key: str) -> str:
+    """`empty_folders` and whatever else there will be is its own word."""
+    return clean(f"{_count(count)} {SINGULAR.get(key, key) if count == 1 else key}".replace("_", " "))
+
+
+def _count(number: float) -> str:
+    return f"{number:.0f}"
+
+
+def _number(event: Event, key: str) -> float | None:
+    value = event.get(key)
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable and value is not None else None

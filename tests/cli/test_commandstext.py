@@ -1,0 +1,130 @@
+"""What long operations say: items, progress, and the sentence at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mirror.commandstext import failed, item, progress, summary
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        ({"event": "found", "kind": "blob", "name": DIGEST}, f"blob eligible for deletion: {DIGEST}"),
+        (
+            {"event": "found", "kind": "manifest", "name": DIGEST, "size": 0},
+            f"manifest eligible for deletion: {DIGEST}",
+        ),
+        (
+            {"event": "removed", "kind": "blob", "name": DIGEST, "size": 3 << 20},
+            f"blob deleted (3.0 MiB): {DIGEST}",
+        ),
+        ({"event": "removed", "kind": "tag", "name": "a/b:1"}, "tag deleted: a/b:1"),
+        (
+            {"event": "bad", "kind": "blob", "name": DIGEST, "size": 5},
+            f"blob does not match its digest (5 bytes): {DIGEST}",
+        ),
+        ({"event": "removed", "kind": "tag", "name": "a\x1b[2J"}, "tag deleted: a?[2J"),
+        ({"event": "removed"}, "item deleted: without a name"),
+        ({"event": "progress", "what": "a"}, ""),
+        ({"event": "heartbeat"}, ""),
+        ({}, ""),
+    ],
+)
+def test_an_item_is_a_line_with_its_name_at_the_end(event: dict[str, Any], line: str) -> None:
+    assert item(event) == line
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        ({"what": "reading manifests", "done": 12, "total": 300}, "reading manifests: 12 of 300 (4%)"),
+        ({"what": "reading blobs", "done": 12, "total": None}, "reading blobs: 12"),
+        ({"what": "reading blobs", "done": 12, "total": 0}, "reading blobs: 12"),
+        (
+            {"what": "reading", "done": 1 << 30, "total": 3 << 30, "unit": "bytes"},
+            "reading: 1.0 GiB of 3.0 GiB (33%)",
+        ),
+        ({"what": "reading", "done": 5, "total": 4}, "reading: 5 of 4 (100%)"),
+        ({"what": "waiting for the mirror's own pass"}, "waiting for the mirror's own pass"),
+        ({"done": float("nan")}, "working"),
+        ({}, "working"),
+    ],
+)
+def test_progress_says_how_far_it_is(event: dict[str, Any], line: str) -> None:
+    assert progress(event) == line
+
+
+DRY = {"dry_run": "true", "delete_untagged": "false"}
+REAL = {"dry_run": "false", "delete_untagged": "false"}
+WHAT = {"what": "quay.io/a:1"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "options", "numbers", "line", "is_failed"),
+    [
+        ("garbage-collect", REAL, {"blobs": 1, "bytes": 5}, "1 blob deleted, 5 bytes freed", False),
+        (
+            "garbage-collect",
+            REAL,
+            {"blobs": 12, "manifests": 1, "empty_folders": 2, "tags": 0, "bytes": 3 << 30, "seconds": 2.5},
+            "12 blobs, 1 manifest and 2 empty folders deleted, 3.0 GiB freed",
+            False,
+        ),
+        ("garbage-collect", REAL, {"blobs": 0, "bytes": 0}, "nothing to collect", False),
+        ("garbage-collect", REAL, {}, "nothing to collect", False),
+        (
+            "garbage-collect",
+            DRY,
+            {"blobs": 2, "links": 1, "bytes": 5000},
+            "2 blobs and 1 link, 4.9 KiB, eligible for deletion; nothing was changed",
+            False,
+        ),
+        ("garbage-collect", DRY, {}, "nothing is eligible for deletion; nothing was changed", False),
+        (
+            "verify",
+            {},
+            {"checked": 1200, "bytes": 31 << 30, "bad": 0},
+            "1200 blobs read, 31.0 GiB: all match their digests",
+            False,
+        ),
+        (
+            "verify",
+            {},
+            {"checked": 1, "bytes": 5, "bad": 1},
+            (
+                "1 blob read, 5 bytes: 1 does not match its digest: it was set aside, "
+                "and it is fetched again when asked for"
+            ),
+            True,
+        ),
+        (
+            "verify",
+            {},
+            {"checked": 9, "bytes": 5, "bad": 2},
+            (
+                "9 blobs read, 5 bytes: 2 do not match their digests: they were set aside, "
+                "and they are fetched again when asked for"
+            ),
+            True,
+        ),
+        (
+            "purge",
+            WHAT,
+            {"tags": 1, "images": 2, "blobs": 3, "bytes": 1024},
+            "quay.io/a:1: 1 tag, 2 images and 3 blobs deleted, 1.0 KiB freed",
+            False,
+        ),
+        ("purge", WHAT, {"tags": 0, "bytes": 0}, "quay.io/a:1: nothing of it is kept", True),
+    ],
+)
+def test_a_summary_is_a_sentence(
+    operation: str, options: dict[str, str], numbers: dict[str, Any], line: str, is_failed: bool
+) -> None:
+    event = {"event": "summary", **numbers}
+    assert summary(operation, options, event) == line
+    assert failed(operation, event) == is_failed
