@@ -1,4 +1,4 @@
-"""Writes docs/outages.md: every outage, measured with the mirror's defaults. Takes two minutes.
+"""Writes docs/outages.md: every outage, measured with the mirror's defaults. Takes four minutes.
 
 python -m tests.wire.outages_document
 """
@@ -29,7 +29,7 @@ check, which is the worst case. Within its freshness a tag asks nobody, and is a
 
 An image was pulled before the outage began. Then come {LEARNING} requests, in which the mirror learns that
 something is wrong, and {LATER} more. *Asked* counts the requests, and the attempts to connect, that went to
-the upstream. "Drips" is one byte a second.
+the upstream; those who wait for the same name or token share one. "Drips" is one byte a second.
 
 ## What is kept
 
