@@ -14,7 +14,7 @@ from mirror.oci.errors import ErrorCode
 from mirror.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST, parse
 from mirror.oci.names import Repository, Tag
 from mirror.registry import MANIFEST_LIMIT, Corrupt, RateLimited, RegistryError, Unavailable
-from mirror.upstream import client as client_module
+from mirror.upstream import manifests as module
 from tests.support.scripted import OCI_INDEX, Bearer, Fault, Upstream, serve, sha256
 from tests.upstream.conftest import Connect, client_of
 
@@ -227,7 +227,7 @@ async def test_large_manifests_are_hashed_and_read_in_a_thread(
 
         return noted
 
-    monkeypatch.setattr(client_module, "parse", noting(parse))
+    monkeypatch.setattr(module, "parse", noting(parse))
     monkeypatch.setattr(Digest, "matches", noting(Digest.matches))
     upstream = Upstream()
     document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "pad": "x" * pad}
