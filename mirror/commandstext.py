@@ -1,8 +1,8 @@
 """What long operations tell, in words for people and for scripts that read registry:2's. Pure.
 
 Events are those of `server.operations`. An item is `{"event": "removed" | "found" | "bad", "kind", "name",
-"size"}`: gone, would go, and not what its digest says. A summary has numbers: `bytes`, and how many of each
-kind, under its plural (`blobs`, `manifests`, `empty_folders`, ...); of a verification `checked` and `bad`.
+"size"}`: gone, would go, and not what its digest says. A summary has numbers: `bytes`, and how many of what
+(`images`, `blobs`); of a verification `checked` and `bad`. Where it does not count, the items are counted.
 """
 
 from __future__ import annotations
@@ -13,20 +13,7 @@ from typing import Any, Final
 
 from mirror.explaintext import clean, data
 
-SINGULAR: Final = {
-    "blobs": "blob",
-    "manifests": "manifest",
-    "images": "image",
-    "tags": "tag",
-    "links": "link",
-    "repositories": "repository",
-}
-NOT_COUNTED: Final = (
-    "bytes",
-    "checked",
-    "bad",
-    "seconds",
-)  # numbers of a summary with sentences of their own
+COUNTED: Final = {"images": "image", "blobs": "blob"}  # of a summary, and what one of it is called
 # registry:2 prints `blob eligible for deletion: sha256:...`, and then deletes it
 VERBS: Final = {"removed": "deleted", "found": "eligible for deletion", "bad": "does not match its digest"}
 
@@ -55,11 +42,11 @@ def progress(event: Event) -> str:
     return clean(f"{what}: {show(done)} of {show(total)} ({min(done / total, 1):.0%})")
 
 
-def summary(operation: str, options: Mapping[str, str], event: Event) -> str:
-    """What came of it, in a sentence."""
+def summary(operation: str, options: Mapping[str, str], event: Event, items: Mapping[str, int]) -> str:
+    """What came of it, in a sentence. `items`: how many of each kind were removed, or found."""
     if operation == "verify":
         return _verified(event)
-    counts, size = _counts(event), data(_number(event, "bytes") or 0)
+    counts, size = _counts(event, items), data(_number(event, "bytes") or 0)
     if options.get("dry_run") == "true":
         found = f"{counts}, {size}, eligible for deletion" if counts else "nothing is eligible for deletion"
         return f"{found}; nothing was changed"
@@ -69,16 +56,16 @@ def summary(operation: str, options: Mapping[str, str], event: Event) -> str:
     return f"{counts} deleted, {size} freed" if counts else "nothing to collect"
 
 
-def failed(operation: str, event: Event) -> bool:
+def failed(operation: str, event: Event, items: Mapping[str, int]) -> bool:
     """Whether the summary is of something that a caller must look at: bad blobs, nothing to purge."""
     if operation == "verify":
         return bool(_number(event, "bad"))
-    return operation == "purge" and not _counts(event)
+    return operation == "purge" and not _counts(event, items)
 
 
 def _verified(event: Event) -> str:
     checked, bad = _number(event, "checked") or 0, _number(event, "bad") or 0
-    read = f"{_amount(checked, 'blobs')} read, {data(_number(event, 'bytes') or 0)}"
+    read = f"{_amount(checked, 'blob')} read, {data(_number(event, 'bytes') or 0)}"
     if not bad:
         return f"{read}: all match their digests"
     verb = "does not match its digest: it was" if bad == 1 else "do not match their digests: they were"
@@ -86,16 +73,18 @@ def _verified(event: Event) -> str:
     return f"{read}: {_count(bad)} {verb} set aside, and {again} fetched again when asked for"
 
 
-def _counts(event: Event) -> str:
-    """`3 blobs, 1 manifest and 2 tags`; "" for none."""
-    numbers = {key: _number(event, key) for key in event if key not in NOT_COUNTED}
-    words = [_amount(count, key) for key, count in numbers.items() if count]
+def _counts(event: Event, items: Mapping[str, int]) -> str:
+    """`3 blobs, 1 image and 2 tags`; "" for none."""
+    told = {kind: _number(event, key) for key, kind in COUNTED.items()}
+    counts = {**items, **{kind: count for kind, count in told.items() if count is not None}}
+    words = [_amount(count, kind) for kind, count in counts.items() if count]
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def _amount(count: float, key: str) -> str:
-    """`empty_folders` and whatever else there will be is its own word."""
-    return clean(f"{_count(count)} {SINGULAR.get(key, key) if count == 1 else key}".replace("_", " "))
+def _amount(count: float, kind: str) -> str:
+    """`1 blob`, `2 tags without revision`."""
+    first, space, rest = kind.partition(" without")
+    return clean(f"{_count(count)} {kind if count == 1 else f'{first}s{space}{rest}'}")
 
 
 def _count(number: float) -> str:

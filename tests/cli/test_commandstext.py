@@ -65,28 +65,31 @@ WHAT = {"what": "quay.io/a:1"}
 
 
 @pytest.mark.parametrize(
-    ("operation", "options", "numbers", "line", "is_failed"),
+    ("operation", "options", "items", "numbers", "line", "is_failed"),
     [
-        ("garbage-collect", REAL, {"blobs": 1, "bytes": 5}, "1 blob deleted, 5 bytes freed", False),
+        ("garbage-collect", REAL, {"blob": 1}, {"bytes": 5}, "1 blob deleted, 5 bytes freed", False),
         (
             "garbage-collect",
             REAL,
-            {"blobs": 12, "manifests": 1, "empty_folders": 2, "tags": 0, "bytes": 3 << 30, "seconds": 2.5},
-            "12 blobs, 1 manifest and 2 empty folders deleted, 3.0 GiB freed",
+            {"empty folder": 2, "tag without revision": 2, "layer link": 1, "blob": 12},
+            {"seen": 900, "removed": 17, "bytes": 3 << 30, "dry_run": False},
+            "2 empty folders, 2 tags without revision, 1 layer link and 12 blobs deleted, 3.0 GiB freed",
             False,
         ),
-        ("garbage-collect", REAL, {"blobs": 0, "bytes": 0}, "nothing to collect", False),
-        ("garbage-collect", REAL, {}, "nothing to collect", False),
+        ("garbage-collect", REAL, {}, {"removed": 0, "bytes": 0}, "nothing to collect", False),
+        ("garbage-collect", REAL, {}, {}, "nothing to collect", False),
         (
             "garbage-collect",
             DRY,
-            {"blobs": 2, "links": 1, "bytes": 5000},
-            "2 blobs and 1 link, 4.9 KiB, eligible for deletion; nothing was changed",
+            {"blob": 2, "broken link": 1},
+            {"bytes": 5000},
+            "2 blobs and 1 broken link, 4.9 KiB, eligible for deletion; nothing was changed",
             False,
         ),
-        ("garbage-collect", DRY, {}, "nothing is eligible for deletion; nothing was changed", False),
+        ("garbage-collect", DRY, {}, {}, "nothing is eligible for deletion; nothing was changed", False),
         (
             "verify",
+            {},
             {},
             {"checked": 1200, "bytes": 31 << 30, "bad": 0},
             "1200 blobs read, 31.0 GiB: all match their digests",
@@ -94,6 +97,7 @@ WHAT = {"what": "quay.io/a:1"}
         ),
         (
             "verify",
+            {},
             {},
             {"checked": 1, "bytes": 5, "bad": 1},
             (
@@ -105,6 +109,7 @@ WHAT = {"what": "quay.io/a:1"}
         (
             "verify",
             {},
+            {},
             {"checked": 9, "bytes": 5, "bad": 2},
             (
                 "9 blobs read, 5 bytes: 2 do not match their digests: they were set aside, "
@@ -115,16 +120,30 @@ WHAT = {"what": "quay.io/a:1"}
         (
             "purge",
             WHAT,
-            {"tags": 1, "images": 2, "blobs": 3, "bytes": 1024},
-            "quay.io/a:1: 1 tag, 2 images and 3 blobs deleted, 1.0 KiB freed",
+            {"image": 2},
+            {"images": 2, "blobs": 3, "bytes": 1024},
+            "quay.io/a:1: 2 images and 3 blobs deleted, 1.0 KiB freed",
             False,
         ),
-        ("purge", WHAT, {"tags": 0, "bytes": 0}, "quay.io/a:1: nothing of it is kept", True),
+        (
+            "purge",
+            WHAT,
+            {"tag": 1},
+            {"images": 0, "bytes": 0},
+            "quay.io/a:1: 1 tag deleted, 0 bytes freed",
+            False,
+        ),
+        ("purge", WHAT, {}, {"images": 0, "bytes": 0}, "quay.io/a:1: nothing of it is kept", True),
     ],
 )
 def test_a_summary_is_a_sentence(
-    operation: str, options: dict[str, str], numbers: dict[str, Any], line: str, is_failed: bool
+    operation: str,
+    options: dict[str, str],
+    items: dict[str, int],
+    numbers: dict[str, Any],
+    line: str,
+    is_failed: bool,
 ) -> None:
     event = {"event": "summary", **numbers}
-    assert summary(operation, options, event) == line
-    assert failed(operation, event) == is_failed
+    assert summary(operation, options, event, items) == line
+    assert failed(operation, event, items) == is_failed
