@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.support.scripted import Upstream, serve, sha256
 from tests.wire.conftest import Clock, Mirror, running
@@ -16,7 +17,7 @@ NEGATIVE = 10.0  # seconds
 PULLS = 1000
 CROWD = 200  # clients at once
 PACKS = 50  # requests under way at a time
-SETTINGS = {"freshness": {"default": f"{FRESH:g}s"}, "negative": f"{NEGATIVE:g}s"}
+SETTINGS: dict[str, Any] = {"freshness": {"default": f"{FRESH:g}s"}, "negative": f"{NEGATIVE:g}s"}
 
 
 async def pull(mirror: Mirror, count: int, digest: str) -> None:
