@@ -423,3 +423,17 @@ def test_every_name_that_is_kept_belongs_to_an_upstream(routes: Routes, reposito
     target = routes.split(repository)
     assert routes.entry(target.namespace)
     assert repository.name.endswith(target.repository.name)
+
+
+def test_a_name_that_would_be_kept_under_another_is_no_folder() -> None:
+    """Docker Hub has three names, of which one begins what is kept of it."""
+    routes = Routes(Names("quay.io"), (Names("*"),), strict=True)
+    other = Repository("index.docker.io/library/alpine")
+    assert ask(routes, None, MIRROR, other.name).qualified == Repository("docker.io/library/alpine")
+    assert routes.split(other) == Target("quay.io", other)
+
+
+def test_a_pattern_without_a_port_fits_none_even_where_its_end_is_open() -> None:
+    routes = Routes(HUB, (Names("registry.*"),), strict=True)
+    assert ask(routes, "registry.example", MIRROR, "org/app").entry == "registry.*"
+    assert "does not serve" in refuse(routes, "registry.example:5000", MIRROR, "org/app")
