@@ -185,9 +185,7 @@ def _due(condition: Condition, standing: Standing, kept: _Kept, *, slow: bool) -
     if condition.trouble is not None:
         return f"is given the kept copy with a warning: {condition.trouble.message}{kept.fetched}"
     if slow and not kept.missing:
-        return (
-            "is given the kept copy at once, since the upstream was too slow lately, and asks it behind that"
-        )
+        return "is given the kept copy at once, and the upstream, lately too slow, is asked behind"
     if standing.points is not None:
         return "fetches the manifest to which the tag has moved, and its blobs"
     return f"asks the upstream whether the tag has moved (one HEAD){kept.fetched}"

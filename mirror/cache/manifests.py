@@ -6,6 +6,9 @@ tag is written after its manifest, and only while it is the upstream's last word
 
 from __future__ import annotations
 
+import asyncio
+from weakref import WeakValueDictionary
+
 import structlog
 
 from mirror import provenance
@@ -36,6 +39,7 @@ class Manifests:
         self._images = images
         self._fetches: Coalescer[tuple[Repository, Digest], RawManifest] = Coalescer()
         self._writes: Coalescer[tuple[Repository, Digest | Tag], None] = Coalescer()
+        self._turns: WeakValueDictionary[tuple[Repository, Tag], asyncio.Lock] = WeakValueDictionary()
 
     async def get(self, repository: Repository, digest: Digest) -> RawManifest:
         """The manifest for a client that asked for this digest.
@@ -163,8 +167,8 @@ class Manifests:
             if not self._memory.is_kept(repository, digest):
                 await self._store.put_manifest(repository, manifest)
                 self._memory.kept(repository, digest)
-            while tags := self._tags.take_waiting(repository, digest):
-                for tag in tags:
+            while (tag := self._tags.next_waiting(repository, digest)) is not None:
+                async with self._turn(repository, tag):
                     await self._store.tag(repository, tag, digest)
         except StoreError as error:
             log.warning(
@@ -173,6 +177,11 @@ class Manifests:
 
     async def _untag(self, repository: Repository, tag: Tag) -> None:
         try:
-            await self._store.untag(repository, tag)
+            async with self._turn(repository, tag):
+                await self._store.untag(repository, tag)
         except StoreError as error:
             log.warning("tag.not_removed", repository=str(repository), tag=str(tag), reason=str(error))
+
+    def _turn(self, repository: Repository, tag: Tag) -> asyncio.Lock:
+        """Writes of a tag, one after the other: else the slowest would stay, not the last."""
+        return self._turns.setdefault((repository, tag), asyncio.Lock())

@@ -26,8 +26,8 @@ class Patience:
         return 0.0 if self.is_out(namespace) else self.deadline
 
     def is_out(self, namespace: str) -> bool:
-        """Whether nobody waits for this upstream."""
-        return self._slow.get(namespace, False)
+        """Whether nobody waits for this upstream: it was too slow lately, or there is no time to wait."""
+        return not self.deadline or self._slow.get(namespace, False)
 
     def worth(self, namespace: str) -> bool:
         """Whether to begin another check."""

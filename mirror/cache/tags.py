@@ -81,14 +81,17 @@ class Tags:
         self._words[repository, tag] = Word(now, refusal=bare(error))
         self._ledger.note_tag(repository, tag, TagRecord(None, now, error.code.name))
 
-    def take_waiting(self, repository: Repository, digest: Digest) -> list[Tag]:
-        """The tags that wait for this manifest and still point to it; they are the caller's now."""
-        waiting = self._waiting.pop((repository, digest), {})
-        return [tag for tag in waiting if self._points(repository, tag) == digest]
-
-    def _points(self, repository: Repository, tag: Tag) -> Digest | None:
-        word = self._words.get((repository, tag))
-        return word.digest if word else None
+    def next_waiting(self, repository: Repository, digest: Digest) -> Tag | None:
+        """A tag that waits for this manifest and still points to it; it is the caller's now."""
+        waiting = self._waiting.get((repository, digest), {})
+        while waiting:
+            tag = next(iter(waiting))
+            del waiting[tag]
+            word = self._words.get((repository, tag))
+            if word is not None and word.digest == digest:
+                return tag
+        self._waiting.pop((repository, digest), None)
+        return None
 
 
 def _from_record(record: TagRecord) -> Word:

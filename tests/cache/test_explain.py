@@ -196,10 +196,7 @@ async def test_an_upstream_that_was_too_slow(parts: Parts, upstream: Puppet, clo
     upstream.hold["resolve"] = asyncio.Event()
     await parts.registry.manifest(A, ONE)
     said, _, ended = await explained(parts, upstream)
-    assert (
-        said
-        == "is given the kept copy at once, since the upstream was too slow lately, and asks it behind that"
-    )
+    assert said == "is given the kept copy at once, and the upstream, lately too slow, is asked behind"
     assert ended == "kept"
     upstream.hold["resolve"].set()
     await until(lambda: not parts.registry._checks._running._tasks)

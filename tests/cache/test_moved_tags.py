@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from mirror import provenance
 from mirror.cache.freshness import Policy
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Repository, Tag
 from mirror.registry import RateLimited, RegistryError, Unavailable
 from tests.cache.kit import A, Clock, Parts, joined
 from tests.cache.test_pullthrough import IMAGE, LAYER, NEWER, ONE, verbs
@@ -110,3 +113,38 @@ async def test_an_upstream_that_fails_is_asked_once_about_an_image_that_is_not_a
             await parts.registry.manifest(A, ONE)
         assert (caught.value.status, told.detail) == (503, "incomplete")
     assert verbs(upstream) == ["resolve"]
+
+
+async def test_the_tree_has_the_last_word_also_when_an_older_one_is_slow_to_be_written(
+    tmp_path: Path, upstream: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.add_manifest(IMAGE, "library/a", "slow")
+    async with joined(tmp_path, upstream) as parts:
+        await parts.registry.stat_manifest(A, Tag("slow"))
+        await parts.registry.stat_manifest(A, ONE)
+        write, held, go_on, overtaken = parts.store.tag, asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def slowly(repository: Repository, tag: Tag, digest: Digest) -> None:
+            if digest == Digest.of(IMAGE):
+                held.set()
+                await go_on.wait()
+                with suppress(TimeoutError):  # what must not happen can only be waited for
+                    await asyncio.wait_for(overtaken.wait(), 0.3)
+            await write(repository, tag, digest)
+            if tag == Tag("slow"):
+                overtaken.set()
+
+        monkeypatch.setattr(parts.store, "tag", slowly)
+        await parts.registry.manifest(A, Digest.of(IMAGE))  # both tags are to be written now
+        await held.wait()
+        for tag in ("slow", "1"):
+            upstream.add_manifest(NEWER, "library/a", tag)
+            await parts.registry.manifest(A, Tag(tag))
+        upstream.refuse["resolve"] = RegistryError(ErrorCode.MANIFEST_UNKNOWN)
+        with pytest.raises(RegistryError):
+            await parts.registry.manifest(A, ONE)
+        go_on.set()
+        await parts.registry.settle()
+        assert (await parts.store.resolve(A, Tag("slow"))).descriptor.digest == Digest.of(NEWER)
+        with pytest.raises(RegistryError):
+            await parts.store.resolve(A, ONE)

@@ -253,6 +253,28 @@ async def test_once_one_client_has_waited_in_vain_the_next_do_not_wait_and_few_c
         await until(lambda: not parts.registry._checks._running._tasks)
 
 
+async def test_where_nobody_is_to_wait_few_checks_go_on_behind(tmp_path: Path, upstream: Puppet) -> None:
+    names = [Tag(f"t{number}") for number in range(20)]
+    upstream.add_manifest(IMAGE, "library/a", *map(str, names))
+    async with joined(tmp_path, upstream, deadline=0.0) as parts:
+        parts.put(CONFIG, LAYER)
+        for name in names:
+            await parts.registry.manifest(A, name)
+        await parts.registry.settle()
+        before = len(upstream.calls)
+        upstream.hold["resolve"] = asyncio.Event()
+        for name in names:
+            assert (await told(parts, name))[0].body == IMAGE
+        await until(lambda: len(upstream.calls) > before)
+        assert len(upstream.calls) - before <= BEHIND
+        upstream.hold["resolve"].set()
+        await until(lambda: not parts.registry._checks._running._tasks)
+        upstream.add_manifest(NEWER, "library/a", "t0")
+        await told(parts, names[0])
+        await until(lambda: not parts.registry._checks._running._tasks)
+        assert (await told(parts, names[0]))[0].body == NEWER
+
+
 async def test_a_check_that_answers_in_time_makes_clients_wait_again(
     tmp_path: Path, upstream: Puppet
 ) -> None:
