@@ -9,6 +9,7 @@ for registries that the operator has not named: see `strangers`.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
@@ -19,6 +20,7 @@ from mirror.cache.fill import Fill
 from mirror.cache.fillblob import MEDIA_TYPE, FillBlob
 from mirror.cache.fills import Fills
 from mirror.cache.memory import Memory
+from mirror.cache.pulse import Pulse
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -27,6 +29,7 @@ from mirror.registry import Blob, RateLimited, RegistryError, Unavailable, Upstr
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
+REFUSALS = (401, 403, 404)  # what is believed for a while: not there, or not for us
 ROUNDS = 8  # times that a request looks anew because a fill of its blob began or ended while it looked
 
 log = structlog.get_logger()
@@ -40,14 +43,22 @@ class Blobs:
     """
 
     def __init__(
-        self, store: ContentStore, upstream: Upstream, fills: Fills, memory: Memory, deadline: float
+        self,
+        store: ContentStore,
+        upstream: Upstream,
+        fills: Fills,
+        memory: Memory,
+        pulse: Pulse,
+        deadline: float,
     ) -> None:
+        self._pulse = pulse
         self._deadline = deadline
         self._store = store
         self._upstream = upstream
         self._fills = fills
         self._memory = memory
         self._stats: Coalescer[tuple[Repository, Digest], Descriptor] = Coalescer()
+        self._confirmations: Coalescer[tuple[Repository, Digest], None] = Coalescer()
         self._checks: Coalescer[Digest, bool] = Coalescer()
 
     async def open(self, repository: Repository, digest: Digest, start: int) -> Blob:
@@ -91,6 +102,7 @@ class Blobs:
         return Descriptor(digest, found.size, MEDIA_TYPE)
 
     async def close(self) -> None:
+        await self._confirmations.close()
         await self._stats.close()
         await self._checks.close()
 
@@ -109,6 +121,7 @@ class Blobs:
                 self._note(repository, fill.digest, error)
             raise
         provenance.current().fwd_status = 200
+        self._pulse.heard(self._upstream.condition(fill.repository).namespace)
         return reader
 
     async def _kept(self, repository: Repository, digest: Digest) -> Blob | None:
@@ -144,18 +157,15 @@ class Blobs:
         else:
             if not self._fills.strangers.has_brought(repository, digest):
                 return False
-            if not await self._authorise(repository, digest):
-                return True  # for this time: what the upstream has not confirmed is written down nowhere
-            try:
-                await self._store.link_blob(repository, digest)
-            except StoreError as error:
-                log.warning("blob.not_linked", digest=str(digest), reason=str(error))
+            # Where not: for this time. What the upstream has not confirmed is written down nowhere.
+            await self._authorise(repository, digest, link=True)
+            return True
         self._memory.linked(repository, digest)
         return True
 
-    async def _authorise(self, repository: Repository, digest: Digest) -> bool:
+    async def _authorise(self, repository: Repository, digest: Digest, *, link: bool = False) -> bool:
         """Return if this repository may give the blob: True when the upstream says so, False when it is away
-        and a kept manifest names the blob. Raises the refusal.
+        and a kept manifest names the blob. Raises the refusal. `link`: when it says so, link the blob.
 
         NB: that a manifest names a blob says that some registry has checked it, some time; one HEAD, whose
         outcome the link remembers, says that this registry does so now.
@@ -166,7 +176,7 @@ class Blobs:
         try:
             if self._upstream.condition(repository).blobs is None:
                 async with asyncio.timeout(self._deadline):
-                    await self._asked(repository, digest)
+                    await self._asked(repository, digest, link=link)
                 return True
         except TimeoutError:
             pass
@@ -176,17 +186,34 @@ class Blobs:
                 self._note(repository, digest, error)
                 raise
         if named is None and await self._named(repository, digest) is None:
-            await self._asked(repository, digest)  # for as long as it takes: nothing else can tell
+            await self._asked(repository, digest, link=link)  # for as long as it takes: nothing else can tell
             return True
         told.fwd, told.detail = "", "away"
         return False
 
-    async def _asked(self, repository: Repository, digest: Digest) -> None:
+    async def _asked(self, repository: Repository, digest: Digest, *, link: bool) -> None:
         """Return when the upstream confirms that this repository has the blob."""
         told = provenance.current()
         told.fwd = "uri-miss"
-        await self._ask(repository, digest)
+        try:
+            if link:
+                confirm = partial(self._confirm, repository, digest)
+                await self._confirmations.run((repository, digest), confirm)
+            else:
+                await self._stat(repository, digest)
+        except RegistryError as error:
+            self._note(repository, digest, error)
+            raise
         told.fwd_status = 200
+
+    async def _confirm(self, repository: Repository, digest: Digest) -> None:
+        """Ask, and link the blob when the upstream says so, also when nobody waits for that any more."""
+        await self._stat(repository, digest)
+        try:
+            await self._store.link_blob(repository, digest)
+        except StoreError as error:
+            log.warning("blob.not_linked", digest=str(digest), reason=str(error))
+        self._memory.linked(repository, digest)
 
     def _refuse_absent(self, repository: Repository, digest: Digest) -> None:
         """Raise what the upstream said lately, if it was that it does not have this."""
@@ -197,11 +224,14 @@ class Blobs:
 
     def _note(self, repository: Repository, digest: Digest, error: RegistryError) -> None:
         """What a request learns from a failure."""
-        if error.status == 404 and not isinstance(error, AWAY):
-            self._memory.absent_blobs.note(repository, digest, error)
+        self._note_refusal(repository, digest, error)
         # A 429 about a blob was just heard; of other troubles the condition of now is that of a moment ago.
         limited = isinstance(error, RateLimited)
         note_failure(error, None if limited else self._upstream.condition(repository).blobs)
+
+    def _note_refusal(self, repository: Repository, digest: Digest, error: RegistryError) -> None:
+        if error.status in REFUSALS and not isinstance(error, AWAY):
+            self._memory.absent_blobs.note(repository, digest, error)
 
     async def _named(self, repository: Repository, digest: Digest) -> Descriptor | None:
         """The descriptor by which a kept manifest of this repository names the blob."""
@@ -238,11 +268,20 @@ class Blobs:
         return True
 
     async def _ask(self, repository: Repository, digest: Digest) -> Descriptor:
-        """What the upstream says of the blob; one question for all who have it."""
+        """What the upstream says of the blob."""
         try:
-            return await self._stats.run(
-                (repository, digest), lambda: self._upstream.stat_blob(repository, digest)
-            )
+            return await self._stat(repository, digest)
         except RegistryError as error:
             self._note(repository, digest, error)
+            raise
+
+    async def _stat(self, repository: Repository, digest: Digest) -> Descriptor:
+        """One question for all who have it."""
+        return await self._stats.run((repository, digest), partial(self._upstream_stat, repository, digest))
+
+    async def _upstream_stat(self, repository: Repository, digest: Digest) -> Descriptor:
+        try:
+            return await self._upstream.stat_blob(repository, digest)
+        except RegistryError as error:
+            self._note_refusal(repository, digest, error)
             raise

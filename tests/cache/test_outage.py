@@ -440,6 +440,23 @@ async def test_a_blob_that_a_kept_manifest_names_waits_for_the_deadline_and_no_l
         assert not await parts.store.is_linked(A, Digest.of(LAYER))
 
 
+async def test_a_confirmation_that_comes_after_the_deadline_is_remembered(
+    tmp_path: Path, upstream: Puppet
+) -> None:
+    digest = upstream.add(LAYER)
+    async with joined(tmp_path, upstream, deadline=0.02) as parts:
+        await kept_image(parts)
+        upstream.hold["stat_blob"] = asyncio.Event()
+        assert await whole(await parts.registry.blob(A, digest)) == LAYER
+        upstream.hold["stat_blob"].set()
+        await until(lambda: not parts.registry._blobs._confirmations._tasks)
+        said = provenance.begin()
+        assert await whole(await parts.registry.blob(A, digest)) == LAYER
+        assert (said.hit, said.detail) == (True, "")
+        assert await parts.store.is_linked(A, digest)
+    assert verbs(upstream).count("stat_blob") == 1
+
+
 async def test_where_a_blob_came_from(tmp_path: Path) -> None:
     upstream = Puppet()
     digest = upstream.add(LAYER)

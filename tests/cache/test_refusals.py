@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import tracemalloc
 from pathlib import Path
@@ -14,8 +15,8 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import RawManifest, RegistryError, Resolved
-from tests.cache.kit import A, joined
-from tests.cache.test_pullthrough import IMAGE, verbs
+from tests.cache.kit import A, joined, until, whole
+from tests.cache.test_pullthrough import IMAGE, LAYER, verbs
 from tests.support.puppet import Puppet
 
 POLICY = Policy(default=60.0, negative=10.0)
@@ -54,6 +55,41 @@ async def test_a_manifest_that_was_not_there_is_not_asked_for_again_and_the_answ
             said.append((told.hit, told.fwd, told.fwd_status, told.stored, told.detail))
     assert verbs(upstream) == ["manifest"]
     assert said == [(False, "uri-miss", 404, False, ""), (True, "", None, False, "negative")]
+
+
+@pytest.mark.parametrize("code", [ErrorCode.UNAUTHORIZED, ErrorCode.DENIED, ErrorCode.BLOB_UNKNOWN])
+@pytest.mark.parametrize("verb", ["blob", "stat_blob"])
+async def test_a_refused_blob_is_not_asked_for_again_for_a_while(
+    tmp_path: Path, verb: str, code: ErrorCode
+) -> None:
+    upstream = Puppet()
+    digest = upstream.add(b"blob")
+    upstream.refuse[verb] = RegistryError(code, "no")
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        for _ in range(3):
+            with pytest.raises(RegistryError) as caught:
+                await (
+                    parts.registry.blob(A, digest) if verb == "blob" else parts.registry.stat_blob(A, digest)
+                )
+            assert caught.value.status == code.status
+    assert verbs(upstream) == [verb]
+
+
+async def test_a_refusal_that_comes_after_the_deadline_counts(tmp_path: Path) -> None:
+    upstream = Puppet()
+    upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream, policy=POLICY, deadline=0.02) as parts:
+        parts.put(b"{}", LAYER)
+        await parts.registry.manifest(A, Tag("1"))
+        await parts.registry.settle()
+        upstream.refuse["stat_blob"] = RegistryError(ErrorCode.DENIED, "no more for you")
+        upstream.hold["stat_blob"] = asyncio.Event()
+        assert await whole(await parts.registry.blob(A, Digest.of(LAYER))) == LAYER
+        upstream.hold["stat_blob"].set()
+        await until(lambda: not parts.registry._blobs._stats._tasks)
+        upstream.hold["stat_blob"].clear()
+        with pytest.raises(RegistryError, match="no more for you"):
+            await parts.registry.blob(A, Digest.of(LAYER))
 
 
 class Wordy(Puppet):
