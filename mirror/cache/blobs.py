@@ -20,6 +20,7 @@ from mirror.cache.fill import Fill
 from mirror.cache.fillblob import MEDIA_TYPE, FillBlob
 from mirror.cache.fills import Fills
 from mirror.cache.memory import Memory
+from mirror.cache.pulse import Pulse
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -42,8 +43,15 @@ class Blobs:
     """
 
     def __init__(
-        self, store: ContentStore, upstream: Upstream, fills: Fills, memory: Memory, deadline: float
+        self,
+        store: ContentStore,
+        upstream: Upstream,
+        fills: Fills,
+        memory: Memory,
+        pulse: Pulse,
+        deadline: float,
     ) -> None:
+        self._pulse = pulse
         self._deadline = deadline
         self._store = store
         self._upstream = upstream
@@ -113,6 +121,7 @@ class Blobs:
                 self._note(repository, fill.digest, error)
             raise
         provenance.current().fwd_status = 200
+        self._pulse.heard(self._upstream.condition(fill.repository).namespace)
         return reader
 
     async def _kept(self, repository: Repository, digest: Digest) -> Blob | None:

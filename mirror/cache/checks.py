@@ -11,6 +11,7 @@ from mirror.cache.away import AWAY
 from mirror.cache.coalesce import Coalescer
 from mirror.cache.manifests import Manifests
 from mirror.cache.patience import Patience
+from mirror.cache.pulse import Pulse
 from mirror.cache.tags import Tags
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.names import Repository, Tag
@@ -35,8 +36,10 @@ class Checks:
         manifests: Manifests,
         tags: Tags,
         patience: Patience,
+        pulse: Pulse,
         clock: Callable[[], float],
     ) -> None:
+        self._pulse = pulse
         self._upstream = upstream
         self._manifests = manifests
         self._tags = tags
@@ -120,8 +123,10 @@ class Checks:
             raise
         except RegistryError as error:
             self._tags.refuse(repository, tag, error, self._clock())
+            self._pulse.heard(self._upstream.condition(repository).namespace)
             if error.status == 404:
                 self._manifests.untag(repository, tag)
             raise
+        self._pulse.heard(self._upstream.condition(repository).namespace)
         self._tags.points_to(repository, tag, resolved.descriptor, self._clock())
         return resolved

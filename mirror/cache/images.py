@@ -1,4 +1,4 @@
-"""Whether all of an image is here: asked only while its upstream cannot be."""
+"""Whether all of an image is here: what decides while nobody knows that its upstream can be asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from mirror.store.content import ContentStore
 
 LARGE = 64 << 10  # bytes; a larger manifest is parsed in a thread
 KNOWN = 10_000  # images whose completeness is remembered
-KNOWN_SECONDS = 5.0  # for so long: an outage with many clients must not become a storm of looks at the disk
+WHOLE_SECONDS = 60.0  # for so long it is believed that all of an image is here: each warm pull needs to know
+PARTLY_SECONDS = 5.0  # and that something is missing: it may be coming just now
 CHILDREN = 64  # of an index, that are looked at: more platforms than any image has
 
 
@@ -27,7 +28,8 @@ class Images:
         self._store = store
         self._memory = memory
         self._looks: Coalescer[tuple[Repository, Digest], tuple[int, int]] = Coalescer()
-        self._known: TTLCache[tuple[Repository, Digest], tuple[int, int]] = TTLCache(KNOWN, KNOWN_SECONDS)
+        self._whole: TTLCache[tuple[Repository, Digest], tuple[int, int]] = TTLCache(KNOWN, WHOLE_SECONDS)
+        self._partly: TTLCache[tuple[Repository, Digest], tuple[int, int]] = TTLCache(KNOWN, PARTLY_SECONDS)
 
     async def missing(self, repository: Repository, manifest: RawManifest) -> tuple[int, int]:
         """(parts that are not here, parts). Of an index its best child counts: no client wants all.
@@ -35,10 +37,10 @@ class Images:
         Layers that the publisher may leave out are no parts. What we do not understand has none.
         """
         key = (repository, manifest.descriptor.digest)
-        found = self._known.get(key)
+        found = self._whole.get(key) or self._partly.get(key)
         if found is None:
             found = await self._looks.run(key, lambda: self._look(repository, manifest))
-            self._known[key] = found
+            (self._partly if found[0] else self._whole)[key] = found
         return found
 
     async def close(self) -> None:

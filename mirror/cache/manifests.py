@@ -12,14 +12,15 @@ from weakref import WeakValueDictionary
 import structlog
 
 from mirror import provenance
-from mirror.cache.away import incomplete, note_failure
+from mirror.cache.away import AWAY, incomplete, note_failure
 from mirror.cache.coalesce import Coalescer
 from mirror.cache.images import Images, parsed_manifest
 from mirror.cache.memory import Memory
+from mirror.cache.pulse import Pulse
 from mirror.cache.tags import Tags
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
-from mirror.registry import RawManifest, RegistryError, Unavailable, Upstream
+from mirror.registry import RateLimited, RawManifest, RegistryError, Unavailable, Upstream
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
@@ -30,8 +31,16 @@ class Manifests:
     """See the module's text."""
 
     def __init__(
-        self, store: ContentStore, upstream: Upstream, memory: Memory, tags: Tags, images: Images
+        self,
+        store: ContentStore,
+        upstream: Upstream,
+        memory: Memory,
+        tags: Tags,
+        images: Images,
+        pulse: Pulse,
     ) -> None:
+        self._pulse = pulse
+        self._knocks: Coalescer[str, None] = Coalescer()
         self._store = store
         self._upstream = upstream
         self._memory = memory
@@ -74,11 +83,37 @@ class Manifests:
         return manifest
 
     async def complete(self, repository: Repository, manifest: RawManifest) -> RawManifest:
-        """The manifest, unless blobs of its image are not here and cannot be had: then Unavailable."""
-        trouble = self._upstream.condition(repository).blobs
+        """The manifest, unless blobs of its image are not here and cannot be had: then Unavailable.
+
+        Where nothing was heard of the upstream lately, it is asked whether it is there.
+        """
+        condition = self._upstream.condition(repository)
+        trouble = condition.blobs
+        if trouble is None:
+            namespace = condition.namespace
+            if self._pulse.lately(namespace) or not (await self._images.missing(repository, manifest))[0]:
+                return manifest
+            trouble = await self._knock(namespace, repository, manifest.descriptor.digest)
         if trouble is not None:
             await self.demand_all(repository, manifest, trouble)
         return manifest
+
+    async def _knock(self, namespace: str, repository: Repository, digest: Digest) -> RegistryError | None:
+        """Why blobs of this upstream cannot be had; None: it answers. One question for all who ask."""
+
+        async def ask() -> None:
+            await self._upstream.stat_manifest(repository, digest)
+
+        try:
+            await self._knocks.run(namespace, ask)
+        except RateLimited:  # of manifests
+            pass
+        except AWAY as error:
+            return error
+        except RegistryError:  # it may say what it likes: it is there
+            pass
+        self._pulse.heard(namespace)
+        return None
 
     async def demand_all(self, repository: Repository, manifest: RawManifest, reason: RegistryError) -> None:
         """Raise Unavailable if not all of the image is here, for this reason."""
@@ -145,6 +180,7 @@ class Manifests:
     async def close(self) -> None:
         """End the questions; what is being written is written."""
         await self._fetches.close()
+        await self._knocks.close()
         await self.settle()
 
     async def _fetch(self, repository: Repository, digest: Digest) -> RawManifest:
@@ -157,6 +193,7 @@ class Manifests:
             if error.status == 404:
                 self._memory.absent_manifests.note(repository, digest, error)
             raise
+        self._pulse.heard(self._upstream.condition(repository).namespace)
         await self.remember(repository, manifest)
         self.keep(repository, manifest)
         return manifest

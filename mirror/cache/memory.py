@@ -82,6 +82,21 @@ class Memory:
         """The bytes in the store are what they should be, as far as their number tells."""
         self._sound[digest] = size
 
+    # What is deleted.
+
+    def forget_image(self, repository: Repository, digest: Digest) -> None:
+        """This repository has the manifest no more."""
+        self._manifests.pop((repository, digest), None)
+        self._kept.pop((repository, digest), None)
+
+    def forget_link(self, repository: Repository, digest: Digest) -> None:
+        """This repository has the blob no more."""
+        self._linked.pop((repository, digest), None)
+
+    def forget_blob(self, digest: Digest) -> None:
+        """The blob's bytes are gone."""
+        self._sound.pop(digest, None)
+
 
 class Absent:
     """Of which digests the upstream said lately that it does not have them."""

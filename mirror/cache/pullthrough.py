@@ -20,6 +20,7 @@ from mirror.cache.images import Images
 from mirror.cache.manifests import Manifests
 from mirror.cache.memory import Memory
 from mirror.cache.patience import Patience
+from mirror.cache.pulse import Pulse
 from mirror.cache.standing import Standings
 from mirror.cache.tagged import Tagged
 from mirror.cache.tags import Remembering, Tags
@@ -57,16 +58,16 @@ class PullThrough:
     ) -> None:
         memory = Memory(descriptors, policy.negative)
         tags = Tags(ledger)
-        patience = Patience(deadline)
+        patience, pulse = Patience(deadline), Pulse()
         images = Images(store, memory)
         self._store = store
         self._upstream = upstream
         self._images = images
-        self._manifests = Manifests(store, upstream, memory, tags, images)
-        self._checks = Checks(upstream, self._manifests, tags, patience, clock)
+        self._manifests = Manifests(store, upstream, memory, tags, images, pulse)
+        self._checks = Checks(upstream, self._manifests, tags, patience, pulse, clock)
         standings = Standings(tags, policy, clock)
         self._tagged = Tagged(upstream, self._manifests, images, standings, self._checks, patience)
-        self._blobs = Blobs(store, upstream, fills, memory, deadline)
+        self._blobs = Blobs(store, upstream, fills, memory, pulse, deadline)
         self._explainer = Explainer(upstream, self._manifests, images, standings, patience, fills)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:

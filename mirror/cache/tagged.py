@@ -115,9 +115,7 @@ class Tagged:
                 return None
             moved = await self._manifests.tagged(repository, tag) is not None
             return None if moved else Resolved(known.points)
-        if condition.blobs is not None and (await self._images.missing(repository, manifest))[0]:
-            return None
-        return Resolved(manifest.descriptor, manifest)
+        return Resolved(manifest.descriptor, await self._manifests.complete(repository, manifest))
 
     async def _due(
         self, repository: Repository, tag: Tag, known: Standing, condition: Condition, copy: RawManifest
@@ -178,7 +176,13 @@ class Tagged:
             failure = checked.failure
         if isinstance(failure, AWAY) and known.word is not None and known.is_refused:
             note_failure(failure, condition.trouble)
-            raise known.word.refused() from failure
+            told = provenance.current()
+            told.fwd_status, told.detail = None, told.detail or "away"
+            refusal = known.word.refused()
+            refusal.message += (
+                f" ({ago(known.checked_ago or 0.0)} ago; it cannot be asked now: {failure.message})"
+            )
+            raise refusal from failure
         return await self._fail(repository, failure, condition, copy)
 
     async def _fail(

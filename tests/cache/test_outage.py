@@ -49,6 +49,7 @@ def upstream() -> Puppet:
 async def test_a_fresh_tag_asks_nobody_also_after_a_restart(tmp_path: Path, upstream: Puppet) -> None:
     clock = Clock()
     async with joined(tmp_path, upstream, policy=POLICY, clock=clock) as parts:
+        parts.put(CONFIG, LAYER)
         for _ in range(500):
             assert (await parts.registry.manifest(A, ONE)).body == IMAGE
             assert (await parts.registry.stat_manifest(A, ONE)).size == len(IMAGE)
@@ -503,3 +504,33 @@ async def test_fills_through_one_upstream_leave_turns_to_those_through_others(tm
         for result in await asyncio.gather(*asking, return_exceptions=True):
             if not isinstance(result, BaseException):
                 await result.close()
+
+
+@pytest.mark.parametrize("reference", [ONE, Digest.of(IMAGE)])
+async def test_what_is_kept_in_part_is_given_only_while_its_upstream_is_known_to_answer(
+    tmp_path: Path, upstream: Puppet, reference: Tag | Digest
+) -> None:
+    """The first client after a restart, or of an outage: no breaker is open, and nobody has failed yet."""
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        await parts.registry.manifest(A, ONE)
+        await parts.registry.settle()
+        assert (await told(parts, reference))[0].body == IMAGE, "it answered a moment ago"
+    before = len(upstream.calls)
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        for _ in range(3):
+            manifest, said = await told(parts, reference)
+            assert manifest.body == IMAGE
+            assert said.hit
+        assert len(upstream.calls) == before + 1, "one question for all"
+    upstream.refuse = {"manifest": AWAY}
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        with pytest.raises(Unavailable, match="2 of 2 parts"):
+            await told(parts, reference)
+    upstream.refuse = {"manifest": RateLimited("slow down")}
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        assert (await told(parts, reference))[0].body == IMAGE, "manifests are limited, not blobs"
+    before = len(upstream.calls)
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        parts.put(CONFIG, LAYER)
+        assert (await told(parts, reference))[0].body == IMAGE
+    assert len(upstream.calls) == before, "all of it is here"

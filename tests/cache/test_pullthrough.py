@@ -108,6 +108,7 @@ async def test_a_warm_digest_asks_the_upstream_nothing_also_after_a_restart(tmp_
     upstream = Puppet()
     digest = upstream.add_manifest(IMAGE, "library/a", "1")
     async with joined(tmp_path, upstream) as parts:
+        parts.put(b"{}", LAYER)
         await parts.registry.manifest(A, digest)
         await parts.registry.settle()
         await parts.registry.manifest(A, digest)

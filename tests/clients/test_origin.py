@@ -24,19 +24,7 @@ REF = "library/small:1"
 TELLING = 5  # failures in a row, after which the mirror counts the upstream as away
 
 
-@pytest.fixture(
-    params=[
-        "0s",
-        pytest.param(
-            "1h",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="a tag that is fresh asks nobody: the first clients hear of an outage at a blob",
-            ),
-        ),
-    ],
-    ids=["due", "fresh"],
-)
+@pytest.fixture(params=["0s", "1h"], ids=["due", "fresh"])
 def half(
     request: pytest.FixtureRequest,
     start_mirror: Callable[..., MirrorProcess],

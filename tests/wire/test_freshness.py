@@ -37,13 +37,17 @@ def asked(upstream: Upstream) -> Counter[str]:
 async def test_a_thousand_pulls_within_the_freshness_ask_once_and_none_after_a_restart(
     tmp_path: Path, upstream: Upstream
 ) -> None:
-    digest = upstream.add_image(NAME, "1").digest
+    image = upstream.add_image(NAME, "1")
+    digest = image.digest
     clock, root = Clock(), tmp_path / "data"
     async with serve(upstream) as url:
         async with running(root, url, clock=clock, **SETTINGS) as mirror:
             await pull(mirror, PULLS, digest)
             cold = {f"HEAD /v2/{TAG}": 1, f"GET /v2/{NAME}/manifests/{digest}": 1}
             assert asked(upstream) == cold, "the question, and the manifest itself"
+            for blob in image.blobs:
+                await mirror.get(f"{NAME}/blobs/{blob}")
+                await mirror.kept(blob)
             upstream.seen.clear()
             clock.pass_(FRESH + 1)
             await pull(mirror, PULLS, digest)
