@@ -7,12 +7,12 @@ threads.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-WALK_BATCH = 1000  # entries; 0.3 MB, and some milliseconds for whoever handles one
+WALK_BATCH = 250  # entries; whoever handles one on the event loop takes 2 ms or so
 
 
 class DriverError(Exception):
@@ -50,7 +50,7 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What `walk` finds: a file, or a folder with nothing in it.
+    """What `walk` finds: a file, or a folder that it did not enter, or has nothing to enter.
 
     `linked` says that the way to it leads through a symbolic link to a folder: it is read like any other, but
     may belong to somebody else too.
@@ -102,12 +102,13 @@ class StorageDriver(Protocol):
 
     async def stat(self, path: str) -> Info: ...
 
-    def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
-        """All files below a folder, and its empty folders, in batches of at most WALK_BATCH, in any order.
+    def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
+        """All files in a folder's tree, and the folders with nothing in them (itself too), in any order.
 
-        A batch may be empty: nothing was found for a while. Nothing at all is given where there is no such
-        folder. What is written or deleted meanwhile may be given or not. Any other failure is raised, so that
-        a walk which ends has seen everything.
+        A folder with one of the names `leaves` is given instead of what is in it. Batches have at most
+        WALK_BATCH entries; they may be empty: nothing was found for a while. Where there is no such folder,
+        there is no entry. What is written or deleted meanwhile may be given or not. Any other failure is
+        raised, so that a walk which ends has seen everything.
         """
 
     async def list(self, path: str) -> list[str]:
@@ -121,6 +122,12 @@ class StorageDriver(Protocol):
 
         `path` is below `keep`, and need not be there. A write into one of these folders at the same time
         succeeds: a folder with anything in it stays, and a write makes a folder again that went.
+        """
+
+    async def sweep(self, before: float) -> int:
+        """Remove what broken-off writes and deletions left, untouched since `before`; how many there were.
+
+        `before` is in seconds since the epoch. A write that goes on and was not touched since then fails.
         """
 
     async def move_out(self, path: str, target: Path) -> None:

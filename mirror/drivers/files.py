@@ -192,13 +192,27 @@ def sweep(folder: Path) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         left = [entry for entry in islice(entries, SWEEP_LIMIT) if entry.name.startswith(paths.TEMPORARY)]
         for entry in left:
-            # ctime: renames and writes set it, and nobody can set it back.
-            if time.time() - entry.stat(follow_symlinks=False).st_ctime <= STALE_AFTER:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                Path(entry.path).unlink()
+            with contextlib.suppress(OSError):
+                remove_stale(Path(entry.path), time.time() - STALE_AFTER)
+
+
+def remove_stale(temporary: Path, before: float) -> bool:
+    """Remove a file or a tree unless it was touched after `before` (seconds since the epoch); whether it was.
+
+    Raises OSError.
+    """
+    try:
+        found = temporary.lstat()
+    except FileNotFoundError:  # it was finished
+        return False
+    # ctime: renames and writes set it, and nobody can set it back.
+    if found.st_ctime >= before:
+        return False
+    if modes.S_ISDIR(found.st_mode):
+        shutil.rmtree(temporary)
+    else:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import BinaryIO, TypeVar
 
 from mirror.drivers import files, paths, removal
 from mirror.drivers.base import DriverError, Entry, Info, OpenFile
-from mirror.drivers.walking import Walk
+from mirror.drivers.walking import Sweep, Walk
 
 CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
 
@@ -62,8 +62,8 @@ class FilesystemDriver:
     async def stat(self, path: str) -> Info:
         return await self._threads.run(partial(files.stat, self._locate(path), path))
 
-    async def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
-        walk = Walk(self._root, path)
+    async def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
+        walk = Walk(self._root, path, leaves)
         while (batch := await self._threads.run(walk.batch)) is not None:
             yield batch
 
@@ -76,6 +76,12 @@ class FilesystemDriver:
     async def prune(self, path: str, keep: str) -> None:
         paths.check_below(path, keep)
         await self._threads.run(partial(removal.prune, self._locate(path), self._locate(keep), path))
+
+    async def sweep(self, before: float) -> int:
+        sweep, removed = Sweep(self._root, before), 0
+        while (count := await self._threads.run(sweep.batch)) is not None:
+            removed += count
+        return removed
 
     async def move_out(self, path: str, target: Path) -> None:
         """As the Protocol says, by a rename on the same file system; folders above `target` are made."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -83,14 +83,14 @@ class InMemoryDriver:
             return Info(0, True, 0.0)
         return Info(len(node.data), False, node.modified)
 
-    async def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
+    async def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
         """What is there at the first step; a folder without files is none."""
         try:
             node = self._node(path)
         except PathNotFoundError:
             return
         if isinstance(node, dict):
-            entries = iter(list(_entries(path, node)))
+            entries = iter(list(_entries(path, node, leaves)))
             while batch := list(islice(entries, WALK_BATCH)):
                 yield batch
 
@@ -118,6 +118,10 @@ class InMemoryDriver:
     async def prune(self, path: str, keep: str) -> None:
         """An empty folder is gone with the last file in it."""
         paths.check_below(path, keep)
+
+    async def sweep(self, before: float) -> int:
+        """Nothing here outlives its process."""
+        return 0
 
     async def move_out(self, path: str, target: Path) -> None:
         data = self._file(path).data
@@ -175,11 +179,13 @@ def _weight(node: _Folder | _File) -> int:
     return sum(_weight(child) for child in node.values())
 
 
-def _entries(path: str, folder: _Folder) -> Iterator[Entry]:
+def _entries(path: str, folder: _Folder, leaves: Collection[str]) -> Iterator[Entry]:
     for name, node in folder.items():
         below = f"{path}/{name}" if path else name
-        if isinstance(node, dict):
-            yield from _entries(below, node)
+        if isinstance(node, dict) and name in leaves:
+            yield Entry(below, 0, 0.0, is_folder=True)
+        elif isinstance(node, dict):
+            yield from _entries(below, node, leaves)
         else:
             yield Entry(below, len(node.data), node.modified)
 

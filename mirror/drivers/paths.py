@@ -11,7 +11,13 @@ MAX_PATH_LENGTH = (
 )
 TEMPORARY = ".tmp-"  # begins the names of unfinished writes: never listed, never opened
 
+_TEMPORARY = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}\Z")
 _NAME = re.compile(r"[A-Za-z0-9._-]+\Z")
+
+
+def is_temporary(text: str) -> bool:
+    """Whether this is a whole name of an unfinished write, as drivers make them."""
+    return text.startswith(TEMPORARY) and _TEMPORARY.match(text) is not None
 
 
 def is_name(text: str) -> bool:

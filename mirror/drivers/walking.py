@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import stat as modes
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror.drivers import paths
+from mirror.drivers import files, paths
 from mirror.drivers.base import WALK_BATCH, Entry
 from mirror.drivers.files import naming
 
@@ -30,31 +30,62 @@ class _Folder:
     linked: tuple[_Identity, ...] = ()  # the folders on the way here that were entered by a link
 
 
+@dataclass(frozen=True, slots=True)
+class _Temporary:
+    """What an unfinished write has left, or is just making."""
+
+    place: str
+
+
 class Walk:
     """One walk below `root`/`path`, as drivers.base says. Called by one thread at a time."""
 
-    def __init__(self, root: Path, path: str) -> None:
-        self._entries: Iterator[Entry | None] | None = _walk(root, paths.split(path), path)
+    def __init__(self, root: Path, path: str, leaves: Collection[str]) -> None:
+        self._found: Iterator[Entry | _Temporary | None] | None = _walk(root, path, leaves)
 
     def batch(self) -> list[Entry] | None:
         """The next entries, as many as BATCH_TIME allows; None after the last. Raises DriverError."""
-        if self._entries is None:
+        if self._found is None:
             return None
-        found: list[Entry] = []
+        entries: list[Entry] = []
         stop = time.monotonic() + BATCH_TIME
-        for entry in self._entries:
-            if entry is not None:
-                found.append(entry)
-            if len(found) == WALK_BATCH or time.monotonic() > stop:
-                return found
-        self._entries = None
-        return found
+        for each in self._found:
+            if isinstance(each, Entry):
+                entries.append(each)
+            if len(entries) == WALK_BATCH or time.monotonic() > stop:
+                return entries
+        self._found = None
+        return entries
 
 
-def _walk(root: Path, parts: tuple[str, ...], path: str) -> Iterator[Entry | None]:
-    """The entries; and None now and then, so that whoever takes them can look at the time."""
+class Sweep:
+    """One search below `root` for what unfinished writes left. Called by one thread at a time."""
+
+    def __init__(self, root: Path, before: float) -> None:
+        """What was touched after `before`, in seconds since the epoch, stays."""
+        self._found: Iterator[Entry | _Temporary | None] | None = _walk(root, "", ())
+        self._before = before
+
+    def batch(self) -> int | None:
+        """Go on for BATCH_TIME: how many were removed; None after the last. Raises DriverError."""
+        if self._found is None:
+            return None
+        removed = 0
+        stop = time.monotonic() + BATCH_TIME
+        for each in self._found:
+            if isinstance(each, _Temporary):
+                with naming(paths.TEMPORARY):
+                    removed += files.remove_stale(Path(each.place), self._before)
+            if time.monotonic() > stop:
+                return removed
+        self._found = None
+        return removed
+
+
+def _walk(root: Path, path: str, leaves: Collection[str]) -> Iterator[Entry | _Temporary | None]:
+    """What there is; and None now and then, so that whoever takes it can look at the time."""
     with naming(path):
-        start = _start(root, parts, path)
+        start = _start(root, path)
     stack = [start] if start is not None else []
     while stack:
         folder = stack.pop()
@@ -62,26 +93,28 @@ def _walk(root: Path, parts: tuple[str, ...], path: str) -> Iterator[Entry | Non
             empty = True
             for each in _scan(folder):
                 empty = False
-                if isinstance(each, _Folder):
-                    stack.append(each)
-                else:
+                if not isinstance(each, _Folder):
                     yield each
-            if empty and folder is not start:
-                yield _empty(folder)
+                elif each.path.rpartition("/")[2] in leaves:
+                    yield _leaf(each)
+                else:
+                    stack.append(each)
+            if empty:
+                yield _leaf(folder)
         yield None
 
 
-def _start(root: Path, parts: tuple[str, ...], path: str) -> _Folder | None:
+def _start(root: Path, path: str) -> _Folder | None:
     """Where the walk begins; None when that is no folder."""
     place, linked = root, list[_Identity]()
-    for part in parts:
+    for part in paths.split(path):
         place /= part
         if place.is_symlink() and place.is_dir():
             linked.append(_identity(place.stat()))
     return _Folder(str(place), path, tuple(linked)) if place.is_dir() else None
 
 
-def _scan(folder: _Folder) -> Iterator[Entry | _Folder | None]:
+def _scan(folder: _Folder) -> Iterator[Entry | _Folder | _Temporary | None]:
     """What is in a folder; None for what is not ours. Of a folder that is gone: None, for it is not empty."""
     try:
         entries = os.scandir(folder.place)
@@ -91,7 +124,10 @@ def _scan(folder: _Folder) -> Iterator[Entry | _Folder | None]:
     with entries:
         for each in entries:
             path = f"{folder.path}/{each.name}" if folder.path else each.name
-            if not paths.is_name(each.name) or len(path) > paths.MAX_PATH_LENGTH:
+            if paths.is_temporary(each.name):
+                # Behind a link may be another's, who is still writing.
+                yield None if folder.linked else _Temporary(each.path)
+            elif not paths.is_name(each.name) or len(path) > paths.MAX_PATH_LENGTH:
                 yield None
             elif each.is_dir(follow_symlinks=False):
                 yield _Folder(each.path, path, folder.linked)
@@ -123,7 +159,7 @@ def _behind(each: os.DirEntry[str], path: str, linked: tuple[_Identity, ...]) ->
     return _Folder(each.path, path, (*linked, identity))
 
 
-def _empty(folder: _Folder) -> Entry | None:
+def _leaf(folder: _Folder) -> Entry | None:
     try:
         modified = Path(folder.place).lstat().st_mtime
     except FileNotFoundError:

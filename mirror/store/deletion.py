@@ -16,6 +16,7 @@ from mirror.oci.names import Repository, Tag
 from mirror.store import layout
 from mirror.store.garbage import Garbage, Kind
 from mirror.store.links import Links
+from mirror.store.marks import look
 
 
 async def drop_tag(driver: StorageDriver, repository: Repository, tag: Tag) -> bool:
@@ -65,24 +66,55 @@ async def set_aside(driver: StorageDriver, digest: Digest, folder: Path) -> Path
     return target
 
 
-async def drop(driver: StorageDriver, garbage: Garbage) -> bool:
-    """Delete what a collection found; not what was written again since."""
+async def drop(driver: StorageDriver, links: Links, garbage: Garbage) -> bool:
+    """Delete what a collection found, if it is that still; whether it was there."""
+    if await _has_changed(driver, links, garbage):
+        return False
+    blobs = garbage.path.startswith(f"{layout.BLOBS}/")
+    keep = layout.BLOBS if blobs else layout.REPOSITORIES
+    if garbage.kind is Kind.FOLDER:
+        await driver.prune(garbage.path, keep)
+        return not await _is_there(driver, garbage.path)
+    if garbage.kind is Kind.TAG:
+        assert garbage.repository is not None
+        assert garbage.tag is not None
+        return await drop_tag(driver, garbage.repository, garbage.tag)
+    return await drop_file(driver, garbage.path, keep)
+
+
+async def _has_changed(driver: StorageDriver, links: Links, garbage: Garbage) -> bool:
+    """Whether somebody has written here since, so that this is no garbage any more.
+
+    What a link says is not written again when it says so already: so those that lead to something again are
+    not garbage either.
+    """
     try:
         info = await driver.stat(garbage.path)
     except PathNotFoundError:
-        info = None
-    if info is not None and not info.is_folder and info.modified != garbage.modified:
         return False
-    keep = layout.BLOBS if garbage.repository is None else layout.REPOSITORIES
-    match garbage:
-        case Garbage(kind=Kind.FOLDER, path=path):
-            keep = layout.BLOBS if path.startswith(f"{layout.BLOBS}/") else layout.REPOSITORIES
-            await driver.prune(path, keep)
-            return info is not None
-        case Garbage(kind=Kind.TAG, repository=Repository() as repository, tag=Tag() as tag):
-            return await drop_tag(driver, repository, tag)
-        case _:
-            return await drop_file(driver, garbage.path, keep)
+    if not info.is_folder and info.modified != garbage.modified:
+        return True
+    repository, digest = garbage.repository, garbage.digest
+    if repository is None:
+        return False
+    if garbage.kind is Kind.TAG and garbage.tag is not None:
+        digest = await links.read(layout.tag_current_link(repository, garbage.tag))
+        return digest is not None and await look(driver, links, repository, digest) is not None
+    if (
+        garbage.kind is Kind.BROKEN
+        and digest is not None
+        and garbage.path != layout.layer_link(repository, digest)
+    ):
+        return await look(driver, links, repository, digest) is not None
+    return False
+
+
+async def _is_there(driver: StorageDriver, path: str) -> bool:
+    try:
+        await driver.stat(path)
+    except PathNotFoundError:
+        return False
+    return True
 
 
 async def drop_file(driver: StorageDriver, path: str, keep: str) -> bool:

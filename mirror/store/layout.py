@@ -26,6 +26,7 @@ FOLDERS = (BLOBS, REPOSITORIES)  # all that the tree consists of
 MANIFESTS = "_manifests"
 LAYERS = "_layers"
 UPLOADS = "_uploads"
+PARTS = (MANIFESTS, LAYERS, UPLOADS)  # of a repository; no name has a component like these
 LINK_LIMIT = 256  # bytes; the longest digest's text, of sha512, has 135
 
 

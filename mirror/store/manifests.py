@@ -157,10 +157,12 @@ async def _off_loop(body: bytes, work: Callable[[], T]) -> T:
     return work() if len(body) <= INLINE_LIMIT else await asyncio.to_thread(work)
 
 
-async def in_batches(items: Sequence[S], call: Callable[[S], Awaitable[T]]) -> AsyncGenerator[T, None]:
-    """What `call` gives for each item, in order, SCAN_BATCH calls at a time; the first failure is raised."""
+async def in_batches(
+    items: Sequence[S], call: Callable[[S], Awaitable[T]], at_a_time: int = SCAN_BATCH
+) -> AsyncGenerator[T, None]:
+    """What `call` gives for each item, in order, so many calls at a time; the first failure is raised."""
     rest = iter(items)
-    while batch := list(islice(rest, SCAN_BATCH)):
+    while batch := list(islice(rest, at_a_time)):
         # Waiting for all of them, also when one fails, leaves no call behind that nobody waits for.
         for result in await asyncio.gather(*map(call, batch), return_exceptions=True):
             if isinstance(result, BaseException):

@@ -1,20 +1,21 @@
-"""What a kept manifest names, and the memory of all that is named."""
+"""What a kept manifest names, and the digests that nothing was found to name yet."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mirror.drivers.base import PathNotFoundError, StorageDriver
-from mirror.oci.digest import Digest, DigestError
+from mirror.oci.digest import HEX_LENGTH, Digest
 from mirror.oci.manifest import ManifestError, parse
 from mirror.oci.names import Repository
 from mirror.registry import MANIFEST_LIMIT
 from mirror.store import layout
 from mirror.store.links import Links, read_bounded
 
+_ALGORITHMS = {length // 2: algorithm for algorithm, length in HEX_LENGTH.items()}
 _DIGESTS = re.compile(rb"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
 
 
@@ -23,7 +24,7 @@ class Named:
     """A manifest that is here and has its digest, and what it names."""
 
     size: int  # bytes of the manifest
-    data: Digest  # under which its bytes are
+    data: Digest  # under which its bytes are: its own digest, or one of another algorithm
     parts: frozenset[Digest]  # blobs and children
     subject: Digest | None
 
@@ -51,28 +52,27 @@ def _named(digest: Digest, target: Digest, body: bytes) -> Named | None:
     try:
         manifest = parse(body)
     except ManifestError:
-        # Of a kind that is not served here (schema 1, for one). Whoever gets the folder back may know it.
-        return Named(len(body), target, frozenset(_mentioned(body)), None)
+        # Of a kind that is not served here (schema 1, for one): whoever is given the folder back may know it.
+        mentioned = frozenset(Digest.parse(found.decode("ascii")) for found in _DIGESTS.findall(body))
+        return Named(len(body), target, mentioned, None)
     parts = frozenset(each.digest for each in (*manifest.blobs, *manifest.children))
     return Named(len(body), target, parts, manifest.subject.digest if manifest.subject else None)
 
 
-def _mentioned(body: bytes) -> Iterable[Digest]:
-    for found in _DIGESTS.finditer(body):
-        try:
-            yield Digest.parse(found[0].decode("ascii"))
-        except DigestError:  # cannot be, by the pattern
-            continue
-
-
-class Marks:
-    """A set of digests, at some 100 bytes each."""
+class Unnamed:
+    """Digests that may be garbage, at some 250 bytes each; what is found to be named leaves."""
 
     def __init__(self) -> None:
-        self._keys: set[bytes] = set()
+        # The digests' bytes, whose number tells the algorithm -> size in bytes, modified.
+        self._left: dict[bytes, tuple[int, float]] = {}
 
-    def add(self, digest: Digest) -> None:
-        self._keys.add(bytes.fromhex(digest.hex))  # the algorithms differ in length
+    def add(self, digest: Digest, size: int, modified: float) -> None:
+        self._left[bytes.fromhex(digest.hex)] = (size, modified)
 
-    def __contains__(self, digest: Digest) -> bool:
-        return bytes.fromhex(digest.hex) in self._keys
+    def discard(self, digest: Digest) -> None:
+        self._left.pop(bytes.fromhex(digest.hex), None)
+
+    def left(self) -> Iterator[tuple[Digest, int, float]]:
+        """Those that nothing names: digest, size, modified."""
+        for key, (size, modified) in self._left.items():
+            yield Digest(_ALGORITHMS[len(key)], key.hex()), size, modified

@@ -1,68 +1,98 @@
-"""The garbage of one repository, and the marks that the rest of it leaves."""
+"""The garbage of one repository; and what the rest of it names is no garbage any more."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from itertools import islice
 
-from mirror.drivers.base import Entry, StorageDriver
+from mirror.drivers.base import WALK_BATCH, Entry, StorageDriver
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.store import layout
 from mirror.store.garbage import Garbage, Kind, Step
 from mirror.store.links import Links
 from mirror.store.manifests import in_batches
-from mirror.store.marks import Marks, Named, look
+from mirror.store.marks import Named, Unnamed, look
 from mirror.store.places import CurrentLink, IndexLink, LayerLink, RevisionLink, place_of
 from mirror.store.survey import believed
 
 UPLOAD_GRACE = 168 * 3600.0  # seconds; registry:2's `uploadpurging.age`
+LOOKS = 4  # manifests under way at a time: 25 MB each at worst, which is 4 MiB of JSON parsed
 
 
 class Shelf:
-    """One repository during a collection; `before` as in collect, seconds since the epoch."""
+    """One repository during a collection; what was `modified` after `before` (as in collect) stays."""
 
     def __init__(
-        self, driver: StorageDriver, links: Links, repository: Repository, before: float, marks: Marks
+        self, driver: StorageDriver, links: Links, repository: Repository, before: float, blobs: Unnamed
     ) -> None:
         self._driver = driver
         self._links = links
         self._repository = repository
         self._before = before
-        self._marks = marks
+        self._blobs = blobs
+        self._layers = Unnamed()  # the links that may be garbage
+        self._aliases: dict[Digest, Digest] = {}  # of these, those that name a digest of another algorithm
         self._revisions: dict[Digest, Entry] = {}
         self._currents: dict[Tag, Entry] = {}
         self._indexes: dict[tuple[Tag, Digest], Entry] = {}
 
     async def collect(self, untagged: bool) -> AsyncGenerator[Step, None]:
-        """The garbage, tags and manifests before blobs. Raises DriverError."""
-        async with aclosing(self._read_names()) as steps:
-            async for step in steps:
-                yield step
-        named: dict[Digest, Named] = {}
-        digests = list(self._revisions)
-        async with aclosing(in_batches(digests, self._look)) as looks:
-            async for digest, found in looks:
-                if found is not None:
-                    named[digest] = found
+        """The garbage: tags and manifests before blobs. Raises DriverError."""
+        for reader in (self._read_layers(), self._read_manifests()):
+            async with aclosing(reader) as steps:
+                async for step in steps:
+                    yield step
+        points = await self._read_currents()
+        wanted: set[Digest] = set(self._revisions)
+        if untagged:
+            leads: dict[Digest, set[Digest]] = {}
+            async with aclosing(self._look_at(wanted)) as looks:
+                async for digest, named in looks:
+                    self._note_leads(leads, digest, named)
+                    yield Step(1)
+            wanted = _reached((*points.values(), *self._staying()), leads)
+        live: set[Digest] = set()
+        async with aclosing(self._look_at(wanted & self._revisions.keys())) as looks:
+            async for digest, named in looks:
+                if named is not None:
+                    live.add(digest)
+                    self._keep((digest, named.data, *named.parts))
                 yield Step(1)
-        points = await self._points()
-        live = self._live(named, points) if untagged else set(named)
-        own = Marks()
-        for digest in live:
-            for each in (digest, named[digest].data, *named[digest].parts):
-                own.add(each)
-                self._marks.add(each)
-        yield Step(0, tuple(self._tags(points, live)))
-        yield Step(0, tuple(self._images(named, live)))
-        async with aclosing(self._layers(own)) as steps:
-            async for step in steps:
-                yield step
-        async with aclosing(self._uploads()) as steps:
+        broken = {digest for digest in wanted if digest not in live}
+        yield Step(0, tuple(self._dead_tags(points, live)))
+        yield Step(0, tuple(self._dead_images(live, broken)))
+        links = self._dead_layers()
+        while garbage := tuple(islice(links, WALK_BATCH)):
+            yield Step(0, garbage)
+        async with aclosing(self._read_uploads()) as steps:
             async for step in steps:
                 yield step
 
-    async def _read_names(self) -> AsyncGenerator[Step, None]:
+    # Reading the repository.
+
+    async def _read_layers(self) -> AsyncGenerator[Step, None]:
+        """The links of blobs. One that stays in any case keeps its blob."""
+        async with aclosing(self._driver.walk(layout.layers(self._repository))) as batches:
+            async for batch in batches:
+                broken: list[Garbage] = []
+                for entry in batch:
+                    place = None if entry.is_folder else place_of(entry.path)
+                    if not isinstance(place, LayerLink):
+                        continue
+                    target = believed(entry, place) or await self._links.read(entry.path, place.digest)
+                    if target is None:
+                        broken.extend(self._garbage(Kind.BROKEN, entry, digest=place.digest))
+                    elif not self._old(entry):
+                        self._blobs.discard(target)
+                    else:
+                        self._layers.add(place.digest, entry.size, entry.modified)
+                        if target != place.digest:
+                            self._aliases[place.digest] = target
+                yield Step(len(batch), (*broken, *empty_folders(batch, self._before)))
+
+    async def _read_manifests(self) -> AsyncGenerator[Step, None]:
         async with aclosing(self._driver.walk(layout.manifests(self._repository))) as batches:
             async for batch in batches:
                 for entry in batch:
@@ -73,12 +103,9 @@ class Shelf:
                             self._currents[tag] = entry
                         case IndexLink(_, tag, digest):
                             self._indexes[tag, digest] = entry
-                yield Step(len(batch))
+                yield Step(len(batch), tuple(empty_folders(batch, self._before)))
 
-    async def _look(self, digest: Digest) -> tuple[Digest, Named | None]:
-        return digest, await look(self._driver, self._links, self._repository, digest)
-
-    async def _points(self) -> dict[Tag, Digest]:
+    async def _read_currents(self) -> dict[Tag, Digest]:
         """What the tags point to, as far as their links are whole."""
 
         async def read(tag: Tag) -> tuple[Tag, Digest | None]:
@@ -87,78 +114,82 @@ class Shelf:
         async with aclosing(in_batches(list(self._currents), read)) as found:
             return {tag: digest async for tag, digest in found if digest is not None}
 
-    def _live(self, named: dict[Digest, Named], points: dict[Tag, Digest]) -> set[Digest]:
-        """The manifests to which a tag leads: by itself, as a child, or as what refers to one of these."""
-        referrers: dict[Digest, list[Digest]] = {}
-        for digest, found in named.items():
-            if found.subject is not None:
-                referrers.setdefault(found.subject, []).append(digest)
-        left = [*points.values(), *(digest for digest in named if not self._old(self._revisions[digest]))]
-        live: set[Digest] = set()
-        while left:
-            digest = left.pop()
-            if digest in named and digest not in live:
-                live.add(digest)
-                left.extend(named[digest].parts)
-                left.extend(referrers.get(digest, ()))
-        return live
+    async def _look_at(self, digests: Iterable[Digest]) -> AsyncGenerator[tuple[Digest, Named | None], None]:
+        async def one(digest: Digest) -> tuple[Digest, Named | None]:
+            return digest, await look(self._driver, self._links, self._repository, digest)
 
-    def _tags(self, points: dict[Tag, Digest], live: set[Digest]) -> Iterator[Garbage]:
-        """Tags that lead nowhere, and what is left of where others have pointed to."""
-        for (tag, digest), entry in self._indexes.items():
-            if tag not in self._currents:
-                yield from self._garbage(Kind.TAG, entry, tag=tag)
-            elif digest not in live and points.get(tag) != digest:
-                yield from self._garbage(Kind.BROKEN, entry, tag=tag, digest=digest)
-        for tag, entry in self._currents.items():
-            if points.get(tag) not in live:
-                yield from self._garbage(Kind.TAG, entry, tag=tag)
+        async with aclosing(in_batches(list(digests), one, LOOKS)) as looks:
+            async for found in looks:
+                yield found
 
-    def _images(self, named: dict[Digest, Named], live: set[Digest]) -> Iterator[Garbage]:
-        for digest, entry in self._revisions.items():
-            if digest not in named:
-                yield from self._garbage(Kind.BROKEN, entry, digest=digest)
-            elif digest not in live:
-                yield from self._garbage(Kind.IMAGE, entry, digest=digest)
-
-    async def _layers(self, own: Marks) -> AsyncGenerator[Step, None]:
-        async with aclosing(self._driver.walk(layout.layers(self._repository))) as batches:
-            async for batch in batches:
-                garbage: list[Garbage] = []
-                for entry in batch:
-                    match None if entry.is_folder else place_of(entry.path):
-                        case LayerLink() as place:
-                            garbage.extend(await self._layer(entry, place, own))
-                yield Step(len(batch), tuple(garbage))
-
-    async def _layer(self, entry: Entry, place: LayerLink, own: Marks) -> Iterable[Garbage]:
-        target = believed(entry, place) or await self._links.read(entry.path, place.digest)
-        if target is None:
-            return self._garbage(Kind.BROKEN, entry, digest=place.digest)
-        if place.digest not in own:
-            garbage = list(self._garbage(Kind.LAYER, entry, digest=place.digest))
-            if garbage:
-                return garbage
-        self._marks.add(target)
-        return ()
-
-    async def _uploads(self) -> AsyncGenerator[Step, None]:
-        """What registry:2 did not finish, once all of it is old."""
+    async def _read_uploads(self) -> AsyncGenerator[Step, None]:
+        """What registry:2 did not finish: an upload is one folder, garbage once all in it is old."""
         folder = layout.uploads(self._repository)
-        found: dict[str, list[Entry]] = {}
+        found: dict[str, tuple[int, float]] = {}
         async with aclosing(self._driver.walk(folder)) as batches:
             async for batch in batches:
                 for entry in batch:
                     if not entry.is_folder:
-                        found.setdefault(entry.path[len(folder) + 1 :].partition("/")[0], []).append(entry)
-                yield Step(len(batch))
-        garbage = []
-        for name, entries in found.items():
-            modified = max(entry.modified for entry in entries)
-            size = sum(entry.size for entry in entries)
-            if modified <= self._before - UPLOAD_GRACE and not any(entry.linked for entry in entries):
-                garbage.append(Garbage(Kind.UPLOAD, f"{folder}/{name}", size, modified, self._repository))
-        yield Step(0, tuple(garbage))
+                        name = entry.path[len(folder) + 1 :].partition("/")[0]
+                        size, modified = found.get(name, (0, 0.0))
+                        stays = float("inf") if entry.linked else entry.modified
+                        found[name] = (size + entry.size, max(modified, stays))
+                yield Step(len(batch), tuple(empty_folders(batch, self._before)))
+        yield Step(
+            0,
+            tuple(
+                Garbage(Kind.UPLOAD, f"{folder}/{name}", size, modified, self._repository)
+                for name, (size, modified) in found.items()
+                if modified <= self._before - UPLOAD_GRACE
+            ),
+        )
+
+    # Deciding.
+
+    def _note_leads(self, leads: dict[Digest, set[Digest]], digest: Digest, named: Named | None) -> None:
+        """An index leads to its children, and a manifest to those that refer to it."""
+        if named is None:
+            return
+        leads.setdefault(digest, set()).update(named.parts & self._revisions.keys())
+        if named.subject in self._revisions:
+            leads.setdefault(named.subject, set()).add(digest)
+
+    def _staying(self) -> Iterator[Digest]:
+        """Manifests that are too young to judge, or another's."""
+        return (digest for digest, entry in self._revisions.items() if not self._old(entry))
+
+    def _keep(self, digests: Iterable[Digest]) -> None:
+        for digest in digests:
+            self._blobs.discard(digest)
+            self._layers.discard(digest)
+            if digest in self._aliases:
+                self._blobs.discard(self._aliases[digest])
+
+    def _dead_tags(self, points: Mapping[Tag, Digest], live: set[Digest]) -> Iterator[Garbage]:
+        """Tags that lead nowhere, and the history of others as far as it does."""
+        for tag, entry in self._currents.items():
+            if points.get(tag) not in live:
+                yield from self._garbage(Kind.TAG, entry, tag=tag)
+        remains: dict[Tag, Entry] = {}  # of tags that point to nothing: the youngest file
+        for (tag, digest), entry in self._indexes.items():
+            if tag not in self._currents:
+                known = remains.setdefault(tag, entry)
+                remains[tag] = max(known, entry, key=lambda each: (each.linked, each.modified))
+            elif digest not in live and points.get(tag) in live:
+                yield from self._garbage(Kind.BROKEN, entry, tag=tag, digest=digest)
+        for tag, entry in remains.items():
+            yield from self._garbage(Kind.TAG, entry, tag=tag)
+
+    def _dead_images(self, live: set[Digest], broken: set[Digest]) -> Iterator[Garbage]:
+        for digest, entry in self._revisions.items():
+            if digest not in live:
+                kind = Kind.BROKEN if digest in broken else Kind.IMAGE
+                yield from self._garbage(kind, entry, digest=digest)
+
+    def _dead_layers(self) -> Iterator[Garbage]:
+        for digest, size, modified in self._layers.left():
+            path = layout.layer_link(self._repository, digest)
+            yield Garbage(Kind.LAYER, path, size, modified, self._repository, digest=digest)
 
     def _old(self, entry: Entry) -> bool:
         return entry.modified <= self._before and not entry.linked
@@ -168,3 +199,23 @@ class Shelf:
     ) -> Iterator[Garbage]:
         if self._old(entry):
             yield Garbage(kind, entry.path, entry.size, entry.modified, self._repository, tag, digest)
+
+
+def empty_folders(batch: Iterable[Entry], before: float) -> Iterator[Garbage]:
+    """The folders of a walk that have nothing in them, but for those that the tree cannot do without."""
+    for entry in batch:
+        if not entry.is_folder or entry.linked or entry.path in layout.FOLDERS:
+            continue
+        if entry.modified <= before:
+            yield Garbage(Kind.FOLDER, entry.path, 0, entry.modified)
+
+
+def _reached(start: Iterable[Digest], leads: Mapping[Digest, Iterable[Digest]]) -> set[Digest]:
+    """All to which something leads from the start."""
+    left, reached = list(start), set[Digest]()
+    while left:
+        digest = left.pop()
+        if digest not in reached:
+            reached.add(digest)
+            left.extend(leads.get(digest, ()))
+    return reached

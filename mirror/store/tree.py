@@ -72,7 +72,7 @@ class Tree:
     async def drop(self, garbage: Garbage) -> bool:
         """Delete what a collection found, unless it has been written again since."""
         with writing():
-            return await deletion.drop(self._driver, garbage)
+            return await deletion.drop(self._driver, self._links, garbage)
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> bool:
         """Delete a tag and its history."""
@@ -98,6 +98,15 @@ class Tree:
         """Remove the repository's folders and those above it, as far as nothing is left in them."""
         with writing():
             await deletion.prune(self._driver, repository)
+
+    async def sweep(self, before: float) -> int:
+        """Remove what writes that broke off (a kill, a power cut) left behind; how many files and trees.
+
+        Only what was untouched since `before`, in seconds since the epoch. A write that goes on is not to be
+        among it: that fails.
+        """
+        with writing():
+            return await self._driver.sweep(before)
 
     async def set_aside(self, digest: Digest, folder: Path) -> Path | None:
         """Move a blob's data to a local folder; where it is then, or None: none here.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
@@ -75,9 +75,9 @@ class FaultyDriver:
         self._check(path)
         return await self._inner.stat(path)
 
-    async def walk(self, path: str) -> AsyncGenerator[list[Entry], None]:
+    async def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
         self._check(path)
-        async with aclosing(self._inner.walk(path)) as batches:
+        async with aclosing(self._inner.walk(path, leaves)) as batches:
             async for batch in batches:
                 yield batch
                 self._check(path)
@@ -101,6 +101,10 @@ class FaultyDriver:
             self.writes.append(("prune", path))
         if fails:
             raise self._failure(path, "injected")
+
+    async def sweep(self, before: float) -> int:
+        self._check("")
+        return await self._inner.sweep(before)
 
     async def move_out(self, path: str, target: Path) -> None:
         fails = self._fails()
