@@ -15,7 +15,6 @@ from mirror.cache.pullthrough import PullThrough
 from mirror.confignames import OPEN, default_url
 from mirror.configproxy import Proxy
 from mirror.configproxy import Upstream as Entry
-from mirror.oci.names import Repository
 from mirror.oci.reference import Image
 from mirror.upstream.client import Client
 from mirror.upstream.endpoints import Endpoints
@@ -38,7 +37,7 @@ def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
 
     def open_(namespace: str) -> Endpoints:
         key = names.entry(namespace)
-        entry: Entry = proxy if key == proxy.namespace else proxy.upstreams[key]
+        entry = _entry(proxy, key)
         urls = entry.remoteurls if entry.remoteurl else (default_url(namespace),)
         settings = [_settings(proxy, entry, url, namespace, is_open=key == OPEN) for url in urls]
         return Endpoints([Client(each, lookups=lookups[key]) for each in settings], namespace)
@@ -46,13 +45,9 @@ def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
     return Upstreams(names, open_)
 
 
-def stranger(names: Routes, repository: Repository) -> str:
-    """The registry of this repository, if it is served in the open mode only; "" if it is configured."""
-    namespace = names.split(repository).namespace
-    return namespace if names.entry(namespace) == OPEN else ""
-
-
-async def explain(image: str, names: Routes, registries: Upstreams, cache: PullThrough) -> dict[str, Any]:
+async def explain(
+    image: str, proxy: Proxy, names: Routes, registries: Upstreams, cache: PullThrough
+) -> dict[str, Any]:
     """What is known of an image as people type it. Raises ImageError, and RegistryError for no route."""
     meant = Image.parse(image)
     route = names.route(meant.host, "", meant.repository)
@@ -62,9 +57,15 @@ async def explain(image: str, names: Routes, registries: Upstreams, cache: PullT
         "repository": str(route.qualified),
         "upstream_repository": str(route.repository),
         "routed_by": route.routed_by,
+        "login": login(_entry(proxy, route.entry)),
         **registries.describe(route.qualified, time.monotonic()),
         **await cache.explain(route.qualified, meant.reference),
     }
+
+
+def _entry(proxy: Proxy, key: str) -> Entry:
+    """What is configured under this namespace, or pattern."""
+    return proxy if key == proxy.namespace else proxy.upstreams[key]
 
 
 def login(entry: Entry) -> str:

@@ -38,6 +38,7 @@ TOKENS_SIZE = 16 << 20  # bytes of tokens that are kept: 2,000 of the longest in
 TOKEN_EXTRA = 4 << 10  # bytes at most that a kept token costs besides itself
 REALM_LIMIT = 2 << 10  # characters of realm and service; no URL in use is half as long
 VERDICTS = 64  # realms that were judged; an honest registry has one
+TELL = 60.0  # seconds between two lines about a login that is refused
 YOUNG = 10.0  # seconds; a token of this age that has too small a scope will not be given a larger one now
 
 _log = structlog.get_logger()
@@ -62,6 +63,7 @@ class Authenticator:
         self._fetcher = fetcher
         self._plan: Basic | Bearer | None = None  # what the last challenge asked for
         self._last = ANONYMOUS  # what the source said last
+        self._tell_at = 0.0  # loop.time() from which on a refused login is worth a line again
         self._tokens: LRUCache[tuple[Bearer, str], tokens.Token] = LRUCache(TOKENS_SIZE, _size)
         self._exchanges: dict[tuple[Bearer, str], asyncio.Task[tokens.Token]] = {}
         self._verdicts: LRUCache[str, realms.Verdict] = LRUCache(VERDICTS)
@@ -120,6 +122,14 @@ class Authenticator:
             return False
         del self._tokens[plan, scope]
         return True
+
+    def tell_refused(self) -> None:
+        """Say in the log that our login is refused, now and then: what is kept is refused to clients then."""
+        now = asyncio.get_running_loop().time()
+        if self.has_credentials and now >= self._tell_at:
+            self._tell_at = now + TELL
+            user = self._last.username or "by a token"
+            _log.warning("upstream.login.refused", registry=self._registry.host, user=user, name=self._name)
 
     async def close(self) -> None:
         """End the exchanges that run, and what the credentials' source has running."""
@@ -227,6 +237,8 @@ class Authenticator:
         return token
 
     def _failure(self, answer: Answer) -> RegistryError:
+        if answer.status in (401, 403):
+            self.tell_refused()
         if answer.status in (400, 404, 405, 410):
             return Unavailable(f"{self._server} answered {answer.status}", status=502)
         return from_answer(

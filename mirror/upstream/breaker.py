@@ -25,9 +25,9 @@ FAILURES = (
     5  # in a row that open it: less than the pull of an image asks, more than chance does to a good server
 )
 PAUSE = 1.0  # seconds, the first one; it doubles with each failed probe
-PAUSE_LIMIT = 30.0  # seconds: so long may a recovery go unnoticed
+PAUSE_LIMIT = 10.0  # seconds: so long may a recovery go unnoticed
 SCOPES = 64  # that are told apart in a row; those after them count each time
-PROBE = 30.0  # seconds for a probe; as long as the longest pause, so that a lost one costs no more than that
+PROBE = 30.0  # seconds for a probe: by default an answer may take as long to begin
 
 
 class State(Enum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import structlog
@@ -31,7 +32,7 @@ class Calls:
     def __init__(self, settings: Settings, now: Callable[[], float], lookups: Lookups | None) -> None:
         self._base = registry_url(settings.remoteurl)
         self._headers = dict(settings.headers)  # may be secret: `redirects` keeps them at this origin
-        self.name = public_name(self._base)
+        self.name = public_name(self._base, settings.namespace)
         self.transport = Transport(settings, lookups)
         self._health = Health(settings, self._base, self.name, now)
         self._fetcher = Fetcher(self.transport, settings.retries, self._health.breakers, self._base)
@@ -98,6 +99,8 @@ class Calls:
     def fail(self, answer: Answer, missing: ErrorCode, what: str) -> NoReturn:
         """Raise what an unwanted answer means; `missing` is the code for a plain 404."""
         answer.close()
+        if answer.status == HTTPStatus.UNAUTHORIZED and not answer.elsewhere:
+            self._auth.tell_refused()
         raise from_answer(
             answer.status,
             answer.headers,

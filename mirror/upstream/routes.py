@@ -161,6 +161,8 @@ class Routes:
         found = self._by_component(first) if rest else None
         if found is not None:
             return self._routed(found, Repository(rest), "path", first)
+        if rest and default.hub and "." in first:
+            raise self._unknown(first)  # no user of Docker Hub has a dot in his name: a registry is meant
         return self._routed(default, repository, "default", "")
 
     def _split(self, repository: Repository) -> Target:

@@ -82,11 +82,13 @@ def registry_url(text: str) -> URL:
     return url.with_path(url.raw_path.rstrip("/"), encoded=True)
 
 
-def public_name(url: URL) -> str:
-    """How error texts call the registry: its host name; no address and no port, which are internal."""
-    host = url.host or ""
-    is_address = ":" in host or host.replace(".", "").isdigit()
-    return "the upstream registry" if is_address or "." not in host else host
+def public_name(url: URL, namespace: str = "") -> str:
+    """How error texts call the registry: as clients do, else by its host. No address, no port."""
+    for name in (namespace, url.host or ""):
+        is_address = ":" in name or name.replace(".", "").isdigit()
+        if "." in name and not is_address:
+            return name
+    return "the upstream registry"
 
 
 def _check_credentials(settings: Settings) -> None:

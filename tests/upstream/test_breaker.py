@@ -57,7 +57,7 @@ def test_pauses_double_up_to_half_a_minute() -> None:
         pause = fail(breaker, now)
         assert pause is not None
         pauses.append(pause)
-    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
 
 
 @pytest.mark.parametrize(("chance", "pause"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])

@@ -116,7 +116,6 @@ def refuse(routes: Routes, ns: str | None, host: str, name: str) -> str:
         (None, MIRROR, "localhost_5556/app", "localhost_5556/app", "default"),
         (None, MIRROR, "1.dkr.ecr.eu.amazonaws.com/app", "1.dkr.ecr.eu.amazonaws.com/app", "path"),
         (None, MIRROR, "quay.io/quay.io/app", "quay.io/quay.io/app", "path"),
-        (None, MIRROR, "gcr.io/org/app", "gcr.io/org/app", "default"),  # nobody else's: the default's
     ],
 )
 def test_a_registry_is_named_by_ns_then_by_the_host_then_by_the_path(
@@ -437,3 +436,8 @@ def test_a_pattern_without_a_port_fits_none_even_where_its_end_is_open() -> None
     routes = Routes(HUB, (Names("registry.*"),), strict=True)
     assert ask(routes, "registry.example", MIRROR, "org/app").entry == "registry.*"
     assert "does not serve" in refuse(routes, "registry.example:5000", MIRROR, "org/app")
+
+
+def test_a_path_that_begins_with_a_registry_that_is_not_served_is_not_asked_of_docker_hub() -> None:
+    assert "does not serve gcr.io" in refuse(several, None, MIRROR, "gcr.io/org/app")
+    assert ask(several, None, MIRROR, "org/app").namespace == "docker.io"
