@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -124,12 +125,17 @@ class InMemoryDriver:
         return 0
 
     async def move_out(self, path: str, target: Path) -> None:
-        data = self._file(path).data
+        file = self._file(path)
         try:
-            await asyncio.to_thread(target.write_bytes, data)
+            await asyncio.to_thread(_write_out, target, file.data)
         except OSError as error:
-            raise DriverError(path, f"cannot be moved out: {error.strerror}") from error
-        await self.delete(path)
+            kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else DriverError
+            raise kind(path, f"cannot be moved out: {error.strerror}") from error
+        try:
+            if self._file(path) is file:  # and no later one
+                await self.delete(path)
+        except PathNotFoundError:
+            return
 
     async def close(self) -> None:
         self._root = {}
@@ -171,6 +177,11 @@ class InMemoryDriver:
             folder = child
         folder[parts[-1]] = _File(data, self._clock())
         self._used = used
+
+
+def _write_out(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
 
 
 def _weight(node: _Folder | _File) -> int:

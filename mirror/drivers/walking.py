@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.drivers import files, paths
-from mirror.drivers.base import WALK_BATCH, Entry
+from mirror.drivers.base import WALK_BATCH, DriverError, Entry
 from mirror.drivers.files import naming
 
 BATCH_TIME = 0.05  # seconds after which the thread is given back, also without a full batch
@@ -154,8 +154,10 @@ def _behind(each: os.DirEntry[str], path: str, linked: tuple[_Identity, ...]) ->
     except OSError:  # dangling, or in circles by itself: reads as missing
         return None
     identity = _identity(found)
-    if not modes.S_ISDIR(found.st_mode) or identity in linked or len(linked) == LINK_LIMIT:
+    if not modes.S_ISDIR(found.st_mode) or identity in linked:
         return None
+    if len(linked) == LINK_LIMIT:
+        raise DriverError(path, f"more than {LINK_LIMIT} links on the way here")
     return _Folder(each.path, path, (*linked, identity))
 
 

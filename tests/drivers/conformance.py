@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from mirror.drivers.base import DriverError, PathNotFoundError, StorageDriver
+from mirror.drivers.base import WALK_BATCH, DriverError, Entry, PathNotFoundError, StorageDriver
 
 MIB = 1 << 20
 HOSTILE = [
@@ -52,6 +54,15 @@ async def content(driver: StorageDriver, path: str, start: int = 0, stop: int | 
         await file.close()
     assert all(0 < len(chunk) <= MIB for chunk in chunks)
     return b"".join(chunks)
+
+
+async def walk(driver: StorageDriver, path: str, leaves: Collection[str] = ()) -> list[Entry]:
+    """All that a walk gives."""
+    async with aclosing(driver.walk(path, leaves)) as batches:
+        return [entry async for batch in batches for entry in batch]
+
+
+WALKS: list[Verb] = [walk, lambda driver, path: driver.prune(path, "")]
 
 
 class DriverConformance:
@@ -116,6 +127,8 @@ class DriverConformance:
             *READS.values(),
             lambda driver, path: driver.put(path, b"y"),
             lambda driver, path: driver.move_in(source, path),
+            lambda driver, path: driver.move_out(path, source),
+            *WALKS,
         ]
         for verb in verbs:
             with pytest.raises(DriverError):
@@ -261,3 +274,133 @@ class DriverConformance:
         with pytest.raises(DriverError):
             await driver.delete("")
         assert await driver.list("") == ["file"]
+
+    async def test_walking_gives_every_file_below_with_its_size_and_time(self, driver: StorageDriver) -> None:
+        files = {f"top/{name}": os.urandom(size) for size, name in enumerate(("a", "b/c", "b/d/e/f", "..g"))}
+        for path, data in {**files, "other/file": b"x", "top-not": b"x"}.items():
+            await driver.put(path, data)
+        entries = await walk(driver, "top")
+        assert {entry.path: entry.size for entry in entries} == {path: len(files[path]) for path in files}
+        for entry in entries:
+            info = await driver.stat(entry.path)
+            assert (entry.modified, entry.is_folder, entry.linked) == (info.modified, False, False)
+        assert {entry.path for entry in await walk(driver, "")} == {*files, "other/file", "top-not"}
+
+    async def test_a_file_was_modified_when_it_was_written(self, driver: StorageDriver) -> None:
+        before = time.time()
+        await driver.put("file", b"x")
+        # A file system's clock lags by the time between two ticks.
+        assert before - 1 < (await driver.stat("file")).modified < time.time() + 1
+
+    @pytest.mark.parametrize("path", ["nothing", "folder/nothing", "folder/file", "folder/file/below"])
+    async def test_walking_what_is_no_folder_gives_nothing(self, driver: StorageDriver, path: str) -> None:
+        await driver.put("folder/file", b"x")
+        assert await walk(driver, path) == []
+
+    async def test_walking_comes_in_batches_and_can_be_left(self, driver: StorageDriver) -> None:
+        number = WALK_BATCH * 2 + 7
+        for start in range(0, number, 100):
+            paths = [f"many/{index % 7}/{index}" for index in range(start, min(start + 100, number))]
+            await asyncio.gather(*(driver.put(path, b"") for path in paths))
+        async with aclosing(driver.walk("many")) as batches:
+            sizes = [len(batch) async for batch in batches]
+        assert sum(sizes) == number
+        assert max(sizes) <= WALK_BATCH
+        async with aclosing(driver.walk("many")) as batches:
+            async for _ in batches:
+                break
+        assert await driver.get("many/0/0", 1) == b""
+
+    async def test_walking_stops_at_leaves_and_gives_them(self, driver: StorageDriver) -> None:
+        for path in ("top/a/_leaf/x/y", "top/_leaf/z", "top/b/_leaf", "top/b/c", "_leaf/other"):
+            await driver.put(path, b"")
+        found = {entry.path: entry.is_folder for entry in await walk(driver, "top", ["_leaf"])}
+        assert found == {"top/a/_leaf": True, "top/_leaf": True, "top/b/_leaf": False, "top/b/c": False}
+
+    async def test_a_file_deleted_or_written_while_walking_breaks_nothing(
+        self, driver: StorageDriver
+    ) -> None:
+        stays = {f"tree/{index}/stays" for index in range(150)}
+        for path in stays:
+            await driver.put(path, b"")
+
+        async def change() -> None:
+            for index in range(150):
+                await driver.put(f"tree/{index}/comes", b"")
+                await driver.delete(f"tree/{index}/comes")
+                await driver.put(f"tree/new{index}/comes", b"")
+                await driver.delete(f"tree/new{index}")
+
+        changes = asyncio.create_task(change())
+        walks = 0
+        while not changes.done() or not walks:
+            assert {entry.path for entry in await walk(driver, "tree")} >= stays
+            walks += 1
+            await asyncio.sleep(0)
+        await changes
+
+    async def test_pruning_takes_empty_folders_up_to_the_one_to_keep(self, driver: StorageDriver) -> None:
+        await driver.put("keep/a/b/c/file", b"x")
+        await driver.prune("keep/a/b/c", "keep")
+        assert await driver.get("keep/a/b/c/file", 1) == b"x"
+        await driver.put("keep/a/other", b"x")
+        await driver.delete("keep/a/b/c/file")
+        await driver.prune("keep/a/b/c", "keep")
+        await driver.prune("keep/a/b/c", "keep")
+        assert await driver.list("keep/a") == ["other"]
+        await driver.delete("keep/a/other")
+        await driver.prune("keep/a", "keep")
+        assert await walk(driver, "keep/a") == []
+
+    @pytest.mark.parametrize(
+        ("path", "keep"), [("a", "a"), ("a", "a/b"), ("a/b", "c"), ("ab", "a"), ("", ""), ("a/..", "a")]
+    )
+    async def test_pruning_is_refused_where_the_folder_is_not_below_the_one_to_keep(
+        self, driver: StorageDriver, path: str, keep: str
+    ) -> None:
+        with pytest.raises(DriverError):
+            await driver.prune(path, keep)
+
+    async def test_writes_into_folders_that_are_pruned_succeed(self, driver: StorageDriver) -> None:
+        done = False
+
+        async def prune() -> None:
+            while not done:
+                await driver.prune("keep/a/b/c/d", "keep")
+                await asyncio.sleep(0)
+
+        pruners = [asyncio.create_task(prune()) for _ in range(2)]
+        for turn in range(60):
+            await driver.put(f"keep/a/b/c/d/{turn}", b"x")
+            assert await driver.get(f"keep/a/b/c/d/{turn}", 1) == b"x"
+            await driver.delete(f"keep/a/b/c/d/{turn}")
+        done = True
+        await asyncio.gather(*pruners)
+
+    async def test_move_out_gives_the_file_away(self, driver: StorageDriver, tmp_path: Path) -> None:
+        data = os.urandom(2 * MIB + 1)
+        target = tmp_path / "new" / "folder" / "target"
+        for body in (data, b"replaced"):
+            await driver.put("a/file", body)
+            await driver.move_out("a/file", target)
+            assert target.read_bytes() == body
+            assert [path.name for path in target.parent.iterdir()] == ["target"]
+            with pytest.raises(PathNotFoundError):
+                await driver.stat("a/file")
+
+    async def test_move_out_of_what_is_no_file_changes_nothing(
+        self, driver: StorageDriver, tmp_path: Path
+    ) -> None:
+        await driver.put("folder/file", b"x")
+        (tmp_path / "target").write_bytes(b"old")
+        for path in ("folder", "nothing", "folder/file/below"):
+            with pytest.raises(PathNotFoundError):
+                await driver.move_out(path, tmp_path / "target")
+        assert (tmp_path / "target").read_bytes() == b"old"
+        assert await driver.get("folder/file", 1) == b"x"
+
+    async def test_a_sweep_takes_nothing_that_can_be_read(self, driver: StorageDriver) -> None:
+        await driver.put("a/.tmp", b"x")
+        await driver.put("a/b/tmp-1", b"x")
+        assert await driver.sweep(time.time() + 1000) == 0
+        assert {entry.path for entry in await walk(driver, "")} == {"a/.tmp", "a/b/tmp-1"}

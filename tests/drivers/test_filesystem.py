@@ -7,16 +7,18 @@ import errno
 import os
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from mirror.drivers import files
+from mirror.drivers import files, walking
 from mirror.drivers.base import DriverError, NoSpaceError, PathNotFoundError, StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
-from tests.drivers.conformance import DriverConformance
+from tests.drivers.conformance import DriverConformance, walk
 from tests.drivers.syscalls import Syscalls
 from tests.support.memory import memory_folder
 from tests.support.programs import find, require, require_root
@@ -448,3 +450,167 @@ async def test_a_disk_that_cannot_be_written_still_serves(small_disk: Path) -> N
         with pytest.raises(DriverError, match="Read-only file system"):
             await verb
     await driver.close()
+
+
+def everything(root: Path) -> set[str]:
+    """All files and folders below the root, also those that the driver hides."""
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
+
+
+async def test_a_walk_gives_empty_folders_and_no_temporary_or_foreign_names(
+    driver: FilesystemDriver, root: Path
+) -> None:
+    await driver.put("tree/file", b"x")
+    for name in ("tree/empty/deep", "tree/lost+found", "tree/held", "none"):
+        (root / name).mkdir(parents=True)
+    (root / "tree/held/.tmp-1").touch()
+    (root / "tree" / os.fsdecode(b"\xff")).touch()
+    os.mkfifo(root / "tree/fifo")
+    found = {entry.path: entry.is_folder for entry in await walk(driver, "tree")}
+    assert found == {"tree/file": False, "tree/empty/deep": True}
+    assert [entry.path for entry in await walk(driver, "none")] == ["none"]
+
+
+async def test_a_walk_follows_links_to_folders_and_says_so(driver: FilesystemDriver, outside: Path) -> None:
+    (outside / "deep").mkdir()
+    (outside / "deep/file").touch()
+    await driver.put("own", b"x")
+    found = {entry.path: entry.linked for entry in await walk(driver, "")}
+    assert found == {"own": False, "to-folder/file": True, "to-folder/deep/file": True}
+    assert [entry.linked for entry in await walk(driver, "to-folder/deep")] == [True]
+    assert await walk(driver, "to-file") == await walk(driver, "loop") == []
+
+
+async def test_links_in_circles_end_a_walk(driver: FilesystemDriver, root: Path) -> None:
+    for name in "abc":
+        await driver.put(f"{name}/file", b"x")
+        for other in "abc":
+            (root / name / f"to-{other}").symlink_to(root / other)
+    found = [entry.path for entry in await walk(driver, "")]
+    assert {"a/file", "b/file", "c/file", "a/to-b/to-c/file"} <= set(found)
+    assert len(found) == len(set(found)) < 60
+
+
+async def test_a_chain_of_links_too_long_to_follow_is_no_end_of_a_walk(
+    driver: FilesystemDriver, root: Path
+) -> None:
+    for index in range(walking.LINK_LIMIT + 2):
+        await driver.put(f"f{index}/file", b"x")
+        (root / f"f{index}/next").symlink_to(root / f"f{index + 1}")
+    with pytest.raises(DriverError, match="links"):
+        await walk(driver, "f0")
+
+
+async def test_a_folder_that_cannot_be_read_ends_a_walk_with_its_path(
+    driver: FilesystemDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await driver.put("tree/bad/file", b"x")
+    real = os.scandir
+
+    def fail(place: str) -> object:
+        if place.endswith("/bad"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(DriverError, match="tree/bad: Input/output error"):
+        await walk(driver, "tree")
+
+
+async def test_a_walk_gives_its_thread_back_now_and_then(
+    driver: FilesystemDriver, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walking, "BATCH_TIME", -1.0)
+    for index in range(5):
+        await driver.put(f"tree/{index}/file", b"x")
+    async with aclosing(driver.walk("tree")) as batches:
+        sizes = [len(batch) async for batch in batches]
+    assert sum(sizes) == 5
+    assert len(sizes) > 5
+    assert max(sizes) == 1
+
+
+async def test_pruning_leaves_links_other_files_and_what_is_behind(
+    driver: FilesystemDriver, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside/deep").mkdir(parents=True)
+    (root / "keep").mkdir(parents=True)
+    (root / "keep/link").symlink_to(tmp_path / "outside")
+    (root / "keep/a/b").mkdir(parents=True)
+    (root / "keep/a/lost+found").mkdir()
+    await driver.prune("keep/link", "keep")
+    await driver.prune("keep/a/b", "keep")
+    await driver.put("keep/file", b"x")
+    await driver.prune("keep/file", "keep")
+    assert everything(root) == {"keep", "keep/link", "keep/a", "keep/a/lost+found", "keep/file"}
+    assert (tmp_path / "outside/deep").is_dir()
+
+
+async def test_a_sweep_takes_what_writes_left_everywhere_but_nothing_younger_or_foreign(
+    driver: FilesystemDriver, root: Path, tmp_path: Path
+) -> None:
+    name = ".tmp-" + "0" * 32
+    await driver.put("folder/deep/file", b"x")
+    (root / "folder/deep" / name).write_bytes(b"left")
+    (root / name / "tree").mkdir(parents=True)
+    (root / name / "tree/file").write_bytes(b"left")
+    (root / "folder/.tmp-notes").touch()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / name).touch()
+    (root / "link").symlink_to(tmp_path / "outside")
+    (root / name / "link").symlink_to(tmp_path / "outside")
+    assert await driver.sweep((root / "folder/deep" / name).stat().st_ctime - 1) == 0
+    assert await driver.sweep(time.time() + 1) == 2
+    assert everything(root) == {"folder", "folder/deep", "folder/deep/file", "folder/.tmp-notes", "link"}
+    assert (tmp_path / "outside" / name).exists()
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["same file system", "another one"])
+@pytest.mark.parametrize("dead", [False, True], ids=["one call fails", "the machine stops"])
+async def test_whatever_call_fails_a_file_that_moves_out_is_at_one_of_the_two_places(
+    linked: bool, dead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"bytes" * 1000
+    if not linked:
+        real = Path.replace
+
+        def across(self: Path, target: Path) -> Path:
+            if self.parent != target.parent:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            return real(self, target)
+
+        monkeypatch.setattr(Path, "replace", across)
+
+    async def move(base: Path, calls: Syscalls | None) -> bool:
+        driver = FilesystemDriver(base / "root", threads=1)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                if calls is not None:
+                    calls.install(patch)
+                await driver.move_out("a/file", base / "out/target")
+        except DriverError:
+            return False
+        finally:
+            await driver.close()
+        return True
+
+    async def make(name: str) -> Path:
+        driver = FilesystemDriver(tmp_path / name / "root", threads=1)
+        await driver.put("a/file", data)
+        await driver.close()
+        return tmp_path / name
+
+    clean = Syscalls()
+    assert await move(await make("clean"), clean)
+    failures = 0
+    for fail_at in range(len(clean.seen)):
+        base = await make(str(fail_at))
+        moved = await move(base, Syscalls(fail_at=fail_at, dead=dead))
+        failures += not moved
+        places = [path for path in (base / "root/a/file", base / "out/target") if path.exists()]
+        assert places
+        assert all(path.read_bytes() == data for path in places)
+        if (base / "root/a/file").exists():
+            assert await move(base, None)
+        assert (base / "out/target").read_bytes() == data
+    assert failures >= 5
