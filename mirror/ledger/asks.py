@@ -11,22 +11,24 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 
 from mirror.ledger.facts import Candidate, CandidateKey, Dropped, KeptBlob, Loose, Move, Total
+from mirror.ledger.inventoryschema import digest_of, raw
 from mirror.ledger.rows import Rows
-from mirror.oci.digest import Digest, DigestError
 from mirror.oci.names import InvalidNameError, Repository, Tag
 
 AHEAD_SECONDS = 60.0  # what a clock that is set right may have been ahead; a use that is later is one now
 CLAMPED_AT_ONCE = 1000  # rows, 10 ms; those after them are in the future still, and so come last
 
+# The tags of the image, and those of the indexes that name it: no tag has a space.
 _IMAGES = """SELECT image.used, image.hits, ifnull(blob.size, 0), blob.digest, repository.name,
-    image.repository, image.blob FROM image CROSS JOIN repository ON repository.id = image.repository
+    (SELECT group_concat(tag, ' ') FROM tag WHERE blob = image.blob AND repository = image.repository),
+    (SELECT group_concat(tag.tag, ' ') FROM part CROSS JOIN tag ON tag.blob = part.image
+        AND tag.repository = part.repository
+        WHERE part.blob = image.blob AND part.repository = image.repository)
+    FROM image CROSS JOIN repository ON repository.id = image.repository
     CROSS JOIN blob ON blob.id = image.blob ORDER BY image.used, image.id"""
-_LOOSE = """SELECT used, hits, size, digest, NULL, NULL, id FROM blob WHERE names = 0 AND size IS NOT NULL
+_LOOSE = """SELECT used, hits, size, digest, NULL, NULL, NULL FROM blob WHERE loose = 1 AND size IS NOT NULL
     ORDER BY used, id"""
 _TAGS = "SELECT tag FROM tag WHERE blob = ?1 AND repository = ?2"
-_TAGS_ABOVE = """SELECT tag FROM tag WHERE blob = ?1 AND repository = ?2 UNION SELECT tag.tag FROM part
-    JOIN tag ON tag.blob = part.image AND tag.repository = part.repository
-    WHERE part.blob = ?1 AND part.repository = ?2 ORDER BY 1"""
 _LINKED = """SELECT repository.name FROM layer JOIN repository ON repository.id = layer.repository
     WHERE layer.blob = ? ORDER BY 1"""
 # Linked in this repository, and named by no image of it.
@@ -35,7 +37,8 @@ _STRAY = """SELECT 1 FROM layer WHERE blob = ?1 AND repository = ?2
     AND NOT EXISTS (SELECT 1 FROM image WHERE image.blob = ?1 AND image.repository = ?2)"""
 _KEPT = "SELECT id, digest, size, seen, used, hits, scrubbed FROM blob WHERE size IS NOT NULL"
 
-_Row = tuple[float, int, int, str, str | None, int | None, int]
+_KeptRow = tuple[int, bytes, int, float, float, int, float]
+_Row = tuple[float, int, int, bytes, str | None, str | None, str | None]
 
 
 def total(connection: sqlite3.Connection) -> Total:
@@ -53,7 +56,7 @@ def clamp(connection: sqlite3.Connection, now: float) -> None:
     )
     connection.execute(
         "UPDATE blob SET used = ? WHERE id IN"
-        " (SELECT id FROM blob WHERE names = 0 AND size IS NOT NULL AND used > ? LIMIT ?)",
+        " (SELECT id FROM blob WHERE loose = 1 AND size IS NOT NULL AND used > ? LIMIT ?)",
         (now, late, CLAMPED_AT_ONCE),
     )
 
@@ -65,25 +68,27 @@ def oldest(
     late = now + AHEAD_SECONDS
     images: Iterator[_Row] = connection.execute(_IMAGES)
     loose: Iterator[_Row] = connection.execute(_LOOSE)
-    found = (_candidate(connection, row, now, late) for row in heapq.merge(images, loose, key=_used))
-    return list(islice((each for each in found if each is not None and each.key not in skip), limit))
+    known = {(repository and repository.name, raw(digest)) for repository, digest in skip}
+    rows = (row for row in heapq.merge(images, loose, key=_used) if (row[4], row[3]) not in known)
+    found = (_candidate(row, now, late) for row in rows)
+    return list(islice((each for each in found if each is not None), limit))
 
 
 def _used(row: _Row) -> float:
     return row[0]
 
 
-def _candidate(connection: sqlite3.Connection, row: _Row, now: float, late: float) -> Candidate | None:
-    used, hits, size, text, name, place, blob = row
-    digest = _digest(text)
+def _candidate(row: _Row, now: float, late: float) -> Candidate | None:
+    used, hits, size, value, name, own, above = row
+    digest = digest_of(value)
     repository = None if name is None else _repository(name)
     if digest is None or (name is not None and repository is None):
         return None
-    tags = () if repository is None else _tags(connection, _TAGS_ABOVE, blob, place)
-    return Candidate(repository, digest, size, now if used > late else used, hits, tags)
+    tags = sorted({*(own or "").split(), *(above or "").split()})
+    return Candidate(repository, digest, size, now if used > late else used, hits, tuple(map(Tag, tags)))
 
 
-def drop_image(rows: Rows, repository: str, digest: str, unused_since: float) -> Dropped | None:
+def drop_image(rows: Rows, repository: str, digest: bytes, unused_since: float) -> Dropped | None:
     """Make it no image, unless it was used later; None: it is none, or was."""
     place, blob = rows.find_repository(repository), rows.find_blob(digest)
     if place is None or blob is None:
@@ -99,22 +104,22 @@ def drop_image(rows: Rows, repository: str, digest: str, unused_since: float) ->
     blobs, links = [], []
     for each in rows.lose_image(repository, digest):
         found = rows.connection.execute(
-            "SELECT digest, size, names FROM blob WHERE id = ?", (each,)
+            "SELECT digest, size, loose FROM blob WHERE id = ?", (each,)
         ).fetchone()
-        known = found and _digest(found[0])
+        known = found and digest_of(found[0])
         if not known:
             continue
-        if found[1] is not None and found[2] == 0:
+        if found[1] is not None and found[2]:
             blobs.append(Loose(known, found[1], _linked(rows.connection, each)))
         elif rows.connection.execute(_STRAY, (each, place)).fetchone() is not None:
             links.append(known)
     return Dropped(tuple(blobs), tuple(links), tags)
 
 
-def drop_blob(rows: Rows, digest: str, unused_since: float) -> Loose | None:
+def drop_blob(rows: Rows, digest: bytes, unused_since: float) -> Loose | None:
     """Forget its data and links; None: an image names it, it was used later, or it is not kept."""
     row = rows.connection.execute(
-        "SELECT id, digest, size FROM blob WHERE digest = ? AND names = 0 AND size IS NOT NULL AND used <= ?",
+        "SELECT id, digest, size FROM blob WHERE digest = ? AND loose = 1 AND size IS NOT NULL AND used <= ?",
         (digest, unused_since),
     ).fetchone()
     loose = row and _loose(rows.connection, row)
@@ -129,14 +134,14 @@ def drop_blob(rows: Rows, digest: str, unused_since: float) -> Loose | None:
 def loose(connection: sqlite3.Connection, limit: int, before: float) -> list[Loose]:
     """Kept blobs that no image names and that were not used since, the longest unused first."""
     found = connection.execute(
-        "SELECT id, digest, size FROM blob WHERE names = 0 AND size IS NOT NULL AND used < ?"
+        "SELECT id, digest, size FROM blob WHERE loose = 1 AND size IS NOT NULL AND used < ?"
         " ORDER BY used, id LIMIT ?",
         (before, limit),
     ).fetchall()
     return [each for row in found if (each := _loose(connection, row)) is not None]
 
 
-def blob(connection: sqlite3.Connection, digest: str) -> KeptBlob | None:
+def blob(connection: sqlite3.Connection, digest: bytes) -> KeptBlob | None:
     """What is known of a blob that is kept."""
     row = connection.execute(f"{_KEPT} AND digest = ?", (digest,)).fetchone()
     return row and _kept(connection, row)
@@ -157,23 +162,21 @@ def history(connection: sqlite3.Connection, repository: str, tag: str) -> list[M
         " WHERE repository = (SELECT id FROM repository WHERE name = ?) AND tag = ? ORDER BY id DESC",
         (repository, tag),
     ).fetchall()
-    moves = ((text, text and _digest(text), at, origin) for text, at, origin in found)
-    return [Move(digest or None, at, origin) for text, digest, at, origin in moves if text is None or digest]
+    moves = [(value, Move(digest_of(value), at, origin)) for value, at, origin in found]
+    return [move for value, move in moves if value is None or move.digest is not None]
 
 
-def _kept(
-    connection: sqlite3.Connection, row: tuple[int, str, int, float, float, int, float]
-) -> KeptBlob | None:
-    number, text, size, seen, used, hits, scrubbed = row
-    digest = _digest(text)
+def _kept(connection: sqlite3.Connection, row: _KeptRow) -> KeptBlob | None:
+    number, value, size, seen, used, hits, scrubbed = row
+    digest = digest_of(value)
     if digest is None:
         return None
     return KeptBlob(digest, size, seen, used, hits, scrubbed, _linked(connection, number))
 
 
-def _loose(connection: sqlite3.Connection, row: tuple[int, str, int]) -> Loose | None:
-    number, text, size = row
-    digest = _digest(text)
+def _loose(connection: sqlite3.Connection, row: tuple[int, bytes, int]) -> Loose | None:
+    number, value, size = row
+    digest = digest_of(value)
     return None if digest is None else Loose(digest, size, _linked(connection, number))
 
 
@@ -184,13 +187,6 @@ def _linked(connection: sqlite3.Connection, number: int) -> tuple[Repository, ..
 
 def _tags(connection: sqlite3.Connection, query: str, number: int, place: int | None) -> tuple[Tag, ...]:
     return tuple(Tag(name) for (name,) in connection.execute(query, (number, place)).fetchall())
-
-
-def _digest(text: str) -> Digest | None:
-    try:
-        return Digest.parse(text)
-    except DigestError:
-        return None
 
 
 def _repository(name: str) -> Repository | None:

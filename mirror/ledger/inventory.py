@@ -11,7 +11,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -35,7 +35,7 @@ from mirror.ledger.facts import (
     Use,
 )
 from mirror.ledger.file import NotKept
-from mirror.ledger.marks import Marks
+from mirror.ledger.inventoryschema import raw
 from mirror.ledger.notes import (
     BlobGone,
     BlobKept,
@@ -46,11 +46,10 @@ from mirror.ledger.notes import (
     Scrubbed,
     TagGone,
     TagKept,
-    UseKey,
 )
 from mirror.ledger.rows import Rows
-from mirror.ledger.stock import Stock, SurveyLost
-from mirror.ledger.waiting import Waiting, parts
+from mirror.ledger.stock import See, Stock, SurveyLost
+from mirror.ledger.waiting import Batches, Waiting
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 
@@ -58,7 +57,9 @@ __all__ = ["Inventory", "NotKept", "SurveyLost"]
 
 WRITE_SECONDS = 5.0  # between a note and its writing: what a crash may cost
 RETRY_SECONDS = 10.0  # before a file that could not be used is tried again
-SEEN_AT_ONCE = 500  # rows of a survey, 20 ms; an image counts as many as it has parts
+SEEN_AT_ONCE = 250  # rows of a survey between two looks at the clock, 5 ms
+PARTS_AT_ONCE = 25  # images in one
+LOOKS_AT_ONCE = 1000  # images that are looked for in one, 10 ms
 ORIGIN_LIMIT = 200  # characters
 ASK_SECONDS = 10.0  # how long a question waits for a disk that hangs, or for what waits before it
 OPEN_SECONDS = 5.0  # how long the start does
@@ -68,6 +69,7 @@ LARGEST = 1 << 60  # bytes
 
 _HANGS = "its disk does not answer"
 _T = TypeVar("_T")
+_F = TypeVar("_F")
 
 log = structlog.get_logger()
 
@@ -194,12 +196,12 @@ class Inventory:
         What it leaves behind counts as kept until `drop_blob`, `note_layer_gone` or a survey says otherwise.
         """
         return await self._change(
-            lambda rows: asks.drop_image(rows, repository.name, str(digest), unused_since)
+            lambda rows: asks.drop_image(rows, repository.name, raw(digest), unused_since)
         )
 
     async def drop_blob(self, digest: Digest, unused_since: float = math.inf) -> Loose | None:
         """Its data and links are to go now. None: an image names it, it was used, or it is not kept."""
-        return await self._change(lambda rows: asks.drop_blob(rows, str(digest), unused_since))
+        return await self._change(lambda rows: asks.drop_blob(rows, raw(digest), unused_since))
 
     async def loose(self, limit: int, before: float) -> list[Loose]:
         """Blobs that no image names and that were last used before, the longest unused first."""
@@ -211,7 +213,7 @@ class Inventory:
 
     async def blob(self, digest: Digest) -> KeptBlob | None:
         """What is known of a blob; None: its data is not kept."""
-        return await self._read(lambda connection: asks.blob(connection, str(digest)))
+        return await self._read(lambda connection: asks.blob(connection, raw(digest)))
 
     async def history(self, repository: Repository, tag: Tag) -> list[Move]:
         """Where a tag pointed, the newest first."""
@@ -226,44 +228,41 @@ class Inventory:
 
     async def seen_blobs(self, facts: Sequence[SeenBlob]) -> None:
         """These are in the tree."""
-        for part in parts(facts, _one, SEEN_AT_ONCE):
-            await self._see(partial(survey.see_blobs, facts=part))
+        await self._see(survey.see_blobs, facts, SEEN_AT_ONCE)
 
     async def seen_layers(self, facts: Sequence[SeenLink]) -> None:
         """These are linked as layers."""
-        for part in parts(facts, _one, SEEN_AT_ONCE):
-            await self._see(partial(survey.see_layers, facts=part))
+        await self._see(survey.see_layers, facts, SEEN_AT_ONCE)
 
     async def seen_images(self, facts: Sequence[SeenLink]) -> list[SeenLink]:
         """These are linked as images. Returns those to read, and to tell of by `seen_parts`."""
         unread: list[SeenLink] = []
-        for part in parts(facts, _one, SEEN_AT_ONCE):
-            unread += await self._see(partial(survey.see_images, facts=part))
+        for at in range(0, len(facts), LOOKS_AT_ONCE):
+            unread += await self._call(partial(self._stock.look_for, facts[at : at + LOOKS_AT_ONCE]))
         return unread
 
     async def seen_parts(self, facts: Sequence[SeenParts]) -> None:
         """These are images, and name this."""
-        for part in parts(facts, _named, SEEN_AT_ONCE):
-            await self._see(partial(survey.see_parts, facts=part))
+        await self._see(survey.see_parts, facts, PARTS_AT_ONCE)
 
     async def seen_tags(self, facts: Sequence[SeenTag]) -> None:
         """These tags are there, and point there."""
-        for part in parts(facts, _one, SEEN_AT_ONCE):
-            await self._see(partial(survey.see_tags, facts=part))
+        await self._see(survey.see_tags, facts, SEEN_AT_ONCE)
 
     async def used(self, uses: Sequence[Use]) -> None:
         """Somebody else remembers these uses; of what is not known they count for nothing."""
-        for part in parts(uses, _one, SEEN_AT_ONCE):
-            known: dict[UseKey, tuple[float, int]] = {}
-            for use in part:
-                known[use.digest, use.repository] = (_time(use.used), 0)
-            await self._call(partial(self._stock.write, (), known))
+        batches = Batches([], {})
+        for use in uses:
+            batches.uses[use.digest, use.repository] = _time(use.used), 0
+        while batches:
+            await self._call(partial(self._stock.write, batches))
 
     async def end_survey(self) -> Surveyed:
         """The whole tree was seen: remove what was not, and count as complete."""
         await self._flush()
         while True:
             result = await self._call(self._stock.end_survey)
+            await self._call(self._stock.checkpoint)
             if result is not None:
                 return result
 
@@ -287,9 +286,8 @@ class Inventory:
                 if lost := self._waiting.lost:
                     await self._call(self._stock.distrust)
                     self._waiting.lost -= lost
-                with closing(batches.parts()) as written:
-                    for notes, uses in written:
-                        await self._call(partial(self._stock.write, notes, uses))
+                while batches:
+                    await self._call(partial(self._stock.write, batches))
             except BaseException:  # when cancelled, some may be written all the same; twice does little
                 self._waiting.put_back(batches)
                 self._wanted.set()
@@ -304,6 +302,8 @@ class Inventory:
                 await asyncio.wait_for(self._urgent.wait(), seconds)
             self._urgent.clear()
             seconds = WRITE_SECONDS if await self.flush() else RETRY_SECONDS
+            with suppress(NotKept):
+                await self._call(self._stock.checkpoint)
             if self._stock.in_memory and loop.time() - tried >= RETRY_SECONDS:
                 tried = loop.time()
                 with suppress(NotKept):
@@ -317,8 +317,10 @@ class Inventory:
         await self._flush()
         return await self._call(partial(self._stock.change, work))
 
-    async def _see(self, work: Callable[[Rows, Marks], _T]) -> _T:
-        return await self._call(partial(self._stock.see, work))
+    async def _see(self, see: See[_F], facts: Sequence[_F], at_once: int) -> None:
+        while facts:
+            facts = await self._call(partial(self._stock.see, see, facts, at_once))
+            await self._call(self._stock.checkpoint)
 
     async def _call(self, work: Callable[[], _T]) -> _T:
         """The result of work in the thread. Raises NotKept, also after ASK_SECONDS; it may be done later."""
@@ -336,14 +338,6 @@ def _look_at(doing: asyncio.Future[_T]) -> None:
     """Nobody may be left who waits for it; that is no error."""
     if not doing.cancelled():
         doing.exception()
-
-
-def _one(_fact: object) -> int:
-    return 1
-
-
-def _named(fact: SeenParts) -> int:
-    return 1 + len(fact.parts)
 
 
 # One value that SQLite refuses would keep out all the others.

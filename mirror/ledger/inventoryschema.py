@@ -1,8 +1,10 @@
 """What stands in the inventory's file.
 
+A digest is its bytes, 32 of sha256 or 64 of sha512: half as much to write and to hold as its text.
+
 `blob` has a row for every digest that is kept or named; `size` is NULL where only the name is known.
-`names` counts the rows of `image` and `part` with this digest, and `state` the blobs and bytes that are kept:
-triggers keep both, so that what is free and how much there is are known without counting.
+`loose`: it is in no row of `image` and `part`. Triggers keep that, and in `state` how many blobs and bytes
+are kept, so that what is free and how much there is are known without looking at all of it.
 
 `part` is what an image names, once for each repository that has the image: whether a blob is named in one
 repository is then one look. No id is given twice (AUTOINCREMENT): a survey tells by it what came after.
@@ -11,8 +13,13 @@ repository is then one look. No id is given twice (AUTOINCREMENT): a survey tell
 from __future__ import annotations
 
 from mirror.ledger.tables import Tables
+from mirror.oci.digest import HEX_LENGTH, Digest
 
 INVENTORY_SCHEMA = 1  # user_version
+CACHE = 24 << 10  # KiB; most of the file at 100,000 blobs: a survey comes by every page many times
+# Pages, 16 MB. Emptying the journal takes 20 ms and more for each 1000; so it is done between the commits,
+# and by one of them only where there was no time in between.
+CHECKPOINT = 4000
 
 _STATE = """CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1), token TEXT NOT NULL, complete INTEGER NOT NULL,
@@ -22,8 +29,8 @@ _STATE = """CREATE TABLE state (
 _STATE_ROW = "INSERT INTO state VALUES (1, hex(randomblob(16)), 0, 0, 0, 0)"
 _REPOSITORY = "CREATE TABLE repository (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)"
 _BLOB = """CREATE TABLE blob (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL UNIQUE, size INTEGER, seen REAL NOT NULL,
-    used REAL NOT NULL, hits INTEGER NOT NULL, scrubbed REAL NOT NULL, names INTEGER NOT NULL DEFAULT 0
+    id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, size INTEGER, seen REAL NOT NULL,
+    used REAL NOT NULL, hits INTEGER NOT NULL, scrubbed REAL NOT NULL, loose INTEGER NOT NULL DEFAULT 1
 )"""
 _IMAGE = """CREATE TABLE image (
     id INTEGER PRIMARY KEY AUTOINCREMENT, repository INTEGER NOT NULL, blob INTEGER NOT NULL,
@@ -42,23 +49,26 @@ _TAG = """CREATE TABLE tag (
     blob INTEGER NOT NULL, UNIQUE (repository, tag)
 )"""
 _HISTORY = """CREATE TABLE history (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, repository INTEGER NOT NULL, tag TEXT NOT NULL, digest TEXT,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, repository INTEGER NOT NULL, tag TEXT NOT NULL, digest BLOB,
     at REAL NOT NULL, origin TEXT NOT NULL
 )"""
 _INDEXES = (
-    "CREATE INDEX blob_loose ON blob (used) WHERE names = 0 AND size IS NOT NULL",
+    "CREATE INDEX blob_loose ON blob (used) WHERE loose = 1 AND size IS NOT NULL",
     "CREATE INDEX blob_scrubbed ON blob (scrubbed) WHERE size IS NOT NULL",
     "CREATE INDEX image_used ON image (used)",
     "CREATE INDEX part_blob ON part (blob, repository)",
     "CREATE INDEX tag_blob ON tag (blob, repository)",
     "CREATE INDEX history_tag ON history (repository, tag)",
 )
-_COUNTED = "UPDATE blob SET names = names {} 1 WHERE id = {}.blob"
+_NAMED = "UPDATE blob SET loose = 0 WHERE id = new.blob AND loose = 1"
+_LOOSENED = """UPDATE blob SET loose = 1 WHERE id = old.blob
+    AND NOT EXISTS (SELECT 1 FROM part WHERE blob = old.blob)
+    AND NOT EXISTS (SELECT 1 FROM image WHERE blob = old.blob)"""
 _TRIGGERS = (
-    f"CREATE TRIGGER part_more AFTER INSERT ON part BEGIN {_COUNTED.format('+', 'new')}; END",
-    f"CREATE TRIGGER part_less AFTER DELETE ON part BEGIN {_COUNTED.format('-', 'old')}; END",
-    f"CREATE TRIGGER image_more AFTER INSERT ON image BEGIN {_COUNTED.format('+', 'new')}; END",
-    f"CREATE TRIGGER image_less AFTER DELETE ON image BEGIN {_COUNTED.format('-', 'old')}; END",
+    f"CREATE TRIGGER part_more AFTER INSERT ON part BEGIN {_NAMED}; END",
+    f"CREATE TRIGGER part_less AFTER DELETE ON part BEGIN {_LOOSENED}; END",
+    f"CREATE TRIGGER image_more AFTER INSERT ON image BEGIN {_NAMED}; END",
+    f"CREATE TRIGGER image_less AFTER DELETE ON image BEGIN {_LOOSENED}; END",
     """CREATE TRIGGER blob_more AFTER INSERT ON blob WHEN new.size IS NOT NULL BEGIN
         UPDATE state SET blobs = blobs + 1, bytes = bytes + new.size; END""",
     """CREATE TRIGGER blob_less AFTER DELETE ON blob WHEN old.size IS NOT NULL BEGIN
@@ -73,7 +83,7 @@ INVENTORY = Tables(
     (_STATE, _STATE_ROW, _REPOSITORY, _BLOB, _IMAGE, _PART, _LAYER, _TAG, _HISTORY, *_INDEXES, *_TRIGGERS),
     (
         "SELECT token, complete, running, blobs, bytes FROM state",
-        "SELECT id, digest, size, seen, used, hits, scrubbed, names FROM blob WHERE id = 0",
+        "SELECT id, digest, size, seen, used, hits, scrubbed, loose FROM blob WHERE id = 0",
         "SELECT id, repository, blob, seen, used, hits FROM image WHERE id = 0",
         "SELECT id, repository, blob FROM layer WHERE id = 0",
         "SELECT id, repository, tag, blob FROM tag WHERE id = 0",
@@ -81,4 +91,19 @@ INVENTORY = Tables(
         "SELECT repository, image, blob FROM part WHERE repository = 0",
         "SELECT id, name FROM repository WHERE id = 0",
     ),
+    CACHE,
+    CHECKPOINT,
 )
+
+_ALGORITHMS = {length // 2: algorithm for algorithm, length in HEX_LENGTH.items()}
+
+
+def raw(digest: Digest) -> bytes:
+    """What stands in a row for it."""
+    return bytes.fromhex(digest.hex)
+
+
+def digest_of(value: object) -> Digest | None:
+    """The inverse of `raw`; None for what makes no sense."""
+    algorithm = _ALGORITHMS.get(len(value)) if isinstance(value, bytes) else None
+    return Digest(algorithm, value.hex()) if algorithm and isinstance(value, bytes) else None

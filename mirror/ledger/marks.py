@@ -8,7 +8,7 @@ GONE_LIMIT = (
     50_000  # some 10 MB; of more than that a row may be left that says what is gone, until the next survey
 )
 
-Key = tuple[str, ...]  # table, and what tells a row of it from the others
+Key = tuple[str | bytes, ...]  # table, and what tells a row of it from the others
 
 
 class Marks:
@@ -20,15 +20,16 @@ class Marks:
 
     def __init__(self, began: float, tops: Mapping[str, int]) -> None:
         self.began = began
+        self._tops = dict(tops)
         self._bits = {table: bytearray((top >> 3) + 1) for table, top in tops.items()}
         self._gone: set[Key] = set()
 
     def add(self, key: Key, number: int) -> None:
         """This row is there."""
         self._gone.discard(key)
-        bits = self._bits[key[0]]
-        if number >> 3 < len(bits):
-            bits[number >> 3] |= 1 << (number & 7)
+        table = str(key[0])
+        if number <= self._tops[table]:
+            self._bits[table][number >> 3] |= 1 << (number & 7)
 
     def remove(self, key: Key) -> None:
         """This row is there no more."""
@@ -36,13 +37,12 @@ class Marks:
             self._gone.add(key)
 
     def top(self, table: str) -> int:
-        """An id that is not lower than the last one at the beginning."""
-        return len(self._bits[table]) * 8 - 1
+        """The last id at the beginning."""
+        return self._tops[table]
 
     def has(self, table: str, number: int) -> bool:
         """Whether the row of this id is there, or came later."""
-        bits = self._bits[table]
-        return number >> 3 >= len(bits) or bool(bits[number >> 3] >> (number & 7) & 1)
+        return number > self._tops[table] or bool(self._bits[table][number >> 3] >> (number & 7) & 1)
 
     def is_gone(self, key: Key) -> bool:
         """Whether this has gone since the survey began, and not come back."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mirror.ledger.inventoryschema import raw
 from mirror.ledger.rows import Rows
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
@@ -96,46 +97,61 @@ Uses = Mapping[UseKey, tuple[float, int]]  # when last, and how often
 
 def write_notes(rows: Rows, notes: Sequence[Note]) -> None:
     """Write them in their order. Raises sqlite3.Error."""
+    rows.learn([raw(digest) for note in notes for digest in _digests(note)])
     for note in notes:
         _write(rows, note)
+
+
+def _digests(note: Note) -> tuple[Digest, ...]:
+    match note:
+        case ImageKept(_, digest, _, parts):
+            return digest, *parts
+        case TagGone():
+            return ()
+    return (note.digest,)
 
 
 def _write(rows: Rows, note: Note) -> None:
     match note:
         case BlobKept(repository, digest, size, now):
-            rows.keep_blob(str(digest), size, now, now)
-            rows.keep_layer(repository.name, str(digest))
+            rows.keep_blob(raw(digest), size, now, now)
+            rows.keep_layer(repository.name, raw(digest))
         case ImageKept(repository, digest, size, parts, now):
-            rows.keep_blob(str(digest), size, now, now)
-            rows.keep_image(repository.name, str(digest), map(str, parts), now)
+            rows.keep_blob(raw(digest), size, now, now)
+            rows.keep_image(repository.name, raw(digest), [raw(part) for part in parts], now)
         case TagKept(repository, tag, digest, now, origin):
-            rows.keep_tag(repository.name, tag.name, str(digest), now, origin)
+            rows.keep_tag(repository.name, tag.name, raw(digest), now, origin)
         case BlobGone(digest):
-            rows.lose_blob(str(digest))
+            rows.lose_blob(raw(digest))
         case LayerGone(repository, digest):
-            rows.lose_layer(repository.name, str(digest))
+            rows.lose_layer(repository.name, raw(digest))
         case ImageGone(repository, digest):
-            rows.lose_image(repository.name, str(digest))
+            rows.lose_image(repository.name, raw(digest))
         case TagGone(repository, tag, _, None):
             rows.lose_tag(repository.name, tag.name)
         case TagGone(repository, tag, now, str() as origin):
             rows.end_tag(repository.name, tag.name, now, origin)
         case Scrubbed(digest, now):
             rows.connection.execute(
-                "UPDATE blob SET scrubbed = max(scrubbed, ?) WHERE digest = ?", (now, str(digest))
+                "UPDATE blob SET scrubbed = max(scrubbed, ?) WHERE digest = ?", (now, raw(digest))
             )
 
 
 def write_uses(rows: Rows, uses: Uses, *, complete: bool) -> None:
     """Write them; `complete`: what is not known is not there. Raises sqlite3.Error."""
-    execute = rows.connection.execute
+    rows.learn([raw(digest) for digest, _repository in uses])
+    blobs: list[tuple[float, int, int]] = []
+    images: list[tuple[float, int, int, int | None]] = []
+    anywhere: list[tuple[float, int, int]] = []
     for (digest, repository), (used, hits) in uses.items():
-        blob = rows.find_blob(str(digest)) if complete else rows.name(str(digest))
+        blob = rows.find_blob(raw(digest)) if complete else rows.name(raw(digest))
         if blob is None:
             continue
-        execute("UPDATE blob SET used = max(used, ?), hits = hits + ? WHERE id = ?", (used, hits, blob))
+        blobs.append((used, hits, blob))
         if repository is None:
-            execute(f"{_USED} WHERE blob = ?", (used, hits, blob))
-            continue
-        place = rows.find_repository(repository.name)
-        execute(f"{_USED} WHERE blob = ? AND repository = ?", (used, hits, blob, place))
+            anywhere.append((used, hits, blob))
+        else:
+            images.append((used, hits, blob, rows.find_repository(repository.name)))
+    rows.connection.executemany("UPDATE blob SET used = max(used, ?), hits = hits + ? WHERE id = ?", blobs)
+    rows.connection.executemany(f"{_USED} WHERE blob = ?", anywhere)
+    rows.connection.executemany(f"{_USED} WHERE blob = ? AND repository = ?", images)

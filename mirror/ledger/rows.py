@@ -6,61 +6,104 @@ All of it belongs into a transaction. What comes or goes while a survey is under
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import chain
 
-from mirror.ledger.marks import Marks
+from mirror.ledger.marks import Key, Marks
 
+LEARNED_AT_ONCE = 500  # SQLite's least limit of parameters is 999
+PAIRS_AT_ONCE = 250
 HISTORY_LIMIT = 100  # moves of one tag
 
+_PAIRS = """WITH seen (blob, repository) AS (VALUES {}) SELECT seen.blob, seen.repository, found.id
+    FROM seen CROSS JOIN {} AS found ON found.blob = seen.blob AND found.repository = seen.repository"""
 _TRIM = """DELETE FROM history WHERE id IN (
     SELECT id FROM history WHERE repository = ? AND tag = ? ORDER BY id DESC LIMIT -1 OFFSET ?
 )"""
 # A name that nothing mentions any more.
-_FORGET = """DELETE FROM blob WHERE id = ? AND size IS NULL AND names = 0
+_FORGET = """DELETE FROM blob WHERE id = ? AND size IS NULL AND loose = 1
     AND NOT EXISTS (SELECT 1 FROM layer WHERE layer.blob = blob.id)
     AND NOT EXISTS (SELECT 1 FROM tag WHERE tag.blob = blob.id)"""
 
 
 class Rows:
-    """See the module's text. Digests and names are text here."""
+    """See the module's text. Digests are bytes and names are text here."""
 
     def __init__(self, connection: sqlite3.Connection, marks: Marks | None) -> None:
         self.connection = connection
         self.marks = marks
+        self._repositories: dict[str, int] = {}  # ids; no row of theirs is ever deleted
+        self._blobs: dict[bytes, int] = {}  # ids, as long as none is deleted
+
+    def learn(self, digests: Sequence[bytes]) -> dict[bytes, int | None]:
+        """Look for all of these at once, because they will be needed; the sizes of those that are known."""
+        sizes: dict[bytes, int | None] = {}
+        digests = list(dict.fromkeys(digests))
+        for at in range(0, len(digests), LEARNED_AT_ONCE):
+            some = digests[at : at + LEARNED_AT_ONCE]
+            holders = ",".join("?" * len(some))
+            query = f"SELECT digest, id, size FROM blob WHERE digest IN ({holders})"  # noqa: S608 - only holders
+            for digest, blob, size in self.connection.execute(query, some).fetchall():
+                self._blobs[digest] = blob
+                sizes[digest] = size
+        return sizes
 
     def find_repository(self, name: str) -> int | None:
         """Its id."""
-        return self._one("SELECT id FROM repository WHERE name = ?", name)
+        found = self._repositories.get(name) or self._one("SELECT id FROM repository WHERE name = ?", name)
+        if found is not None:
+            self._repositories[name] = found
+        return found
 
-    def find_blob(self, digest: str) -> int | None:
+    def find_blob(self, digest: bytes) -> int | None:
         """The id of what is kept or named."""
-        return self._one("SELECT id FROM blob WHERE digest = ?", digest)
+        return self._blobs.get(digest) or self._one("SELECT id FROM blob WHERE digest = ?", digest)
 
     def find_image(self, repository: int, blob: int) -> int | None:
         """Its id."""
         return self._one("SELECT id FROM image WHERE blob = ? AND repository = ?", blob, repository)
 
-    def find_tag(self, repository: str, tag: str) -> int | None:
-        """Its id."""
-        place = self.find_repository(repository)
-        return self._one("SELECT id FROM tag WHERE repository = ? AND tag = ?", place, tag)
+    def names(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """The ids of all of these, also of what is only named."""
+        known = self._blobs
+        self.learn([digest for digest in digests if digest not in known])
+        return {digest: known.get(digest) or self.name(digest) for digest in digests}
+
+    def find_pairs(self, table: str, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
+        """The ids of rows of `image` or `layer`, by the ids of blob and repository."""
+        found: dict[tuple[int, int], int] = {}
+        for at in range(0, len(pairs), PAIRS_AT_ONCE):
+            some = pairs[at : at + PAIRS_AT_ONCE]
+            holders = ",".join(["(?,?)"] * len(some))
+            rows = self.connection.execute(_PAIRS.format(holders, table), list(chain.from_iterable(some)))
+            found.update(((blob, place), number) for blob, place, number in rows.fetchall())
+        return found
+
+    def find_tag(self, repository: str, tag: str) -> tuple[int, int] | None:
+        """Its id, and that of the blob it points to."""
+        row: tuple[int, int] | None = self.connection.execute(
+            "SELECT id, blob FROM tag WHERE repository = ? AND tag = ?",
+            (self.find_repository(repository), tag),
+        ).fetchone()
+        return row
 
     def repository(self, name: str) -> int:
         """Its id, also of a new one."""
         found = self.find_repository(name)
         return found or self._insert("INSERT INTO repository (name) VALUES (?)", name)
 
-    def name(self, digest: str) -> int:
+    def name(self, digest: bytes) -> int:
         """Its id, also of what is only named."""
-        found = self.find_blob(digest)
-        return found or self._insert(
+        found = self.find_blob(digest) or self._insert(
             "INSERT INTO blob (digest, size, seen, used, hits, scrubbed) VALUES (?, NULL, 0, 0, 0, 0)", digest
         )
+        self._blobs[digest] = found
+        return found
 
-    def keep_blob(self, digest: str, size: int, used: float, scrubbed: float) -> int:
+    def keep_blob(self, digest: bytes, size: int, used: float, scrubbed: float) -> int:
         """Its data is there."""
-        row = self.connection.execute("SELECT id, size FROM blob WHERE digest = ?", (digest,)).fetchone()
-        if row is None:
+        blob = self.find_blob(digest)
+        if blob is None:
             blob = self._insert(
                 "INSERT INTO blob (digest, size, seen, used, hits, scrubbed) VALUES (?, ?, ?, ?, 0, ?)",
                 digest,
@@ -70,16 +113,16 @@ class Rows:
                 scrubbed,
             )
         else:
-            blob = row[0]
             self.connection.execute(
                 "UPDATE blob SET size = ?, seen = iif(size IS NULL, ?, seen), used = max(used, ?),"
                 " scrubbed = max(iif(size IS NULL, 0, scrubbed), ?) WHERE id = ?",
                 (size, used, used, scrubbed, blob),
             )
+        self._blobs[digest] = blob
         self._came(("blob", digest), blob)
         return blob
 
-    def keep_image(self, repository: str, digest: str, parts: Iterable[str], used: float | None) -> None:
+    def keep_image(self, repository: str, digest: bytes, parts: Sequence[bytes], used: float | None) -> None:
         """It is there; `used` None: as its manifest's data."""
         place, blob = self.repository(repository), self.name(digest)
         image = self.find_image(place, blob)
@@ -100,19 +143,17 @@ class Rows:
             self.connection.execute("UPDATE image SET used = max(used, ?) WHERE id = ?", (used, image))
         self._came(("image", repository, digest), image)
 
-    def keep_layer(self, repository: str, digest: str) -> None:
+    def keep_layer(self, repository: str, digest: bytes) -> None:
         """It is linked."""
         place, blob = self.repository(repository), self.name(digest)
         found = self._one("SELECT id FROM layer WHERE blob = ? AND repository = ?", blob, place)
         layer = found or self._insert("INSERT INTO layer (repository, blob) VALUES (?, ?)", place, blob)
         self._came(("layer", repository, digest), layer)
 
-    def keep_tag(self, repository: str, tag: str, digest: str, at: float, origin: str) -> None:
+    def keep_tag(self, repository: str, tag: str, digest: bytes, at: float, origin: str) -> None:
         """It points there. A move is remembered, a word that repeats the last one is not."""
         place, blob = self.repository(repository), self.name(digest)
-        row = self.connection.execute(
-            "SELECT id, blob FROM tag WHERE repository = ? AND tag = ?", (place, tag)
-        ).fetchone()
+        row = self.find_tag(repository, tag)
         if row is None:
             number = self._insert(
                 "INSERT INTO tag (repository, tag, blob) VALUES (?, ?, ?)", place, tag, blob
@@ -125,7 +166,7 @@ class Rows:
         self._move(place, tag, digest, at, origin)
         self._came(("tag", repository, tag), number)
 
-    def lose_blob(self, digest: str) -> None:
+    def lose_blob(self, digest: bytes) -> None:
         """Its data is gone; links and images may still name it."""
         blob = self.find_blob(digest)
         if blob is not None:
@@ -133,7 +174,7 @@ class Rows:
             self.forget(blob)
         self._went(("blob", digest))
 
-    def lose_image(self, repository: str, digest: str) -> list[int]:
+    def lose_image(self, repository: str, digest: bytes) -> list[int]:
         """It is an image no longer. The ids of it and of what it named; some may be forgotten."""
         place, blob = self.find_repository(repository), self.find_blob(digest)
         self._went(("image", repository, digest))
@@ -149,7 +190,7 @@ class Rows:
             self.forget(each)
         return named
 
-    def lose_layer(self, repository: str, digest: str) -> None:
+    def lose_layer(self, repository: str, digest: bytes) -> None:
         """It is linked no longer."""
         place, blob = self.find_repository(repository), self.find_blob(digest)
         if place is not None and blob is not None:
@@ -161,9 +202,7 @@ class Rows:
         """It is kept no longer. Its history stays."""
         place = self.find_repository(repository)
         if place is not None:
-            row = self.connection.execute(
-                "SELECT id, blob FROM tag WHERE repository = ? AND tag = ?", (place, tag)
-            ).fetchone()
+            row = self.find_tag(repository, tag)
             if row is not None:
                 self.connection.execute("DELETE FROM tag WHERE id = ?", (row[0],))
                 self.forget(row[1])
@@ -178,9 +217,10 @@ class Rows:
 
     def forget(self, blob: int) -> None:
         """Forget a digest that is neither kept nor mentioned."""
-        self.connection.execute(_FORGET, (blob,))
+        if self.connection.execute(_FORGET, (blob,)).rowcount:
+            self._blobs.clear()
 
-    def _move(self, place: int, tag: str, digest: str | None, at: float, origin: str) -> None:
+    def _move(self, place: int, tag: str, digest: bytes | None, at: float, origin: str) -> None:
         last = self._last(place, tag)
         if last is not None and last[0] == digest:
             return
@@ -192,20 +232,21 @@ class Rows:
             at,
             origin,
         )
-        self.connection.execute(_TRIM, (place, tag, HISTORY_LIMIT))
+        if last is not None:
+            self.connection.execute(_TRIM, (place, tag, HISTORY_LIMIT))
 
-    def _last(self, place: int, tag: str) -> tuple[str | None] | None:
-        row: tuple[str | None] | None = self.connection.execute(
+    def _last(self, place: int, tag: str) -> tuple[bytes | None] | None:
+        row: tuple[bytes | None] | None = self.connection.execute(
             "SELECT digest FROM history WHERE repository = ? AND tag = ? ORDER BY id DESC LIMIT 1",
             (place, tag),
         ).fetchone()
         return row
 
-    def _came(self, key: tuple[str, ...], number: int) -> None:
+    def _came(self, key: Key, number: int) -> None:
         if self.marks is not None:
             self.marks.add(key, number)
 
-    def _went(self, key: tuple[str, ...]) -> None:
+    def _went(self, key: Key) -> None:
         if self.marks is not None:
             self.marks.remove(key)
 

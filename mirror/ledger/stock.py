@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -19,19 +20,25 @@ from typing import TypeVar
 import structlog
 
 from mirror.ledger import survey
-from mirror.ledger.facts import Surveyed
+from mirror.ledger.facts import SeenLink, Surveyed
 from mirror.ledger.file import DatabaseFile, NotKept
 from mirror.ledger.inventoryschema import INVENTORY
 from mirror.ledger.marks import Marks
-from mirror.ledger.notes import Note, Uses, write_notes, write_uses
+from mirror.ledger.notes import write_notes, write_uses
 from mirror.ledger.rows import Rows
 from mirror.ledger.tables import UnusableError, prepare, transaction
+from mirror.ledger.waiting import Batches
 
 ROOM_FACTOR = (
     4  # how much room there must be for a copy, times its size, before memory is written to the file
 )
 
+STEP_SECONDS = 0.025  # of work in one transaction, for which questions wait; writing it takes as long again
+CHANGES_BETWEEN = 6000  # rows changed between two looks at the journal; up to 3000 pages in it
+
 _T = TypeVar("_T")
+_F = TypeVar("_F")
+See = Callable[[Rows, Marks, Sequence[_F]], None]
 
 log = structlog.get_logger()
 
@@ -51,6 +58,7 @@ class Stock:
         self._trusted = False  # nothing was lost since the last survey
         self._marks: Marks | None = None
         self._sweep: survey.Sweep | None = None
+        self._changes = 0  # of the connection, at the last look at the journal
         self.complete = False  # for any thread
 
     @property
@@ -96,29 +104,54 @@ class Stock:
             self._file.renew()
         return self._run(whole)
 
-    def write(self, notes: Sequence[Note], uses: Uses) -> None:
-        """Write what was noted."""
+    def write(self, batches: Batches) -> None:
+        """Write some of what was noted: what takes no longer than STEP_SECONDS, but something."""
 
         def work(rows: Rows) -> None:
-            write_notes(rows, notes)
-            write_uses(rows, uses, complete=self.complete)
+            end = time.monotonic() + STEP_SECONDS
+            for notes, uses in batches.parts():
+                write_notes(rows, notes)
+                write_uses(rows, uses, complete=self.complete)
+                if time.monotonic() >= end:
+                    break
 
         self.change(work)
+        batches.confirm()
+
+    def checkpoint(self) -> None:
+        """Empty the journal, if there is much in it, as far as that can be done now."""
+        if self._memory is not None or self._file is None or not self._file.is_open:
+            return
+
+        def work(connection: sqlite3.Connection) -> None:
+            changes = connection.total_changes
+            if not 0 <= changes - self._changes < CHANGES_BETWEEN:
+                self._changes = changes
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+        with suppress(NotKept):
+            self._run(work)
 
     def begin_survey(self, now: float) -> None:
         """A survey begins; the one before, if it has not ended, is lost."""
         self._sweep = None
         self._marks = self.change(lambda rows: survey.begin(rows.connection, now))
 
-    def see(self, work: Callable[[Rows, Marks], _T]) -> _T:
-        """Do part of a survey. Raises SurveyLost."""
+    def see(self, see: See[_F], facts: Sequence[_F], at_once: int) -> list[_F]:
+        """Do some of it, at least `at_once`, in STEP_SECONDS; returns the others. Raises SurveyLost."""
 
-        def whole(rows: Rows) -> _T:
-            if rows.marks is None:
-                raise SurveyLost
-            return work(rows, rows.marks)
+        def work(rows: Rows, marks: Marks) -> int:
+            end, at = time.monotonic() + STEP_SECONDS, 0
+            while at < len(facts) and time.monotonic() < end:
+                see(rows, marks, facts[at : at + at_once])
+                at += at_once
+            return at
 
-        return self.change(whole)
+        return list(facts[self._survey(work) :])
+
+    def look_for(self, facts: Sequence[SeenLink]) -> list[SeenLink]:
+        """Those images of which it is not known what they name. Raises SurveyLost."""
+        return self._survey(lambda rows, marks: survey.see_images(rows, marks, facts))
 
     def end_survey(self) -> Surveyed | None:
         """Do a part of the end; None: there is more to be done. Raises SurveyLost."""
@@ -132,7 +165,7 @@ class Stock:
             return self._sweep.result
 
         try:
-            result = self.see(work)
+            result = self._survey(work)
         except NotKept:
             self._sweep = None  # what it has counted may not have been done
             raise
@@ -164,6 +197,14 @@ class Stock:
         memory.close()
         log.info("inventory.kept", file=str(self._path))
         return True
+
+    def _survey(self, work: Callable[[Rows, Marks], _T]) -> _T:
+        def whole(rows: Rows) -> _T:
+            if rows.marks is None:
+                raise SurveyLost
+            return work(rows, rows.marks)
+
+        return self.change(whole)
 
     def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         if self._file is not None and self._memory is None:

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mirror.ledger.facts import SeenBlob, SeenLink, SeenParts, SeenTag, Surveyed
-from mirror.ledger.marks import Marks
+from mirror.ledger.inventoryschema import raw
+from mirror.ledger.marks import Key, Marks
 from mirror.ledger.rows import Rows
 
 ORIGIN = "tree"  # who says where a tag points that nobody noted
@@ -40,57 +41,94 @@ def begin(connection: sqlite3.Connection, now: float) -> Marks:
 
 def see_blobs(rows: Rows, marks: Marks, facts: Sequence[SeenBlob]) -> None:
     """Their data is there. What is new was used when it was written."""
-    for fact in facts:
-        digest = str(fact.digest)
+    digests = [raw(fact.digest) for fact in facts]
+    sizes = rows.learn(digests)
+    new = []
+    for fact, digest in zip(facts, digests, strict=True):
         key = ("blob", digest)
-        row = rows.connection.execute("SELECT id, size FROM blob WHERE digest = ?", (digest,)).fetchone()
         if marks.is_gone(key):
             continue
-        if row is None or row[1] != fact.size:
-            rows.keep_blob(digest, fact.size, max(0.0, min(fact.modified, marks.began)), 0.0)
+        used = max(0.0, min(fact.modified, marks.began))
+        if digest not in sizes:
+            new.append((digest, fact.size, used, used))
+        elif sizes[digest] != fact.size:
+            rows.keep_blob(digest, fact.size, used, 0.0)
         else:
-            marks.add(key, row[0])
+            marks.add(key, rows.name(digest))
+    rows.connection.executemany(
+        "INSERT OR IGNORE INTO blob (digest, size, seen, used, hits, scrubbed) VALUES (?, ?, ?, ?, 0, 0)", new
+    )
 
 
 def see_layers(rows: Rows, marks: Marks, facts: Sequence[SeenLink]) -> None:
     """They are linked."""
-    for fact in facts:
-        if not marks.is_gone(("layer", fact.repository.name, str(fact.digest))):
-            rows.keep_layer(fact.repository.name, str(fact.digest))
+    pairs = _pairs(rows, marks, "layer", facts)
+    known = rows.find_pairs("layer", list(pairs))
+    for pair, number in known.items():
+        marks.add(pairs[pair], number)
+    rows.connection.executemany(
+        "INSERT OR IGNORE INTO layer (blob, repository) VALUES (?, ?)",
+        [pair for pair in pairs if pair not in known],
+    )
 
 
 def see_images(rows: Rows, marks: Marks, facts: Sequence[SeenLink]) -> list[SeenLink]:
     """Their revision links are there. Returns those of which it is not known yet what they name."""
-    unread = []
-    for fact in facts:
-        repository, digest = fact.repository.name, str(fact.digest)
-        place, blob = rows.find_repository(repository), rows.find_blob(digest)
-        image = None if place is None or blob is None else rows.find_image(place, blob)
-        key = ("image", repository, digest)
-        if image is not None:
-            marks.add(key, image)
-        elif not marks.is_gone(key):
-            unread.append(fact)
-    return unread
+    pairs = _pairs(rows, marks, "image", facts)
+    known = rows.find_pairs("image", list(pairs))
+    for pair, number in known.items():
+        marks.add(pairs[pair], number)
+    unread = {key for pair, key in pairs.items() if pair not in known}
+    return [fact for fact in facts if _key("image", fact) in unread]
 
 
 def see_parts(rows: Rows, marks: Marks, facts: Sequence[SeenParts]) -> None:
     """This is what they name. They were last used when their manifests were."""
-    for fact in facts:
-        repository, digest = fact.repository.name, str(fact.digest)
-        if not marks.is_gone(("image", repository, digest)):
-            rows.keep_image(repository, digest, map(str, fact.parts), None)
+    pairs = _pairs(rows, marks, "image", facts)
+    known = rows.find_pairs("image", list(pairs))
+    new = {pair: key for pair, key in pairs.items() if pair not in known}
+    named: dict[Key, list[bytes]] = {
+        _key("image", fact): [raw(part) for part in fact.parts] for fact in facts
+    }
+    blobs = rows.names([part for key in new.values() for part in named[key]])
+    rows.connection.executemany(
+        "INSERT OR IGNORE INTO image (blob, repository, seen, used, hits)"
+        " SELECT id, ?2, seen, used, 0 FROM blob WHERE id = ?1",
+        list(new),
+    )
+    rows.connection.executemany(
+        "INSERT OR IGNORE INTO part (image, repository, blob) VALUES (?, ?, ?)",
+        [(*pair, blobs[part]) for pair, key in new.items() for part in named[key]],
+    )
 
 
 def see_tags(rows: Rows, marks: Marks, facts: Sequence[SeenTag]) -> None:
     """They point there, unless somebody has noted anything else since the survey began."""
+    rows.learn([raw(fact.digest) for fact in facts])
     for fact in facts:
-        repository, tag = fact.repository.name, fact.tag.name
+        repository, tag, digest = fact.repository.name, fact.tag.name, raw(fact.digest)
+        key = ("tag", repository, tag)
         known = rows.find_tag(repository, tag)
-        if marks.is_gone(("tag", repository, tag)) or (known is not None and marks.has("tag", known)):
+        if marks.is_gone(key) or (known is not None and marks.has("tag", known[0])):
             continue
-        at = max(0.0, min(fact.modified, marks.began))
-        rows.keep_tag(repository, tag, str(fact.digest), at, ORIGIN)
+        if known is not None and known[1] == rows.find_blob(digest):
+            marks.add(key, known[0])
+            continue
+        rows.keep_tag(repository, tag, digest, max(0.0, min(fact.modified, marks.began)), ORIGIN)
+
+
+def _pairs(
+    rows: Rows, marks: Marks, table: str, facts: Sequence[SeenLink | SeenParts]
+) -> dict[tuple[int, int], Key]:
+    """What was not deleted meanwhile, by the ids of blob and repository."""
+    keys = [key for fact in facts if not marks.is_gone(key := _key(table, fact))]
+    blobs = rows.names([digest for _, _, digest in keys])
+    places = {repository: rows.repository(repository) for repository in {key[1] for key in keys}}
+    return {(blobs[key[2]], places[key[1]]): key for key in keys}
+
+
+def _key(table: str, fact: SeenLink | SeenParts) -> tuple[str, str, bytes]:
+    return table, fact.repository.name, raw(fact.digest)
 
 
 class Sweep:

@@ -25,6 +25,8 @@ class Tables:
     version: int
     create: tuple[str, ...]
     looks: tuple[str, ...]
+    cache: int = 2000  # KiB of pages in memory
+    checkpoint: int = 1000  # pages in the journal at which a commit empties it
 
 
 def prepare(connection: sqlite3.Connection, tables: Tables) -> None:
@@ -49,6 +51,8 @@ def prepare(connection: sqlite3.Connection, tables: Tables) -> None:
         raise UnusableError(str(error)) from error
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA cache_size = -{tables.cache}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {tables.checkpoint}")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT}")
 
 

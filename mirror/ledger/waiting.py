@@ -5,9 +5,8 @@ A use adds to the uses of the same digest, so that a busy image is one write. No
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
-from typing import TypeVar
 
 from mirror.ledger.notes import ImageKept, Note, UseKey
 
@@ -15,10 +14,8 @@ USES_EARLY = 10_000  # digests that were used; so many are to be written at once
 USES_LIMIT = 50_000  # some 20 MB; of more than that the uses are not counted
 NOTES_EARLY = 5_000  # digests in notes; so many are to be written at once, which takes 0.2 s
 NOTES_LIMIT = 100_000  # some 25 MB; of more than that the notes are lost, for a survey to find what they said
-NOTES_AT_ONCE = 500  # digests in notes that are written at once, 20 ms, for which questions wait
-USES_AT_ONCE = 1000  # uses, 20 ms
-
-_T = TypeVar("_T")
+NOTES_AT_ONCE = 50  # notes between two looks at the clock, 5 ms
+USES_AT_ONCE = 100  # uses, 2 ms
 
 
 class Waiting:
@@ -62,7 +59,7 @@ class Waiting:
         """What was not written waits again, before what has come since."""
         self._notes = batches.notes + self._notes
         self._weight = sum(map(_weight, self._notes))
-        uses = batches.uses
+        uses = dict(batches.uses)  # which a thread may still be reading, if nobody has waited for it
         for key, (used, hits) in self._uses.items():
             before, counted = uses.get(key, (0.0, 0))
             if counted or len(uses) < USES_LIMIT:
@@ -71,41 +68,34 @@ class Waiting:
 
 
 class Batches:
-    """What is being written: its parts go one after the other, and what is left is what was not written."""
+    """What is being written, in the order of writing: notes, then uses."""
 
     def __init__(self, notes: list[Note], uses: dict[UseKey, tuple[float, int]]) -> None:
         self.notes = notes
         self.uses = uses
+        self._notes = 0  # how many were given since the last `confirm`
+        self._uses: list[UseKey] = []
 
-    def parts(self) -> Generator[tuple[list[Note], dict[UseKey, tuple[float, int]]], None, None]:
-        """The next part; whoever asks for another one has written it."""
-        done = 0
-        try:
-            for part in parts(self.notes, _weight, NOTES_AT_ONCE):
-                yield part, {}
-                done += len(part)
-        finally:
-            self.notes = self.notes[done:]
-        while self.uses:
-            some = dict(islice(self.uses.items(), USES_AT_ONCE))
+    def __bool__(self) -> bool:
+        return bool(self.notes or self.uses)
+
+    def parts(self) -> Iterator[tuple[list[Note], dict[UseKey, tuple[float, int]]]]:
+        """What was not confirmed, in small parts."""
+        self._notes, self._uses = 0, []
+        for at in range(0, len(self.notes), NOTES_AT_ONCE):
+            notes = self.notes[at : at + NOTES_AT_ONCE]
+            self._notes += len(notes)
+            yield notes, {}
+        uses = iter(self.uses.items())
+        while some := dict(islice(uses, USES_AT_ONCE)):
+            self._uses += some
             yield [], some
-            for key in some:
-                del self.uses[key]
 
-
-def parts(facts: Sequence[_T], weigh: Callable[[_T], int], limit: int) -> Iterator[list[_T]]:
-    """The same in parts of this weight, or of a single one that is heavier."""
-    part: list[_T] = []
-    weight = 0
-    for fact in facts:
-        more = weigh(fact)
-        if part and weight + more > limit:
-            yield part
-            part, weight = [], 0
-        part.append(fact)
-        weight += more
-    if part:
-        yield part
+    def confirm(self) -> None:
+        """What `parts` has given is written."""
+        self.notes = self.notes[self._notes :]
+        for key in self._uses:
+            del self.uses[key]
 
 
 def _weight(note: Note) -> int:
