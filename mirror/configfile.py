@@ -18,10 +18,11 @@ from mirror.config import VERSION, Config
 from mirror.configdump import dump
 from mirror.configeffect import STORAGE_OPTIONS, apply_rules, check_driver
 from mirror.configenv import overlay, string_form, variable_of
+from mirror.confighints import meant, section_form, unknown_key
 from mirror.configproblems import ConfigError, Problem, Warning_, find, is_given, joined, text_of, wrong
-from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths, slip
+from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths
 from mirror.configtree import Items, Scalar, Table, Tree, TreeError, is_null, parse, resolved
-from mirror.configupstream import REMOTEURL, check_default, check_keys, check_names, check_websites
+from mirror.configupstream import REMOTEURL, check_default, check_keys, check_names, check_urls, doubtful
 from mirror.configusable import check_files, check_programs
 
 __all__ = ["ConfigError", "Loaded", "Warning_", "dump", "load"]
@@ -61,8 +62,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     warnings += [*checked.warnings, *remarks, *doubts]
     config = _validate(data, tree, problems, closed)
     if config is not None:
-        problems += [*check_names(config.proxy, tree), *check_files(config.proxy, tree)]
-        warnings += [*check_websites(config.proxy, tree), *check_programs(config.proxy, tree, environ)]
+        proxy = config.proxy
+        problems += [*check_names(proxy, tree), *check_urls(proxy, tree), *check_files(proxy, tree)]
+        warnings += [*doubtful(proxy, tree), *check_programs(proxy, tree, environ)]
     if problems or config is None:
         raise ConfigError(*sorted(problems, key=_place_in(path)))
     return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))
@@ -165,7 +167,7 @@ class _Conformer:
             return [] if is_null(tree) else self._mismatch(tree, "a list, such as [a, b]", path)
         if isinstance(tree, Table):
             return self._table(tree, shape, path)
-        return {} if is_null(tree) else self._mismatch(tree, "a section of keys", path)
+        return {} if is_null(tree) else self._mismatch(tree, section_form(tree, path), path)
 
     def _leaf(self, tree: Tree, shape: Leaf, path: tuple[str | int, ...]) -> Any:
         if not isinstance(tree, Scalar):
@@ -195,17 +197,15 @@ class _Conformer:
     def _unknown(self, key: str, entry: Tree, shape: Struct, path: tuple[str | int, ...]) -> None:
         if shape.is_map:
             return  # check_driver speaks about it
-        if path[:1] == ("proxy",) and (exact := slip(key, shape.fields)):
-            # not only a warning: what was meant is where images come from, and where the login goes
-            text = f"unknown key; write {joined(*path, exact)}"
+        if text := unknown_key(key, shape.fields, path):
             self.problems.append(Problem(entry.source, joined(*path, key)[:200], text))
             return
-        near = nearest(key, list(shape.fields))
+        near = meant(key, shape.fields) or nearest(key, shape.fields)
         if near is not None:
-            meant = joined(*path, near)
+            known = joined(*path, near)
         else:  # perhaps it stands at the wrong place
-            meant = next((known for known in paths(ROOT) if known.endswith(f".{key}")), "")
-        hint = f"; did you mean {meant}?" if meant else ""
+            known = next((known for known in paths(ROOT) if known.endswith(f".{key}")), "")
+        hint = f"; did you mean {known}?" if known else ""
         self.warnings.append(Warning_(entry.source, joined(*path, key)[:200], f"unknown key, ignored{hint}"))
 
     def _mismatch(self, tree: Tree, allowed: str, path: tuple[str | int, ...]) -> Any:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
+from mirror.cache.freshness import Rule
 from mirror.config import Proxy
 from mirror.configheaders import check_headers
-from mirror.confignames import DEFAULT_REMOTEURL, HUB_NAMES, host_of, is_anybodys, is_pattern
+from mirror.confighints import UPSTREAMS, meant
+from mirror.confignames import DEFAULT_REMOTEURL, HUB_NAMES, OPEN, host_of, is_anybodys, is_pattern
 from mirror.configproblems import Problem, Warning_, find, is_given, joined, says_something
 from mirror.configproxy import Upstream
 from mirror.configschema import slip
@@ -23,6 +26,7 @@ _ONE_LOGIN: Final = "username and password, identitytoken, exec or dockerconfig"
 _SECRETS: Final = ("username", "password", "identitytoken", "headers", "clientcert")  # not kept by host
 _FOR_SOMEBODY: Final = ("username", "password", "identitytoken", "exec", "headers", "clientcert")
 _OF_ONE_REGISTRY: Final = ("remoteurl", "remoteurls", "aliases")
+_PORTS: Final = {"http": 80, "https": 443}
 _WEBSITES: Final = frozenset({"docker.io", "www.docker.io", "hub.docker.com", "docker.com", "www.docker.com"})
 
 Path = tuple[str, ...]  # of an upstream: ("proxy", "upstreams", "ghcr.io")
@@ -115,6 +119,9 @@ def _missing(entries: Mapping[str, Tree], at: Path, key: str, other: str, rest: 
     """The problem that `other` is not there beside `key`, if it is one."""
     if not says_something(entries.get(key)) or says_something(entries.get(other)):
         return []
+    as_other = meant if at[:2] == UPSTREAMS else slip
+    if any(name != other and as_other(name, [other]) for name in entries):
+        return []  # reported as an unknown key
     text = f"missing, wanted beside {joined(*at, key)}{rest}"
     return [Problem(entries[key].source, joined(*at, other), text)]
 
@@ -158,7 +165,60 @@ def _taken(name: str, at: Path, owner: Path, upstream: Upstream, tree: Table) ->
     return Problem(find(tree, path)[1], joined(*path), text)
 
 
-def check_websites(proxy: Proxy, tree: Table) -> list[Warning_]:
+def check_urls(proxy: Proxy, tree: Table) -> list[Problem]:
+    """No URL twice for one upstream: what fails would be asked again at once."""
+    problems = []
+    for at, upstream in sections(proxy):
+        seen: dict[tuple[object, ...], int] = {}
+        for number, url in enumerate(upstream.remoteurls):
+            first = seen.setdefault(_address(url), number)
+            if first != number:
+                text = f"got the same as {joined(*at, 'remoteurls', first)}, wanted each URL once"
+                path: Keys = (*at, "remoteurls", number)
+                problems.append(Problem(find(tree, path)[1], joined(*path), text))
+    return problems
+
+
+def _address(url: str) -> tuple[object, ...]:
+    """Where a URL of `parse_remoteurl` leads, however it is written."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme], parts.path
+
+
+def doubtful(proxy: Proxy, tree: Table) -> list[Warning_]:
+    """What can be used as it stands, and is hardly meant so."""
+    return [*_websites(proxy, tree), *_rules(proxy, tree), *_open_mode(proxy, tree)]
+
+
+def _open_mode(proxy: Proxy, tree: Table) -> list[Warning_]:
+    if OPEN not in proxy.upstreams:
+        return []
+    path = (*UPSTREAMS, OPEN)
+    text = "any client can make the mirror connect to any public host on port 443, and fill the disk"
+    return [Warning_(find(tree, path)[1], joined(*path), text)]
+
+
+def _rules(proxy: Proxy, tree: Table) -> list[Warning_]:
+    """Freshness rules behind one that fits all that they do.
+
+    A pattern that fits the text of another one, stars and all, fits whatever that one fits.
+    """
+    warnings = []
+    rules = [Rule(rule.match, rule.fresh) for rule in proxy.freshness.rules]
+    for number, rule in enumerate(rules):
+        above = next((n for n, other in enumerate(rules[:number]) if _fits_all(other, rule)), None)
+        if above is not None:
+            path: Keys = ("proxy", "freshness", "rules", number)
+            text = f"never counts: the first that fits does, and rules[{above}] fits all that this one fits"
+            warnings.append(Warning_(find(tree, path)[1], joined(*path), text))
+    return warnings
+
+
+def _fits_all(rule: Rule, other: Rule) -> bool:
+    return rule.match == "*:*" or rule.fits(other.match)  # every name has a colon
+
+
+def _websites(proxy: Proxy, tree: Table) -> list[Warning_]:
     """Docker's websites are not its registry, though its images are named after one of them."""
     warnings = []
     for at, upstream in sections(proxy):

@@ -14,6 +14,7 @@ from mirror.configproxy import Proxy, UpstreamEntry
 from tests.support.configs import MINIMAL, load_env, load_text, remarks
 
 HUB = "https://registry-1.docker.io"
+OPEN_MODE = "any client can make the mirror connect to any public host on port 443, and fill the disk"
 ONE_LOGIN = "wanted one login only: username and password, identitytoken, exec or dockerconfig"
 COMMAND = "wanted a command such as docker-credential-ecr-login, with quotes in pairs"
 NOT_OPEN = 'not for "*": it would be sent to whatever host a client names; use exec or dockerconfig'
@@ -24,7 +25,7 @@ ONE_HUB = "(docker.io, registry-1.docker.io, index.docker.io are one registry)"
 def proxy_of(folder: Path, text: str, **environ: str) -> Proxy:
     """The `proxy` section that this YAML comes to, which has its own warnings only."""
     loaded = load_text(folder, f"{MINIMAL}proxy: {text}\n", **environ)
-    assert remarks(loaded) == []
+    assert [said for said in remarks(loaded) if said.text != OPEN_MODE] == []
     return loaded.config.proxy
 
 
@@ -277,11 +278,105 @@ def test_websites_are_told_wherever_they_stand(tmp_path: Path) -> None:
     ]
 
 
-def test_a_key_of_the_whole_mirror_has_no_effect_in_an_entry(tmp_path: Path) -> None:
-    loaded = load_text(tmp_path, f"{MINIMAL}proxy: {{upstreams: {{quay.io: {{deadline: 1s}}}}}}\n")
-    assert [str(said).partition(": ")[2] for said in remarks(loaded)] == [
-        "proxy.upstreams.quay.io.deadline: unknown key, ignored; did you mean proxy.deadline?"
+ENTRY = "proxy.upstreams.quay.io"
+OF_ALL = "not a key of one upstream; write {}, which is for all of them"
+KEYS = (
+    "aliases, ca, clientcert, clientkey, connections, dockerconfig, exec, headers, httpproxy, identitytoken, "
+    "insecure, password, realms, remoteurl, remoteurls, retries, timeouts, username"
+)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            "deadline: 1s",
+            "deadline: not a key of one upstream; write proxy.deadline, which is for all of them",
+        ),
+        (
+            "upstreams: {}",
+            "upstreams: not a key of one upstream; write proxy.upstreams, which is for all of them",
+        ),
+        ("pass: p, username: u", f"pass: unknown key; write {ENTRY}.password"),
+        ("password: p, user: u", f"user: unknown key; write {ENTRY}.username"),
+        ("URL: 'https://a'", f"URL: unknown key; write {ENTRY}.remoteurl"),
+        ("passwd: p", f"passwd: unknown key; did you mean {ENTRY}.password?"),
+        ("xyzzy: {a: 1}", f"xyzzy: unknown key; there are {KEYS}"),
+        ("timeouts: {read: 1s}", "timeouts.read: unknown key; there are connect, firstbyte, stall"),
+    ],
+)
+def test_every_unknown_key_of_an_entry_stops_the_start(tmp_path: Path, keys: str, said: str) -> None:
+    """Nobody's old file has one there; and it is the only line."""
+    assert problems(tmp_path, f"{{upstreams: {{quay.io: {{{keys}}}}}}}") == [f"{ENTRY}.{said}"]
+
+
+def test_an_unknown_key_of_an_entry_that_stands_in_a_variable_stops_the_start() -> None:
+    with pytest.raises(ConfigError, match=r"quay\.io\.pass: unknown key; write .*\.password\Z"):
+        load_env({"REGISTRY_PROXY_UPSTREAMS": "{quay.io: {username: u, pass: p}}"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{upstreams: [quay.io]}", "a list -> {quay.io: {}}"),
+        (
+            "{upstreams: [ghcr.io, 'localhost:5000', '*.example.com', a b]}",
+            'a list -> {ghcr.io: {}, "localhost:5000": {}, "*.example.com": {}}',
+        ),
+        ("{upstreams: [a, b, c, d, e, f]}", "a list -> {a: {}, b: {}, c: {}, d: {}, e: {}, …}"),
+        ("{upstreams: ghcr.io}", "'ghcr.io' -> {ghcr.io: {}}"),
+        ("{upstreams: [{quay.io: {password: hunter2}}]}", "a list -> {quay.io: {}}"),
+    ],
+)
+def test_upstreams_that_are_no_section_are_shown_as_one(tmp_path: Path, text: str, said: str) -> None:
+    got, _, written = said.partition(" -> ")
+    assert problems(tmp_path, text) == [
+        f"proxy.upstreams: got {got}, wanted a section of namespaces: write upstreams: {written}"
     ]
+
+
+def test_the_names_that_a_list_of_upstreams_is_shown_with_load(tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, "{upstreams: [ghcr.io, 'localhost:5000', '*.example.com', '*']}")
+    written = said.partition("write ")[2]
+    loaded = load_text(tmp_path, f"{MINIMAL}proxy: {{{written}}}\n")
+    assert list(loaded.config.proxy.upstreams) == ["ghcr.io", "localhost:5000", "*.example.com", "*"]
+
+
+def test_an_entry_that_is_no_section_is_told_what_one_is(tmp_path: Path) -> None:
+    wanted = "a section of keys, such as {remoteurl: https://…}, or {} where the name says it all"
+    assert problems(tmp_path, "{upstreams: {quay.io: 'https://q.example'}}") == [
+        f"{ENTRY}: got 'https://q.example', wanted {wanted}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("urls", "number", "first"),
+    [
+        ("https://a, https://b, https://a", 2, 0),
+        ("https://a, https://a/", 1, 0),
+        ("https://b, https://a, https://A:443", 2, 1),
+        ("http://a:80/x/, http://a/x", 1, 0),
+    ],
+)
+@pytest.mark.parametrize("at", ["proxy", ENTRY])
+def test_a_url_that_stands_twice_is_refused(
+    tmp_path: Path, at: str, urls: str, number: int, first: int
+) -> None:
+    section = f"{{remoteurls: [{', '.join(repr(url) for url in urls.split(', '))}]}}"
+    text = section if at == "proxy" else f"{{upstreams: {{quay.io: {section}}}}}"
+    assert problems(tmp_path, text) == [
+        f"{at}.remoteurls[{number}]: got the same as {at}.remoteurls[{first}], wanted each URL once"
+    ]
+
+
+def test_urls_that_differ_in_scheme_port_or_path_are_several(tmp_path: Path) -> None:
+    urls = ("https://a", "http://a", "https://a:444", "https://a/x", "https://a/X")
+    assert proxy_of(tmp_path, f"{{remoteurls: {list(urls)}}}").remoteurls == urls
+
+
+def test_the_open_mode_is_told_at_each_start(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, f"{MINIMAL}proxy: {{upstreams: {{ghcr.io: , '*': }}}}\n")
+    assert [str(said).partition(": ")[2] for said in remarks(loaded)] == [f"proxy.upstreams.*: {OPEN_MODE}"]
 
 
 @pytest.mark.parametrize(

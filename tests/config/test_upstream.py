@@ -100,8 +100,20 @@ def test_a_slip_further_below_counts_and_what_is_not_near_is_a_warning(tmp_path:
         "config.yml:3: proxy.timeouts.conect: unknown key; write proxy.timeouts.connect"
     ]
     assert warned(tmp_path, "proxy: {remoteurl: 'https://a', url: x, remote: y}\n") == [
-        "config.yml:3: proxy.url: unknown key, ignored; did you mean notifications.endpoints[].url?",
+        "config.yml:3: proxy.url: unknown key, ignored; did you mean proxy.remoteurl?",
         "config.yml:3: proxy.remote: unknown key, ignored; did you mean proxy.remoteurl?",
+    ]
+
+
+def test_another_tools_word_is_a_warning_directly_below_proxy_and_the_login_still_has_to_be_whole(
+    tmp_path: Path,
+) -> None:
+    """A file of registry:2 may have had it there for years."""
+    assert warned(tmp_path, "proxy: {remoteurl: 'https://a', pass: x}\n") == [
+        "config.yml:3: proxy.pass: unknown key, ignored; did you mean proxy.password?"
+    ]
+    assert refusal(tmp_path, "proxy: {remoteurl: 'https://a', pass: x, username: u}\n") == [
+        "config.yml:3: proxy.password: missing, wanted beside proxy.username; for no login leave both out"
     ]
 
 
