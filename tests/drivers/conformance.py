@@ -362,20 +362,13 @@ class DriverConformance:
             await driver.prune(path, keep)
 
     async def test_writes_into_folders_that_are_pruned_succeed(self, driver: StorageDriver) -> None:
-        done = False
-
-        async def prune() -> None:
-            while not done:
-                await driver.prune("keep/a/b/c/d", "keep")
-                await asyncio.sleep(0)
-
-        pruners = [asyncio.create_task(prune()) for _ in range(2)]
-        for turn in range(60):
-            await driver.put(f"keep/a/b/c/d/{turn}", b"x")
-            assert await driver.get(f"keep/a/b/c/d/{turn}", 1) == b"x"
-            await driver.delete(f"keep/a/b/c/d/{turn}")
-        done = True
-        await asyncio.gather(*pruners)
+        """Three passes over five folders at the same time: more than a deletion makes."""
+        leaf = "keep/a/b/c/d/e"
+        for turn in range(100):
+            prunes = [driver.prune(leaf, "keep") for _ in range(3)]
+            await asyncio.gather(*prunes[:1], driver.put(f"{leaf}/{turn}", b"x"), *prunes[1:])
+            assert await driver.get(f"{leaf}/{turn}", 1) == b"x"
+            await driver.delete(f"{leaf}/{turn}")
 
     async def test_move_out_gives_the_file_away(self, driver: StorageDriver, tmp_path: Path) -> None:
         data = os.urandom(2 * MIB + 1)
