@@ -12,6 +12,7 @@ ROWS_LIMIT = 200  # lines of one list
 
 # Whom a breaker is for; the registry's own is told by the endpoint's state.
 ROLES = {"token server": "its token server", "blobs": "its blob storage", "manifests": "its manifest storage"}
+AS_USUAL = "asked as usual"
 
 Facts = Mapping[str, Any]
 
@@ -45,7 +46,10 @@ def _route(facts: Facts) -> list[str]:
     found = []
     namespace, by = _text(facts, "namespace"), _text(facts, "routed_by")
     if namespace or by:
-        found.append(f"{namespace or 'unknown'} ({by})" if by else namespace)
+        login = _text(facts, "login")
+        found.append(
+            (f"{namespace or 'unknown'} ({by})" if by else namespace) + (f", login: {login}" if login else "")
+        )
     kept, there = _text(facts, "repository"), _text(facts, "upstream_repository")
     if there and kept and there != kept:
         found.append(f"repository {there}, kept as {kept}")
@@ -75,7 +79,7 @@ def _reference(reference: Facts) -> list[str]:
         found.append(freshness)
     left = _number(reference, "stale_left")
     if left is not None:
-        usable = f"usable for another {duration(left)}" if left > 0 else "too old to be given"
+        usable = f"usable for {_another(left)}" if left > 0 else "too old to be given"
         found.append(f"when the upstream cannot be asked: {usable}")
     if refused := _text(reference, "refused"):
         found.append(f"refused by the upstream: {refused}")
@@ -87,13 +91,34 @@ def _freshness(reference: Facts) -> str:
     if "checked_ago" not in reference:
         return ""
     ago, left = _number(reference, "checked_ago"), _number(reference, "fresh_left")
-    text = "never checked" if ago is None else f"checked {duration(ago)} ago"
-    if left is not None and ago is not None:
-        text += f", fresh for another {duration(left)}" if left > 0 else ", due for a check"
+    text = "never checked"
+    if ago is not None:
+        text = f"checked {duration(ago)} ago" if ago >= 1 else "checked just now"
+    if _text(reference, "refused"):  # its time is that of refusals, not that of the rule
+        when = f"in {_moment(left)}" if left is not None and left > 0 else "by the next pull"
+        return f"{text}: refused, asked again {when}"
     whole, rule = _number(reference, "fresh_for"), _text(reference, "rule")
     by = {"": "", "default": "by default"}.get(rule, f"by the rule {rule}")
-    because = " ".join(part for part in ("" if whole is None else duration(whole), by) if part)
+    if whole == 0 and not left:
+        text, because = f"{text}, each pull checks", by.removeprefix("by the ")
+    else:
+        text += "" if left is None or ago is None else f", {_due(left)}"
+        because = " ".join(part for part in ("" if whole is None else duration(whole), by) if part)
     return f"{text} ({because})" if because else text
+
+
+def _due(left: float) -> str:
+    return f"fresh for {_another(left)}" if left > 0 else "due for a check"
+
+
+def _moment(seconds: float) -> str:
+    """How long until something: there is no need to be exact about less than a second."""
+    return duration(seconds) if seconds >= 1 else "a moment"
+
+
+def _another(seconds: float) -> str:
+    """How much longer."""
+    return f"another {duration(seconds)}" if seconds >= 1 else "a moment"
 
 
 def _blobs(blobs: Facts) -> list[str]:
@@ -126,10 +151,11 @@ def _platforms(platforms: list[Facts]) -> list[str]:
 
 
 def _endpoint(endpoint: Facts) -> list[str]:
-    found = [f"{_text(endpoint, 'url')}: {_state(endpoint)}".removeprefix(": ")]
-    behind = _number(endpoint, "behind_for")
+    state, behind = _state(endpoint), _number(endpoint, "behind_for")
     if behind is not None and behind > 0:
-        found.append(f"it failed, and is asked after the others for another {duration(behind)}")
+        last = f"asked after the others for {_another(behind)}"
+        state = f"{last}: it failed" if state == AS_USUAL else f"{state}; {last}"
+    found = [f"{_text(endpoint, 'url')}: {state}".removeprefix(": ")]
     for breaker in _items(endpoint, "breakers"):
         role = _text(breaker, "role")
         if role != "registry" and _text(breaker, "state") not in ("", "ok", "closed"):
@@ -141,7 +167,7 @@ def _endpoint(endpoint: Facts) -> list[str]:
         of = "" if limit is None else f" of {limit:.0f}"
         window, reset = _number(quota, "window"), _number(quota, "reset_in")
         per = "" if window is None else f" per {duration(window)}"
-        anew = "" if reset is None or reset <= 0 else f", anew in {duration(reset)}"
+        anew = "" if reset is None or reset <= 0 else f", anew in {_moment(reset)}"
         found.append(f"quota: {remaining:.0f}{of} left{per}{anew}")
     return found
 
@@ -150,14 +176,12 @@ def _state(endpoint: Facts) -> str:
     """What its breaker or its limit means for the next request."""
     state = _text(endpoint, "state")
     wait, failures = _number(endpoint, "retry_in"), _number(endpoint, "failures")
-    pause = (
-        f"not asked for another {duration(wait)}" if wait is not None and wait > 0 else "not asked for now"
-    )
+    pause = f"not asked for {_another(wait)}" if wait is not None and wait > 0 else "not asked for now"
     failed = f"its last {failures:.0f} requests failed" if failures else "its last requests failed"
     return {
         "": "unknown",
-        "ok": "asked as usual",
-        "closed": "asked as usual",
+        "ok": AS_USUAL,
+        "closed": AS_USUAL,
         "open": f"{pause}: {failed}",
         "half-open": f"tried again by the next request: {failed}",
         "limited": f"{pause}: it limits the rate of our requests",
@@ -165,17 +189,17 @@ def _state(endpoint: Facts) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In words, two units at most: `12 s`, `3 min 20 s`, `29 d 23 h`."""
+    """In words, two units at most: `500 ms`, `12 s`, `3 min 20 s`, `29 d 23 h`."""
     if seconds < 1:
-        return "less than 1 s"
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else "0 s"
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     left = int(min(seconds, 1e12))
-    for (name, size), (next_name, next_size) in zip(units, (*units[1:], ("", 1)), strict=True):
-        if left >= size:
-            whole, rest = divmod(left, size)
-            part = rest // next_size
-            return f"{whole} {name} {part} {next_name}" if part and next_name else f"{whole} {name}"
-    return "less than 1 s"
+    at = next(at for at, (_, size) in enumerate(units) if left >= size)
+    name, size = units[at]
+    whole, rest = divmod(left, size)
+    next_name, next_size = units[at + 1] if at + 1 < len(units) else ("", 1)
+    part = rest // next_size
+    return f"{whole} {name} {part} {next_name}" if part and next_name else f"{whole} {name}"
 
 
 def data(count: float) -> str:

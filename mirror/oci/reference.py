@@ -1,7 +1,8 @@
 """Image references as people type them: `alpine`, `quay.io/org/app:1`, `localhost:5000/x@sha256:...`.
 
 The grammar is docker's (distribution/reference): what stands before the first slash is a host if it has a dot
-or a colon or is `localhost`; without a tag or a digest, `latest` is meant.
+or a colon or is `localhost`; without a tag or a digest, `latest` is meant. What skopeo, helm and browsers
+write in front of it is taken off.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from mirror.oci.names import InvalidNameError, Reference, Repository, Tag
 
 MAX_LENGTH = 1024  # characters; a host (255), a name (255), a tag (128) and a digest (135) have fewer
 MAX_HOST_LENGTH = 255  # characters, as in DNS
+
+TRANSPORTS = ("docker://", "oci://", "https://", "http://")
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?\Z")
@@ -36,7 +39,8 @@ class Image:
         """Raises ImageError."""
         if len(text) > MAX_LENGTH:
             raise ImageError(f"longer than {MAX_LENGTH} characters: not an image reference")
-        host, rest = _host(text)
+        transport = next((known for known in TRANSPORTS if text.startswith(known)), "")
+        host, rest = _host(text.removeprefix(transport))
         rest, _, digest = rest.partition("@")
         slash = rest.rfind("/")
         colon = rest.find(":", slash + 1)

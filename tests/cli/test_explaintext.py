@@ -108,7 +108,27 @@ def one(part: str, **facts: Any) -> list[str]:
         ),
         (
             {"tag": "1", "kept": True, "checked_ago": 0.2, "fresh_for": 0.0, "fresh_left": 0.0},
-            ["1: kept", "checked less than 1 s ago, due for a check (less than 1 s)"],
+            ["1: kept", "checked just now, each pull checks"],
+        ),
+        (
+            {"tag": "1", "checked_ago": 5.0, "fresh_for": 0.0, "fresh_left": 0.0, "rule": "*:latest"},
+            ["1: not kept", "checked 5 s ago, each pull checks (rule *:latest)"],
+        ),
+        (
+            {"tag": "1", "checked_ago": None, "fresh_for": 0.0, "fresh_left": 0.0, "rule": "default"},
+            ["1: not kept", "never checked, each pull checks (by default)"],
+        ),
+        (
+            {"tag": "1", "checked_ago": 1.0, "fresh_for": 0.5, "fresh_left": -0.5, "rule": "default"},
+            ["1: not kept", "checked 1 s ago, due for a check (500 ms by default)"],
+        ),
+        (
+            {"tag": "1", "checked_ago": 59.5, "fresh_for": 60.0, "fresh_left": 0.5, "stale_left": 0.5},
+            [
+                "1: not kept",
+                "checked 59 s ago, fresh for a moment (1 min)",
+                "when the upstream cannot be asked: usable for a moment",
+            ],
         ),
         (
             {"tag": "1", "kept": True, "stale_left": 0.0},
@@ -117,6 +137,31 @@ def one(part: str, **facts: Any) -> list[str]:
         (
             {"tag": "1", "refused": "quay.io does not have it"},
             ["1: not kept", "refused by the upstream: quay.io does not have it"],
+        ),
+        (
+            {"tag": "1", "checked_ago": 2.0, "fresh_for": 60.0, "fresh_left": 8.0, "rule": "default"}
+            | {"refused": "not there"},
+            [
+                "1: not kept",
+                "checked 2 s ago: refused, asked again in 8 s",
+                "refused by the upstream: not there",
+            ],
+        ),
+        (
+            {"tag": "1", "checked_ago": 9.8, "fresh_left": 0.2, "refused": "no"},
+            [
+                "1: not kept",
+                "checked 9 s ago: refused, asked again in a moment",
+                "refused by the upstream: no",
+            ],
+        ),
+        (
+            {"tag": "1", "checked_ago": 90.0, "fresh_for": 0.0, "fresh_left": 0.0, "refused": "no"},
+            [
+                "1: not kept",
+                "checked 1 min 30 s ago: refused, asked again by the next pull",
+                "refused by the upstream: no",
+            ],
         ),
     ],
 )
@@ -139,6 +184,10 @@ def test_a_reference_is_told_as_far_as_it_is_known(facts: dict[str, Any], expect
             {"state": "limited", "retry_in": 61.0},
             "not asked for another 1 min 1 s: it limits the rate of our requests",
         ),
+        (
+            {"url": "https://a.test", "state": "open", "retry_in": 0.3, "failures": 5},
+            "https://a.test: not asked for a moment: its last 5 requests failed",
+        ),
         ({"state": "new word"}, "new word"),
     ],
 )
@@ -148,12 +197,36 @@ def test_an_endpoints_state_is_what_it_means_for_the_next_request(
     assert [line[13:] for line in lines({"endpoints": [facts]})] == [expected]
 
 
-def test_an_endpoint_that_failed_comes_after_the_others() -> None:
-    facts = {"url": "https://a.test", "state": "ok", "behind_for": 40.0}
-    assert [line[13:] for line in lines({"endpoints": [facts]})] == [
-        "https://a.test: asked as usual",
-        "it failed, and is asked after the others for another 40 s",
-    ]
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"state": "ok", "behind_for": 40.0}, "asked after the others for another 40 s: it failed"),
+        ({"state": "ok", "behind_for": 0.4}, "asked after the others for a moment: it failed"),
+        ({"state": "ok", "behind_for": 0.0}, "asked as usual"),
+        (
+            {"state": "open", "retry_in": 3.0, "failures": 5, "behind_for": 40.0},
+            "not asked for another 3 s: its last 5 requests failed; asked after the others for another 40 s",
+        ),
+    ],
+)
+def test_an_endpoint_that_failed_comes_after_the_others_and_is_not_asked_as_usual(
+    facts: dict[str, Any], expected: str
+) -> None:
+    said = [line[13:] for line in lines({"endpoints": [{"url": "https://a.test", **facts}]})]
+    assert said == [f"https://a.test: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"namespace": "a.test", "login": "robot"}, "a.test, login: robot"),
+        ({"namespace": "a.test", "routed_by": "?ns=a", "login": "none"}, "a.test (?ns=a), login: none"),
+        ({"namespace": "a.test", "login": None}, "a.test"),
+        ({"namespace": "a.test", "login": "a\nb"}, "a.test, login: a?b"),
+    ],
+)
+def test_who_is_logged_in_stands_beside_the_upstream(facts: dict[str, Any], expected: str) -> None:
+    assert [line[13:] for line in lines(facts)] == [expected]
 
 
 @pytest.mark.parametrize(
@@ -173,8 +246,9 @@ def test_a_quota_is_told_where_the_upstream_says_one(quota: object, expected: li
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "less than 1 s"),
-        (0.99, "less than 1 s"),
+        (0, "0 s"),
+        (0.0001, "0 s"),
+        (0.5, "500 ms"),
         (1, "1 s"),
         (59.9, "59 s"),
         (60, "1 min"),

@@ -35,6 +35,11 @@ D = Digest.of(b"x")
         ("registry/x", None, "registry/x", "latest"),  # without a dot or a port it is no host
         ("localhost", None, "localhost", "latest"),
         ("localhost:5000", None, "localhost", "5000"),
+        ("docker://alpine", None, "alpine", "latest"),
+        (f"docker://quay.io/org/app:1@{D}", "quay.io", "org/app", str(D)),
+        ("oci://registry:5000/charts/x:1", "registry:5000", "charts/x", "1"),
+        ("https://quay.io/org/app", "quay.io", "org/app", "latest"),
+        ("http://localhost:5000/x:2", "localhost:5000", "x", "2"),
     ],
 )
 def test_a_reference_is_read_as_docker_reads_it(
@@ -58,7 +63,10 @@ def test_a_reference_is_read_as_docker_reads_it(
         ("alpine@sha256:12", "invalid checksum digest length"),
         ("alpine@md5:12", "unsupported digest algorithm"),
         ("alpine:b@d@e", "invalid checksum digest format"),
-        ("https://quay.io/x", "'https:' is no host"),
+        ("ftp://quay.io/x", "'ftp:' is no host"),
+        ("docker://", "invalid repository name ''"),
+        ("docker://https://quay.io/x", "'https:' is no host"),
+        ("alpine://x", "'alpine:' is no host"),
         ("a..b/x", "'a..b' is no host"),
         ("-a.b/x", "'-a.b' is no host"),
         ("a.b:port/x", "'a.b:port' is no host"),
