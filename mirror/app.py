@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mirror import __version__, appupstreams
+from mirror import __version__, appkeeping, appupstreams
 from mirror import log as logging
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
@@ -40,7 +40,6 @@ from mirror.oci.names import Repository
 from mirror.server import connections, control, limits, routes
 from mirror.server.settings import Settings as ServerSettings
 from mirror.store import layout
-from mirror.store.content import ContentStore
 from mirror.upstream.routes import Routes
 
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
@@ -108,14 +107,14 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
 def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Application:
     """All rooms joined. What lives in time starts and stops with the application; the driver does so too."""
     proxy = config.proxy
-    store = ContentStore(driver)
     names = appupstreams.routes(proxy)
+    keeping = appkeeping.build(config, driver, spool_folder.parent, names)
     upstream = appupstreams.upstreams(proxy, names)
     strangers = Strangers(partial(_stranger, names))
-    fills = Fills(upstream, store, Spool(spool_folder), strangers)
+    fills = Fills(upstream, keeping.store, Spool(spool_folder), strangers, keeping.keeper)
     ledger = Ledger(spool_folder.parent / LEDGER)
     registry = PullThrough(
-        store,
+        keeping.store,
         upstream,
         fills,
         ledger,
@@ -126,7 +125,8 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             negative=proxy.negative,
         ),
         deadline=proxy.deadline,
-        descriptors=config.storage.cache.blobdescriptorsize,
+        memory=keeping.memory,
+        note_use=keeping.inventory.note_use,
     )
     app = routes.build(
         registry,
@@ -147,7 +147,8 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     async def lifetime(_app: web.Application) -> AsyncGenerator[None, None]:
         await ledger.open()
         sweeper = asyncio.create_task(_sweep(fills))
-        async with control.control(spool_folder.parent / control.SOCKET.name, explain):
+        socket_path = spool_folder.parent / control.SOCKET.name
+        async with keeping.running(), control.control(socket_path, explain, keeping.operate):
             yield
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
@@ -155,6 +156,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         await fills.close()
         await upstream.close()
         await ledger.close()
+        await keeping.inventory.close()
         await driver.close()
 
     app.cleanup_ctx.append(lifetime)

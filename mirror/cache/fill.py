@@ -18,7 +18,7 @@ The rules:
  7. The spool survives a crash: a later fill goes on from it after hashing again what is there.
  8. A full disk or a failing store does not fail the readers: the rest goes through a bounded window in
     memory, at the pace of the slowest reader, and nothing is kept.
- 9. Where the announced size does not fit on the disk, nothing is written in the first place.
+ 9. Room is made for the announced size. Where it does not fit, nothing is written in the first place.
 10. Hashing and writing run in threads, a batch at a time: whatever came while the last batch was written.
 
 States: opening (size unknown) -> flowing -> verified -> done; or failed from any of these but done. Rule 8
@@ -36,6 +36,7 @@ import structlog
 from mirror.cache.fillblob import FillBlob
 from mirror.cache.intake import Intake
 from mirror.cache.resume import PROGRESS, backoff
+from mirror.cache.room import Room
 from mirror.cache.spool import Spool
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -61,6 +62,7 @@ class Fill:
         store: ContentStore,
         spool: Spool,
         executor: Executor,
+        room: Room,
     ) -> None:
         self.digest = digest
         self.repository = repository  # the one through which the upstream is asked
@@ -72,7 +74,9 @@ class Fill:
         self.done = False
         self._upstream = upstream
         self._store = store
-        self._intake = Intake(digest, spool, executor, readers=lambda: self._readers, changed=self._notify)
+        self._intake = Intake(
+            digest, spool, executor, room=room, readers=lambda: self._readers, changed=self._notify
+        )
         self._readers: set[FillBlob] = set()
         self._changed = asyncio.Event()  # replaced at each change: what readers wait for
         self._ended = False
@@ -161,6 +165,7 @@ class Fill:
             log.exception("fill.crashed", digest=str(self.digest), error=type(error).__name__)
         finally:
             self._ended = True
+            self._intake.give_back()
             self._notify()
             self._release()
 

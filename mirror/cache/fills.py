@@ -12,6 +12,7 @@ import structlog
 from cachetools import LRUCache
 
 from mirror.cache.fill import Fill
+from mirror.cache.room import Room, Unlimited
 from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
 from mirror.oci.digest import Digest
@@ -51,8 +52,14 @@ class Fills:
     """Starts fills, finds the one under way, ends them with the application."""
 
     def __init__(
-        self, upstream: Upstream, store: ContentStore, spool: Spool, strangers: Strangers | None = None
+        self,
+        upstream: Upstream,
+        store: ContentStore,
+        spool: Spool,
+        strangers: Strangers | None = None,
+        room: Room | None = None,
     ) -> None:
+        self._room = room or Unlimited()
         self.strangers = strangers or Strangers()
         self._ended: LRUCache[Digest, int] = LRUCache(ENDED)
         self._upstream = upstream
@@ -90,6 +97,7 @@ class Fills:
             store=self._store,
             spool=self._spool.apart(party) if party else self._spool,
             executor=self._threads,
+            room=self._room,
         )
         self._fills[party, digest] = fill
         turns = self._turns.setdefault(namespace, _Turns())

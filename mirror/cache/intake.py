@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from mirror.cache.fillblob import FillBlob
+from mirror.cache.room import Room
 from mirror.cache.spool import Spool, SpoolFile
 from mirror.cache.window import Window
 from mirror.oci.digest import Digest
@@ -42,9 +43,12 @@ class Intake:
         spool: Spool,
         executor: Executor,
         *,
+        room: Room,
         readers: Callable[[], Iterable[FillBlob]],
         changed: Callable[[], None],
     ) -> None:
+        self.reserved = 0  # bytes of room
+        self._room = room
         self.received = 0  # bytes taken from the upstream and hashed, or about to be
         self.written = 0  # bytes that readers can have
         self.spooled = 0  # of these, bytes that stand in the spool file
@@ -130,8 +134,18 @@ class Intake:
             free = await self._in_thread(self._spool.free)
             if free < wanted:
                 raise OSError(f"{wanted} bytes are wanted, {free} are free")
+            if not self.reserved:
+                if not await self._room.make_room(self._digest, size):
+                    raise OSError(f"{size} bytes do not fit into what may be kept")
+                self.reserved = size
         except OSError as error:
             self._go_volatile(error)
+
+    def give_back(self) -> None:
+        """The fill has ended: what it kept counts by itself."""
+        if self.reserved:
+            self._room.release(self._digest, self.reserved)
+            self.reserved = 0
 
     async def forget(self) -> None:
         """Remove the spool file's name; readers that have it open read on."""

@@ -40,8 +40,8 @@ class PullThrough:
     """Answers from the store, else from the upstream, keeping what passes.
 
     `deadline`: seconds that asking the upstream may hold a client that could have what is kept.
-    `descriptors` is a number of entries, see Memory; `clock` the wall clock, see Standings. `close` ends the
-    work under way; store, upstream, fills and ledger belong to the caller.
+    `note_use` is told what clients are given; `clock` is the wall clock, see Standings. `close` ends the work
+    under way; all that is given here belongs to the caller.
     """
 
     def __init__(
@@ -53,10 +53,13 @@ class PullThrough:
         *,
         policy: Policy,
         deadline: float,
-        descriptors: int = DESCRIPTORS,
+        memory: Memory | None = None,
+        note_use: Callable[[Digest, Repository, float], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        memory = Memory(descriptors, policy.negative)
+        memory = memory or Memory(DESCRIPTORS, policy.negative)
+        self._note_use = note_use or (lambda _digest, _repository, _now: None)
+        self._clock = clock
         tags = Tags(ledger)
         patience, pulse = Patience(deadline), Pulse()
         images = Images(store, memory)
@@ -75,19 +78,27 @@ class PullThrough:
 
     async def manifest(self, repository: Repository, reference: Reference) -> RawManifest:
         if isinstance(reference, Digest):
-            return await self._manifests.get(repository, reference)
-        return await self._tagged.get(repository, reference)
+            found = await self._manifests.get(repository, reference)
+        else:
+            found = await self._tagged.get(repository, reference)
+        self._note_use(found.descriptor.digest, repository, self._clock())
+        return found
 
     async def stat_manifest(self, repository: Repository, reference: Reference) -> Descriptor:
         """The descriptor. Of a digest that is not here, the manifest is fetched: its GET comes next."""
         if isinstance(reference, Digest):
-            return (await self._manifests.get(repository, reference)).descriptor
-        return (await self._tagged.resolve(repository, reference)).descriptor
+            found = (await self._manifests.get(repository, reference)).descriptor
+        else:
+            found = (await self._tagged.resolve(repository, reference)).descriptor
+        self._note_use(found.digest, repository, self._clock())
+        return found
 
     async def blob(
         self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
     ) -> Blob:
-        return await self._blobs.open(repository, digest, start)
+        blob = await self._blobs.open(repository, digest, start)
+        self._note_use(digest, repository, self._clock())
+        return blob
 
     async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
         return await self._blobs.stat(repository, digest)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from contextlib import closing
 from itertools import islice
 
 from mirror.ledger.facts import Candidate, CandidateKey, Dropped, KeptBlob, Loose, Move, Total
 from mirror.ledger.inventoryschema import digest_of, raw
 from mirror.ledger.rows import Rows
+from mirror.oci.digest import Digest
 from mirror.oci.names import InvalidNameError, Repository, Tag
 
 AHEAD_SECONDS = 60.0  # what a clock that is set right may have been ahead; a use that is later is one now
@@ -66,12 +68,11 @@ def oldest(
 ) -> list[Candidate]:
     """Images and loose blobs, the longest unused first, without those that are skipped."""
     late = now + AHEAD_SECONDS
-    images: Iterator[_Row] = connection.execute(_IMAGES)
-    loose: Iterator[_Row] = connection.execute(_LOOSE)
     known = {(repository and repository.name, raw(digest)) for repository, digest in skip}
-    rows = (row for row in heapq.merge(images, loose, key=_used) if (row[4], row[3]) not in known)
-    found = (_candidate(row, now, late) for row in rows)
-    return list(islice((each for each in found if each is not None), limit))
+    with closing(connection.execute(_IMAGES)) as images, closing(connection.execute(_LOOSE)) as loose:
+        rows = (row for row in heapq.merge(images, loose, key=_used) if (row[4], row[3]) not in known)
+        found = (_candidate(row, now, late) for row in rows)
+        return list(islice((each for each in found if each is not None), limit))
 
 
 def _used(row: _Row) -> float:
@@ -164,6 +165,16 @@ def history(connection: sqlite3.Connection, repository: str, tag: str) -> list[M
     ).fetchall()
     moves = [(value, Move(digest_of(value), at, origin)) for value, at, origin in found]
     return [move for value, move in moves if value is None or move.digest is not None]
+
+
+def images(connection: sqlite3.Connection, repository: str) -> list[Digest]:
+    """The images of a repository."""
+    found = connection.execute(
+        "SELECT digest FROM image JOIN blob ON blob.id = image.blob"
+        " WHERE repository = (SELECT id FROM repository WHERE name = ?) ORDER BY image.id",
+        (repository,),
+    ).fetchall()
+    return [digest for (value,) in found if (digest := digest_of(value)) is not None]
 
 
 def _kept(connection: sqlite3.Connection, row: _KeptRow) -> KeptBlob | None:

@@ -58,7 +58,8 @@ __all__ = ["Inventory", "NotKept", "SurveyLost"]
 WRITE_SECONDS = 5.0  # between a note and its writing: what a crash may cost
 RETRY_SECONDS = 10.0  # before a file that could not be used is tried again
 SEEN_AT_ONCE = 250  # rows of a survey between two looks at the clock, 5 ms
-PARTS_AT_ONCE = 25  # images in one
+PARTS_AT_ONCE = 25  # images of a survey that are written between two looks at the clock
+PARTS_WAITING = 100  # images of a survey that are written together; alone each would take 1 ms
 LOOKS_AT_ONCE = 1000  # images that are looked for in one, 10 ms
 ORIGIN_LIMIT = 200  # characters
 ASK_SECONDS = 10.0  # how long a question waits for a disk that hangs, or for what waits before it
@@ -86,6 +87,7 @@ class Inventory:
         self._thread: ThreadPoolExecutor | None = None
         self._writer: asyncio.Task[None] | None = None
         self._waiting = Waiting()
+        self._parts: list[SeenParts] = []  # of a survey, not written yet
         self._flushing = asyncio.Lock()
         self._wanted = asyncio.Event()  # something waits
         self._urgent = asyncio.Event()  # much does, or the end has come
@@ -122,8 +124,9 @@ class Inventory:
                 await self._call(self._stock.close)
         except (NotKept, TimeoutError) as error:
             log.warning("inventory.not_closed", file=str(self._path), reason=str(error) or _HANGS)
-        if self._writer is not None:
+        if self._writer is not None and not self._writer.done():
             self._writer.cancel()
+            await asyncio.wait([self._writer])
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._thread = None
 
@@ -215,6 +218,10 @@ class Inventory:
         """What is known of a blob; None: its data is not kept."""
         return await self._read(lambda connection: asks.blob(connection, raw(digest)))
 
+    async def images(self, repository: Repository) -> list[Digest]:
+        """The images of a repository."""
+        return await self._read(lambda connection: asks.images(connection, repository.name))
+
     async def history(self, repository: Repository, tag: Tag) -> list[Move]:
         """Where a tag pointed, the newest first."""
         return await self._read(lambda connection: asks.history(connection, repository.name, tag.name))
@@ -224,6 +231,7 @@ class Inventory:
     async def begin_survey(self, now: float) -> None:
         """What is noted from now on counts as seen; a survey that has not ended is given up."""
         await self._flush()
+        self._parts.clear()
         await self._call(partial(self._stock.begin_survey, now))
 
     async def seen_blobs(self, facts: Sequence[SeenBlob]) -> None:
@@ -242,8 +250,11 @@ class Inventory:
         return unread
 
     async def seen_parts(self, facts: Sequence[SeenParts]) -> None:
-        """These are images, and name this."""
-        await self._see(survey.see_parts, facts, PARTS_AT_ONCE)
+        """These are images, and name this. Some of it is written with what comes next."""
+        for fact in facts:
+            self._parts.append(fact)
+            if len(self._parts) >= PARTS_WAITING:
+                await self._see_parts()
 
     async def seen_tags(self, facts: Sequence[SeenTag]) -> None:
         """These tags are there, and point there."""
@@ -254,12 +265,14 @@ class Inventory:
         batches = Batches([], {})
         for use in uses:
             batches.uses[use.digest, use.repository] = _time(use.used), 0
+        await self._see_parts()
         while batches:
-            await self._call(partial(self._stock.write, batches))
+            await self._call(partial(self._stock.write, batches, complete=True))
 
     async def end_survey(self) -> Surveyed:
         """The whole tree was seen: remove what was not, and count as complete."""
         await self._flush()
+        await self._see_parts()
         while True:
             result = await self._call(self._stock.end_survey)
             await self._call(self._stock.checkpoint)
@@ -316,6 +329,10 @@ class Inventory:
     async def _change(self, work: Callable[[Rows], _T]) -> _T:
         await self._flush()
         return await self._call(partial(self._stock.change, work))
+
+    async def _see_parts(self) -> None:
+        facts, self._parts = self._parts, []
+        await self._see(survey.see_parts, facts, PARTS_AT_ONCE)
 
     async def _see(self, see: See[_F], facts: Sequence[_F], at_once: int) -> None:
         while facts:

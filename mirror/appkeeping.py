@@ -1,0 +1,149 @@
+"""The part of the composition root that looks after what is kept: limits, ages, collections, repairs.
+
+Like `app` it reads `Config`, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mirror.cache.collecting import Collector
+from mirror.cache.eviction import Disk, Limits
+from mirror.cache.evictor import Evictor
+from mirror.cache.freshness import Rule
+from mirror.cache.keeper import HeldError, Keeper, Lock
+from mirror.cache.memory import Memory
+from mirror.cache.scrubber import Scrubber
+from mirror.cache.surveyor import Surveyor
+from mirror.config import Config
+from mirror.configvalues import Size
+from mirror.drivers.base import StorageDriver
+from mirror.ledger.inventory import Inventory, NotKept
+from mirror.oci.digest import Digest
+from mirror.oci.names import Reference, Repository
+from mirror.oci.reference import Image
+from mirror.registry import RegistryError
+from mirror.store.booked import BookedStore
+from mirror.store.errors import StoreError
+from mirror.store.tree import Tree
+from mirror.upstream.routes import Routes
+
+INVENTORY = "inventory.sqlite"  # beside the ledger, with all that is named here
+LOCK = "keeper.lock"
+QUARANTINE = "quarantine"
+
+Locate = Callable[[str], tuple[Repository, Reference | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """All that looks after what is kept. To be opened, run and closed with the application."""
+
+    inventory: Inventory
+    store: BookedStore
+    memory: Memory
+    keeper: Keeper
+    surveyor: Surveyor
+    scrubber: Scrubber
+    collector: Collector
+    lock: Lock
+    locate: Locate
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Look after it until the end of the block; what is kept until then is noted."""
+        await self.inventory.open()
+        tasks = [asyncio.create_task(each.run()) for each in (self.keeper, self.scrubber)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def operate(
+        self, operation: str, options: Mapping[str, str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """What a command asks for, as events; the last is `summary`, or `error` with a text."""
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if operation != "verify":  # which takes hours, and deletes hardly anything
+                    await stack.enter_async_context(self.lock.held(wait=True))
+                events = await stack.enter_async_context(aclosing(self._events(operation, options)))
+                async for event in events:
+                    yield event
+        except HeldError:
+            yield {"event": "error", "error": "another process is deleting in this folder: try again later"}
+        except RegistryError as error:
+            yield {"event": "error", "error": error.message}
+        except (StoreError, NotKept) as error:
+            yield {"event": "error", "error": str(error)}
+
+    def _events(self, operation: str, options: Mapping[str, str]) -> AsyncGenerator[dict[str, Any], None]:
+        match operation:
+            case "garbage-collect":
+                flags = {name: options.get(name) == "true" for name in ("dry_run", "delete_untagged")}
+                return self.collector.collect(dry_run=flags["dry_run"], untagged=flags["delete_untagged"])
+            case "verify":
+                return self.collector.verify()
+            case "purge":
+                return self.collector.purge(*self.locate(options["what"]))
+        raise ValueError(operation)
+
+
+def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) -> Keeping:
+    """`folder`: where the mirror keeps what is its own, below the root directory."""
+    root = folder.parent if config.storage.filesystem is not None else None
+    reserved: dict[Digest, int] = {}
+    inventory = Inventory(folder / INVENTORY)
+    store, tree = BookedStore(driver, inventory), Tree(driver)
+    memory = Memory(config.storage.cache.blobdescriptorsize, config.proxy.negative)
+    evictor = Evictor(tree, inventory, memory, reserved.keys)
+    surveyor = Surveyor(tree, inventory, root)
+    lock = Lock(folder / LOCK)
+    keeper = Keeper(
+        inventory,
+        evictor,
+        surveyor,
+        _limits(config),
+        lock,
+        reserved=reserved,
+        disk=None if root is None else lambda: _disk(root),
+        namespace_of=lambda repository: names.split(repository).namespace,
+    )
+    scrub = config.cache.scrub
+    scrubber = Scrubber(
+        tree, inventory, memory, folder / QUARANTINE, interval=scrub.interval, rate=scrub.rate
+    )
+    collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys)
+
+    def locate(what: str) -> tuple[Repository, Reference | None]:
+        meant = Image.parse(what)
+        is_whole = "@" not in what and ":" not in what.rpartition("/")[2]
+        return names.route(meant.host, "", meant.repository).qualified, None if is_whole else meant.reference
+
+    return Keeping(inventory, store, memory, keeper, surveyor, scrubber, collector, lock, locate)
+
+
+def _limits(config: Config) -> Limits:
+    most, least = config.cache.maxsize or Size(), config.cache.minfree or Size()
+    return Limits(
+        maxsize=most.bytes or None,
+        maxsize_share=most.percent / 100 or None,
+        minfree=least.bytes or None,
+        minfree_share=least.percent / 100 or None,
+        ttl=config.proxy.ttl if config.proxy.ttl > 0 else None,
+        pins=tuple(Rule(pattern, 0.0) for pattern in config.cache.pin),
+    )
+
+
+def _disk(root: Path) -> Disk:
+    usage = shutil.disk_usage(root)
+    return Disk(usage.total, usage.free)

@@ -1,0 +1,149 @@
+"""Collection, verification and purge, asked for by an operator; told step by step as they go.
+
+Each is a generator of events, plain values for JSON: `{"event": "progress", "done", "total", "what"}`, then
+`found`, `removed` or `bad` with `kind`, `name` and `size`, at last `summary`. Breaking off is safe at any
+step. Raises HeldError, RegistryError, StoreError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from mirror.cache.evictor import Evictor, Freed
+from mirror.cache.memory import Memory
+from mirror.cache.scrubber import Scrubber
+from mirror.ledger.inventory import Inventory
+from mirror.oci.digest import Digest
+from mirror.oci.names import Reference, Repository
+from mirror.registry import RegistryError
+from mirror.store.content import ContentStore
+from mirror.store.garbage import Garbage, Kind
+from mirror.store.tree import Tree
+
+Event = dict[str, Any]
+
+TELL = 1000  # files between two words about the progress
+
+
+class Collector:
+    """What the three have to do with. `busy`: digests that are being filled, and stay."""
+
+    def __init__(
+        self,
+        store: ContentStore,
+        tree: Tree,
+        inventory: Inventory,
+        memory: Memory,
+        evictor: Evictor,
+        scrubber: Scrubber,
+        busy: Callable[[], Collection[Digest]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._tree = tree
+        self._inventory = inventory
+        self._memory = memory
+        self._evictor = evictor
+        self._scrubber = scrubber
+        self._busy = busy
+        self._clock = clock
+
+    async def collect(self, *, dry_run: bool = False, untagged: bool = False) -> AsyncGenerator[Event, None]:
+        """Delete what nothing leads to any more; `untagged`: and manifests to which no tag leads."""
+        seen = told = count = size = 0
+        async with aclosing(self._tree.collect(now=self._clock(), untagged=untagged)) as steps:
+            async for step in steps:
+                seen += step.seen
+                if seen - told >= TELL:
+                    told = seen
+                    yield {"event": "progress", "done": seen, "total": None, "what": "files"}
+                for garbage in step.garbage:
+                    if garbage.kind is Kind.BLOB and garbage.digest in self._busy():
+                        continue
+                    if not dry_run and not await self._drop(garbage):
+                        continue
+                    count, size = count + 1, size + garbage.size
+                    yield {
+                        "event": "found" if dry_run else "removed",
+                        "kind": garbage.kind.value,
+                        "name": _name(garbage),
+                        "size": garbage.size,
+                    }
+                await asyncio.sleep(0)
+        yield {"event": "summary", "seen": seen, "removed": count, "bytes": size, "dry_run": dry_run}
+
+    async def verify(self) -> AsyncGenerator[Event, None]:
+        """Compare every blob with its digest; a bad one is moved aside, and fetched again when wanted."""
+        done = bad = size = 0
+        async with aclosing(self._tree.survey_blobs()) as batches:
+            async for batch in batches:
+                for fact in batch:
+                    good = await self._scrubber.check(fact.digest)
+                    done, size = done + 1, size + fact.size
+                    if good is False:
+                        bad += 1
+                        yield {"event": "bad", "kind": "blob", "name": str(fact.digest), "size": fact.size}
+                    yield {"event": "progress", "done": done, "total": None, "what": "blobs"}
+        yield {"event": "summary", "checked": done, "bytes": size, "bad": bad}
+
+    async def purge(self, repository: Repository, reference: Reference | None) -> AsyncGenerator[Event, None]:
+        """Delete an image, or all of a repository, with what no other image names."""
+        freed = Freed()
+        for digest in await self._meant(repository, reference):
+            if await self._evictor.image(repository, digest, freed):
+                yield {"event": "removed", "kind": "image", "name": f"{repository}@{digest}", "size": 0}
+        yield {
+            "event": "summary",
+            "images": freed.images,
+            "blobs": freed.blobs,
+            "bytes": freed.bytes,
+        }
+
+    async def _meant(self, repository: Repository, reference: Reference | None) -> list[Digest]:
+        if isinstance(reference, Digest):
+            return [reference]
+        if reference is not None:
+            try:
+                return [(await self._store.resolve(repository, reference)).descriptor.digest]
+            except RegistryError as error:
+                if error.status == 404:
+                    return []
+                raise
+        return await self._inventory.images(repository)
+
+    async def _drop(self, garbage: Garbage) -> bool:
+        """Whether it went; memory and inventory know then."""
+        if not await self._tree.drop(garbage):
+            return False
+        match garbage:
+            case Garbage(kind=Kind.BLOB, digest=Digest() as digest):
+                self._memory.forget_blob(digest)
+                self._inventory.note_blob_gone(digest)
+            case Garbage(repository=Repository() as repository, digest=Digest() as digest, tag=None):
+                if garbage.kind is Kind.LAYER or "/_layers/" in garbage.path:
+                    self._memory.forget_link(repository, digest)
+                    self._inventory.note_layer_gone(repository, digest)
+                else:
+                    self._memory.forget_image(repository, digest)
+                    self._inventory.note_image_gone(repository, digest)
+            case Garbage(kind=Kind.TAG, repository=Repository() as repository) if garbage.tag is not None:
+                self._inventory.note_tag_gone(repository, garbage.tag, self._clock())
+            case _:
+                pass
+        return True
+
+
+def _name(garbage: Garbage) -> str:
+    """What an operator calls it."""
+    if garbage.kind is Kind.BLOB and garbage.digest is not None:
+        return str(garbage.digest)
+    if garbage.repository is not None and garbage.tag is not None:
+        return f"{garbage.repository}:{garbage.tag}"
+    if garbage.repository is not None and garbage.digest is not None:
+        return f"{garbage.repository}@{garbage.digest}"
+    return Path(garbage.path).as_posix()

@@ -1,0 +1,112 @@
+"""Images and blobs out of the store: the tree, the inventory and the memory agree afterwards.
+
+Names go before data, so that whatever stops this leaves nothing that can be found and is not there: what is
+left over is taken by the next collection. Those who read on read on; whoever comes next fetches again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import structlog
+
+from mirror.cache.memory import Memory
+from mirror.ledger.facts import Candidate, Loose
+from mirror.ledger.inventory import Inventory
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository, Tag
+from mirror.store.errors import StoreError
+from mirror.store.tree import Tree
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Freed:
+    """What went, so far."""
+
+    images: int = 0
+    blobs: int = 0
+    bytes: int = 0
+
+
+class Evictor:
+    """`busy`: digests that are being filled, and stay."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        inventory: Inventory,
+        memory: Memory,
+        busy: Callable[[], Collection[Digest]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tree = tree
+        self._inventory = inventory
+        self._memory = memory
+        self._busy = busy
+        self._clock = clock
+
+    async def evict(self, candidate: Candidate, freed: Freed) -> bool:
+        """Delete it, unless it was used since; whether it went. Raises NotKept, StoreError."""
+        if candidate.repository is None:
+            return await self._blob(candidate.digest, freed, candidate.used)
+        return await self.image(candidate.repository, candidate.digest, freed, candidate.used)
+
+    async def image(
+        self, repository: Repository, digest: Digest, freed: Freed, unused_since: float = float("inf")
+    ) -> bool:
+        """An image with its tags, and all that no other image names."""
+        dropped = await self._inventory.drop_image(repository, digest, unused_since)
+        if dropped is None:
+            return False
+        self._memory.forget_image(repository, digest)
+        await self._tree.drop_image(repository, digest, dropped.tags)
+        for tag in dropped.tags:
+            self._inventory.note_tag_gone(repository, tag, self._clock())
+        for link in dropped.links:
+            await self._link(repository, link)
+        for loose in dropped.blobs:
+            await self._blob(loose.digest, freed)
+        freed.images += 1
+        return True
+
+    async def tag(self, repository: Repository, tag: Tag) -> bool:
+        """Only the name; what it pointed to stays. Whether there was one."""
+        found = await self._tree.drop_tag(repository, tag)
+        self._inventory.note_tag_gone(repository, tag, self._clock())
+        return found
+
+    async def _blob(self, digest: Digest, freed: Freed, unused_since: float = float("inf")) -> bool:
+        """A blob that no image names, with its links."""
+        if digest in self._busy():
+            return False
+        loose = await self._inventory.drop_blob(digest, unused_since)
+        if loose is None:
+            return False
+        await self.data(loose)
+        freed.blobs += 1
+        freed.bytes += loose.size
+        return True
+
+    async def data(self, loose: Loose) -> None:
+        """The links, then the bytes."""
+        for repository in loose.repositories:
+            await self._link(repository, loose.digest)
+        await self._tree.drop_blob(loose.digest)
+        self._memory.forget_blob(loose.digest)
+        # A client may have had it linked again between the decision and the deletion.
+        self._inventory.note_blob_gone(loose.digest)
+
+    async def _link(self, repository: Repository, digest: Digest) -> None:
+        self._memory.forget_link(repository, digest)
+        await self._tree.drop_layer(repository, digest)
+        self._inventory.note_layer_gone(repository, digest)
+
+
+def failed(what: str, error: Exception) -> None:
+    """Say that the disk, or the inventory, did not let something go."""
+    reason = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+    log.warning("eviction.failed", what=what, reason=reason)

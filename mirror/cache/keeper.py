@@ -1,0 +1,214 @@
+"""What is kept stays within its limits: one task that looks after it, and room made before a fill writes.
+
+1. A survey makes the inventory true at the start; until it is, nothing is evicted (a blob that nobody is
+   known to name may be named by an image that was not read yet). What does not fit then is not kept.
+2. All deletions are made by whoever holds the lock file, one after the other: this process, or a command that
+   was started beside it.
+3. What is being filled has its room reserved, and counts as kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from mirror.cache.eviction import GRACE, Disk, Limits, excess, fits
+from mirror.cache.evictor import Evictor, Freed, failed
+from mirror.cache.surveyor import Surveyor
+from mirror.ledger.facts import Candidate, CandidateKey
+from mirror.ledger.inventory import Inventory, NotKept, SurveyLost
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository
+from mirror.registry import RegistryError
+from mirror.store.errors import StoreError
+
+PASS = 60.0  # seconds between two looks at limits and ages
+AGAIN = 600.0  # seconds before a survey that failed is begun again
+CANDIDATES = 100  # asked of the inventory at once
+ROOM = 10.0  # seconds that a fill waits for room; then it is decided by what there is
+STAYING = 10_000  # candidates that one pass passes over: pinned, being filled, on a disk that lets nothing go
+
+log = structlog.get_logger()
+
+
+class HeldError(Exception):
+    """Another process is deleting at the moment."""
+
+
+class Lock:
+    """Who deletes: an exclusive lock (flock) on a file beside the inventory. None: no other process can."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._mine = asyncio.Lock()
+
+    @asynccontextmanager
+    async def held(self, *, wait: bool = False) -> AsyncGenerator[None, None]:
+        """Raises HeldError when somebody has it; of this process's own turns `wait` waits for the end."""
+        if self._mine.locked() and not wait:
+            raise HeldError
+        async with self._mine:
+            if self._path is None:
+                yield
+                return
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise HeldError from error
+                yield
+
+
+class Keeper:
+    """`disk` gives the data folder's file system, None where there is none; it blocks. Times are in seconds.
+
+    `namespace_of` gives an upstream's name, which a pin may have in front.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        evictor: Evictor,
+        surveyor: Surveyor,
+        limits: Limits,
+        lock: Lock,
+        *,
+        reserved: dict[Digest, int],
+        disk: Callable[[], Disk] | None,
+        namespace_of: Callable[[Repository], str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._inventory = inventory
+        self._evictor = evictor
+        self._surveyor = surveyor
+        self._limits = limits
+        self._lock = lock
+        self._reserved = reserved  # bytes that fills have announced; the evictor sees them too
+        self._disk = disk
+        self._namespace_of = namespace_of
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Look after it all, until cancelled."""
+        survey_at = 0.0
+        while True:
+            now = time.monotonic()
+            if not self._inventory.complete and now >= survey_at:
+                survey_at = now + AGAIN
+                await self._survey()
+            await self._look()
+            await asyncio.sleep(PASS)
+
+    async def make_room(self, digest: Digest, size: int) -> bool:
+        """Reserve room for a fill of so many bytes, evicting what has to go; False: it does not fit."""
+        try:
+            async with asyncio.timeout(ROOM):
+                kept, disk = await self._state()
+                over = excess(kept, size, disk, self._limits)
+                if over and self._inventory.complete:
+                    await self._free("room", over)
+                    kept, disk = await self._state()
+        except (TimeoutError, NotKept):
+            kept, disk = sum(self._reserved.values()), await self._look_at_disk()
+        if not fits(kept, size, disk, self._limits):
+            log.warning("keeper.no_room", digest=str(digest), bytes=size, kept=kept)
+            return False
+        self._reserved[digest] = self._reserved.get(digest, 0) + size
+        return True
+
+    def release(self, digest: Digest, size: int) -> None:
+        """The fill is over: what it kept is in the inventory."""
+        left = self._reserved.pop(digest, 0) - size
+        if left > 0:
+            self._reserved[digest] = left
+
+    async def _survey(self) -> None:
+        try:
+            await self._surveyor.survey()
+        except (RegistryError, NotKept, SurveyLost) as error:
+            log.warning("survey.failed", reason=str(error) or type(error).__name__, again=f"{AGAIN:g}s")
+
+    async def _look(self) -> None:
+        """One pass over ages and limits."""
+        if not self._inventory.complete:
+            return
+        try:
+            if self._limits.ttl is not None:
+                await self._free("ttl", None, self._clock() - self._limits.ttl)
+            over = excess(*(await self._state_of(0)), self._limits)
+            if over:
+                await self._free("limit", over)
+        except NotKept as error:
+            log.warning("keeper.postponed", reason=str(error))
+
+    async def _state_of(self, coming: int) -> tuple[int, int, Disk | None]:
+        kept, disk = await self._state()
+        return kept, coming, disk
+
+    async def _state(self) -> tuple[int, Disk | None]:
+        """Bytes kept or announced, and the disk."""
+        total = await self._inventory.total()
+        return total.bytes + sum(self._reserved.values()), await self._look_at_disk()
+
+    async def _look_at_disk(self) -> Disk | None:
+        if self._disk is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._disk)
+        except OSError:  # a disk that cannot tell has no limit of its own
+            return None
+
+    async def _free(self, reason: str, wanted: int | None, before: float | None = None) -> None:
+        """Evict until `wanted` bytes are free, or all that was not used since `before` is gone."""
+        freed, began = Freed(), time.monotonic()
+        latest = min(self._clock() - GRACE, before if before is not None else float("inf"))
+        stay: set[CandidateKey] = set()
+        try:
+            async with self._lock.held():
+                while (wanted is None or freed.bytes < wanted) and len(stay) < STAYING:
+                    found = await self._inventory.oldest(CANDIDATES, self._clock(), stay)
+                    old = [candidate for candidate in found if candidate.used < latest]
+                    for candidate in old:
+                        if wanted is not None and freed.bytes >= wanted:
+                            break
+                        if self._is_pinned(candidate) or not await self._evict(candidate, freed):
+                            stay.add(candidate.key)
+                    if len(old) < CANDIDATES:
+                        break
+        except HeldError:
+            log.info("keeper.waiting", reason="a collection is under way")
+        finally:
+            if freed.images or freed.blobs:
+                log.info(
+                    "eviction.done",
+                    reason=reason,
+                    images=freed.images,
+                    blobs=freed.blobs,
+                    bytes=freed.bytes,
+                    seconds=round(time.monotonic() - began, 3),
+                )
+
+    async def _evict(self, candidate: Candidate, freed: Freed) -> bool:
+        """Whether it went, at least from the inventory."""
+        try:
+            return await self._evictor.evict(candidate, freed)
+        except StoreError as error:
+            failed(str(candidate.digest), error)
+            return False
+
+    def _is_pinned(self, candidate: Candidate) -> bool:
+        repository = candidate.repository
+        if repository is None or not self._limits.pins:
+            return False
+        names = [f"{repository}:{tag}" for tag in candidate.tags]
+        prefix = f"{self._namespace_of(repository)}/"
+        if not repository.name.startswith(prefix):
+            names += [f"{prefix}{name}" for name in names]
+        return self._limits.is_pinned(names)

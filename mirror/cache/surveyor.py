@@ -1,0 +1,112 @@
+"""The inventory, made true by the tree: at each start, and when notes were lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+import structlog
+
+from mirror.ledger import scheduler
+from mirror.ledger.facts import SeenBlob, SeenLink, SeenParts, SeenTag, Use
+from mirror.ledger.inventory import Inventory
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository
+from mirror.store.survey import ImageFact, LayerFact, RepositoryFact, TagFact
+from mirror.store.tree import Tree
+
+TELL = 10.0  # seconds between two lines about the progress
+REST = 0.002  # seconds between two batches of 1000 files, so that answers come first
+STATE_LIMIT = 256 << 20  # bytes of registry:2's memory; a million entries
+
+log = structlog.get_logger()
+
+
+class Surveyor:
+    """`root`: the folder in which registry:2 may have left its state; None where there is none."""
+
+    def __init__(
+        self, tree: Tree, inventory: Inventory, root: Path | None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._tree = tree
+        self._inventory = inventory
+        self._root = root
+        self._clock = clock
+        self._seen = 0  # files
+        self._told = 0.0  # time.monotonic()
+
+    async def survey(self) -> None:
+        """See all of the tree. Raises RegistryError where that fails, NotKept and SurveyLost."""
+        began = self._told = time.monotonic()
+        self._seen = 0
+        log.info("survey.started")
+        await self._inventory.begin_survey(self._clock())
+        async with aclosing(self._tree.survey_blobs()) as blobs:
+            async for batch in blobs:
+                await self._inventory.seen_blobs(
+                    [SeenBlob(fact.digest, fact.size, fact.modified) for fact in batch]
+                )
+                await self._step(len(batch))
+        async with aclosing(self._tree.survey_repositories()) as facts:
+            async for found in facts:
+                await self._repository_facts(found)
+                await self._step(len(found))
+        await self._remember()
+        removed = await self._inventory.end_survey()
+        total = await self._inventory.total()
+        log.info(
+            "survey.done",
+            blobs=total.blobs,
+            bytes=total.bytes,
+            forgotten=removed.blobs + removed.images + removed.links + removed.tags,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    async def _repository_facts(self, facts: Sequence[RepositoryFact]) -> None:
+        layers = [SeenLink(fact.repository, fact.digest) for fact in facts if isinstance(fact, LayerFact)]
+        images = [SeenLink(fact.repository, fact.digest) for fact in facts if isinstance(fact, ImageFact)]
+        tags = [
+            SeenTag(fact.repository, fact.tag, fact.digest, fact.modified)
+            for fact in facts
+            if isinstance(fact, TagFact)
+        ]
+        await self._inventory.seen_layers(layers)
+        for unread in await self._inventory.seen_images(images):
+            parts = await self._parts(unread.repository, unread.digest)
+            if parts is not None:
+                await self._inventory.seen_parts([SeenParts(unread.repository, unread.digest, parts)])
+        await self._inventory.seen_tags(tags)
+
+    async def _parts(self, repository: Repository, digest: Digest) -> tuple[Digest, ...] | None:
+        named = await self._tree.named(repository, digest)
+        return None if named is None else tuple(named.parts)
+
+    async def _remember(self) -> None:
+        """What registry:2 remembers of uses; its file stays as it is."""
+        if self._root is not None:
+            uses = await asyncio.to_thread(_uses, self._root / scheduler.FILE)
+            await self._inventory.used(uses)
+
+    async def _step(self, count: int) -> None:
+        self._seen += count
+        now = time.monotonic()
+        if now - self._told > TELL:
+            self._told = now
+            log.info("survey.going_on", files=self._seen)
+        await asyncio.sleep(REST)
+
+
+def _uses(file: Path) -> list[Use]:
+    """In a thread: reading so much takes a second."""
+    try:
+        if file.stat().st_size > STATE_LIMIT:
+            raise OSError("it is too large")
+        return scheduler.uses(file.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        log.warning("scheduler.ignored", file=str(file), reason=error.strerror or str(error))
+        return []

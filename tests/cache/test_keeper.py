@@ -1,0 +1,355 @@
+"""What is kept stays within its limits: on a real store and a real inventory, with a clock that is moved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.store.booked import BookedStore
+from mirror.cache.collecting import Collector
+from mirror.cache.eviction import Disk, Limits, excess, fits
+from mirror.cache.evictor import Evictor
+from mirror.cache.freshness import Rule
+from mirror.cache.keeper import HeldError, Keeper, Lock
+from mirror.cache.memory import Memory
+from mirror.cache.scrubber import Scrubber
+from mirror.cache.surveyor import Surveyor
+from mirror.drivers.filesystem import FilesystemDriver
+from mirror.ledger.inventory import Inventory
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST
+from mirror.oci.names import Repository, Tag
+from mirror.registry import RawManifest, RegistryError
+from mirror.store.tree import Tree
+from tests.cache.kit import A, B, Clock, whole
+
+HOUR = 3600.0
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A store with all that looks after it."""
+
+    root: Path
+    clock: Clock
+    store: BookedStore
+    inventory: Inventory
+    keeper: Keeper
+    collector: Collector
+    surveyor: Surveyor
+    reserved: dict[Digest, int]
+
+    async def blob(self, data: bytes, *repositories: Repository) -> Digest:
+        """Keep a blob, linked in these repositories."""
+        digest = Digest.of(data)
+        source = self.root / f"source-{digest.hex}"
+        source.write_bytes(data)
+        await self.store.adopt_blob(repositories[0], digest, source)
+        for other in repositories[1:]:
+            await self.store.link_blob(other, digest)
+        return digest
+
+    async def image(self, repository: Repository, tag: str, *blobs: bytes) -> Digest:
+        """Keep an image with its blobs, and use it now."""
+        layers = [_descriptor(await self.blob(data, repository), len(data)) for data in blobs]
+        config = _descriptor(await self.blob(b"{}", repository), 2)
+        document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers}
+        return await self.manifest(repository, tag, {**document, "annotations": {"tag": tag}})
+
+    async def manifest(self, repository: Repository, tag: str, document: dict[str, Any]) -> Digest:
+        body = json.dumps(document).encode()
+        digest = Digest.of(body)
+        raw = RawManifest(Descriptor(digest, len(body), document["mediaType"]), body)
+        await self.store.put_manifest(repository, raw)
+        if tag:
+            await self.store.tag(repository, Tag(tag), digest)
+        self.use(repository, digest)
+        return digest
+
+    def use(self, repository: Repository, digest: Digest) -> None:
+        self.inventory.note_use(digest, repository, self.clock())
+
+    async def has(self, repository: Repository, digest: Digest) -> bool:
+        try:
+            await self.store.manifest(repository, digest)
+        except RegistryError:
+            return False
+        return True
+
+    async def kept(self, data: bytes) -> bool:
+        return await self.store.blob_size(Digest.of(data)) is not None
+
+    def bytes_on_disk(self) -> int:
+        return sum(path.stat().st_size for path in self.root.glob("docker/registry/v2/blobs/**/data"))
+
+    def folders(self) -> set[str]:
+        """All folders of repositories."""
+        below = self.root / "docker/registry/v2/repositories"
+        return {str(path.relative_to(below)) for path in below.rglob("*") if path.is_dir()}
+
+
+def _descriptor(digest: Digest, size: int) -> dict[str, Any]:
+    return {"mediaType": "application/octet-stream", "digest": str(digest), "size": size}
+
+
+@asynccontextmanager
+async def shop(
+    root: Path, limits: Limits, *, disk: Disk | None = None, clock: Clock | None = None
+) -> AsyncIterator[Shop]:
+    """Everything joined, and surveyed."""
+    clock = clock or Clock()
+    driver = FilesystemDriver(root, 4)
+    inventory = Inventory(root / "mirror" / "inventory.sqlite")
+    await inventory.open()
+    store, tree, memory = BookedStore(driver, inventory, clock), Tree(driver), Memory(100, 10.0)
+    reserved: dict[Digest, int] = {}
+    evictor = Evictor(tree, inventory, memory, reserved.keys, clock)
+    surveyor = Surveyor(tree, inventory, root, clock)
+    keeper = Keeper(
+        inventory,
+        evictor,
+        surveyor,
+        limits,
+        Lock(root / "mirror" / "keeper.lock"),
+        reserved=reserved,
+        disk=(lambda: disk) if disk else None,
+        namespace_of=lambda _repository: "docker.io",
+        clock=clock,
+    )
+    aside = root / "mirror" / "quarantine"
+    scrubber = Scrubber(tree, inventory, memory, aside, interval=0, rate=1e9, clock=clock)
+    collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys, clock)
+    try:
+        await surveyor.survey()
+        yield Shop(root, clock, store, inventory, keeper, collector, surveyor, reserved)
+    finally:
+        await inventory.close()
+        await driver.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "coming", "disk", "over", "room"),
+    [
+        (50, 50, None, 0, True),
+        (50, 51, None, 11, False),
+        (200, 0, None, 110, False),
+        (50, 10, Disk(1000, 100), 0, True),
+        (50, 10, Disk(1000, 20), 15, False),
+        (50, 10, Disk(1000, 30), 0, True),
+    ],
+)
+def test_how_much_has_to_go(kept: int, coming: int, disk: Disk | None, over: int, room: bool) -> None:
+    limits = Limits(maxsize=100, minfree=20)
+    assert excess(kept, coming, disk, limits) == over
+    assert fits(kept, coming, disk, limits) is room
+
+
+def test_shares_are_of_the_disk() -> None:
+    limits = Limits(maxsize_share=0.5, minfree_share=0.1)
+    assert limits.most(Disk(1000, 500)) == 500
+    assert limits.reserve(Disk(1000, 500)) == 100
+    assert limits.most(None) is None
+    assert limits.reserve(None) == 0
+
+
+async def test_the_longest_unused_image_goes_whole_and_no_empty_folder_stays(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(maxsize=30 * KIB)) as at:
+        old = await at.image(A, "old", b"a" * 10 * KIB)
+        at.clock.now += HOUR
+        new = await at.image(B, "new", b"b" * 10 * KIB)
+        at.clock.now += HOUR
+        assert await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+        assert not await at.has(A, old)
+        assert not await at.kept(b"a" * 10 * KIB)
+        assert await at.has(B, new)
+        assert await at.kept(b"b" * 10 * KIB)
+        assert not any(folder.startswith("library/a") for folder in at.folders())
+        with pytest.raises(RegistryError):
+            await at.store.manifest(A, Tag("old"))
+
+
+async def test_a_use_saves_an_image(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(maxsize=30 * KIB)) as at:
+        first = await at.image(A, "first", b"a" * 10 * KIB)
+        at.clock.now += HOUR
+        second = await at.image(B, "second", b"b" * 10 * KIB)
+        at.clock.now += HOUR
+        at.use(A, first)
+        at.clock.now += HOUR
+        assert await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+        assert await at.has(A, first)
+        assert not await at.has(B, second)
+
+
+async def test_a_blob_that_a_live_image_names_stays_and_is_never_served_empty(tmp_path: Path) -> None:
+    """registry:2's bug: a blob of two repositories expires in one, and the other serves 200 with nothing."""
+    shared = b"s" * 10 * KIB
+    async with shop(tmp_path, Limits(ttl=10 * HOUR)) as at:
+        old = await at.image(A, "1", shared, b"a" * KIB)
+        at.clock.now += 8 * HOUR
+        live = await at.image(B, "1", shared)
+        at.clock.now += 4 * HOUR
+        await at.keeper._look()
+        assert not await at.has(A, old)
+        assert await at.has(B, live)
+        assert await whole(await at.store.blob(B, Digest.of(shared))) == shared
+        with pytest.raises(RegistryError):
+            await at.store.blob(A, Digest.of(shared))
+        assert not await at.kept(b"a" * KIB)
+        at.clock.now += 7 * HOUR
+        await at.keeper._look()
+        assert at.bytes_on_disk() == 0
+        assert at.folders() == set()
+
+
+async def test_a_pinned_image_and_what_it_names_stay(tmp_path: Path) -> None:
+    pins = (Rule("docker.io/library/a:keep", 0),)
+    async with shop(tmp_path, Limits(ttl=HOUR, pins=pins)) as at:
+        child = await at.image(A, "", b"a" * KIB)
+        entry = {**_descriptor(child, 300), "mediaType": OCI_MANIFEST}
+        index = await at.manifest(
+            A, "keep", {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
+        )
+        gone = await at.image(A, "gone", b"b" * KIB)
+        at.clock.now += 5 * HOUR
+        await at.keeper._look()
+        assert await at.has(A, index)
+        assert await at.has(A, child)
+        assert await at.kept(b"a" * KIB)
+        assert not await at.has(A, gone)
+
+
+async def test_what_was_used_a_moment_ago_stays_though_there_is_no_room(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(maxsize=20 * KIB)) as at:
+        image = await at.image(A, "1", b"a" * 15 * KIB)
+        assert not await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+        assert await at.has(A, image)
+        assert at.reserved == {}
+
+
+async def test_a_blob_larger_than_the_limit_is_not_kept_and_evicts_little(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(maxsize=20 * KIB)) as at:
+        assert not await at.keeper.make_room(Digest.of(b"c"), 21 * KIB)
+
+
+async def test_reserved_room_counts_until_it_is_released(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(maxsize=20 * KIB)) as at:
+        assert await at.keeper.make_room(Digest.of(b"1"), 12 * KIB)
+        assert not await at.keeper.make_room(Digest.of(b"2"), 12 * KIB)
+        at.keeper.release(Digest.of(b"1"), 12 * KIB)
+        assert await at.keeper.make_room(Digest.of(b"2"), 12 * KIB)
+
+
+async def test_nothing_is_evicted_while_another_process_deletes(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(maxsize=20 * KIB)) as at:
+        image = await at.image(A, "1", b"a" * 15 * KIB)
+        at.clock.now += HOUR
+        other = Lock(tmp_path / "mirror" / "keeper.lock")
+        async with other.held():
+            assert not await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+            with pytest.raises(HeldError):
+                async with Lock(tmp_path / "mirror" / "keeper.lock").held():
+                    pass
+        assert await at.has(A, image)
+        assert await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+
+
+async def test_an_adopted_folder_is_surveyed_and_its_unused_images_go_first(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        await at.image(A, "1", b"a" * 10 * KIB)
+        await at.image(B, "1", b"b" * 10 * KIB)
+    for file in (tmp_path / "mirror").glob("inventory.sqlite*"):
+        file.unlink()
+    clock = Clock()
+    clock.now = 5e9  # long after the files were written
+    async with shop(tmp_path, Limits(maxsize=25 * KIB), clock=clock) as at:
+        total = await at.inventory.total()
+        assert total.bytes == at.bytes_on_disk()
+        for repository in (B,):
+            at.use(repository, (await at.store.resolve(repository, Tag("1"))).descriptor.digest)
+        clock.now += HOUR
+        assert await at.keeper.make_room(Digest.of(b"c"), 10 * KIB)
+        assert not await at.kept(b"a" * 10 * KIB)
+        assert await at.kept(b"b" * 10 * KIB)
+
+
+async def test_a_collection_takes_what_nothing_names_and_a_dry_run_takes_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.now = 5e9
+    async with shop(tmp_path, Limits(), clock=clock) as at:
+        image = await at.image(A, "1", b"a" * KIB)
+        orphan = await at.blob(b"orphan" * 100, B)
+        dry = [event async for event in at.collector.collect(dry_run=True)]
+        assert await at.kept(b"orphan" * 100)
+        assert dry[-1]["dry_run"]
+        found = {event["name"] for event in dry if event["event"] == "found"}
+        assert str(orphan) in found
+        wet = [event async for event in at.collector.collect()]
+        assert {event["name"] for event in wet if event["event"] == "removed"} == found
+        assert not await at.kept(b"orphan" * 100)
+        assert await at.has(A, image)
+        assert await at.kept(b"a" * KIB)
+        assert (await at.inventory.total()).bytes == at.bytes_on_disk()
+        again = [event async for event in at.collector.collect()]
+        assert again[-1]["removed"] == 0
+
+
+async def test_a_collection_of_untagged_images_keeps_what_a_tagged_index_names(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.now = 5e9
+    async with shop(tmp_path, Limits(), clock=clock) as at:
+        child = await at.image(A, "", b"a" * KIB)
+        entry = {**_descriptor(child, 300), "mediaType": OCI_MANIFEST}
+        await at.manifest(A, "1", {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})
+        untagged = await at.manifest(
+            A,
+            "",
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": _descriptor(await at.blob(b"x" * KIB, A), KIB),
+            },
+        )
+        async for _ in at.collector.collect(untagged=True):
+            pass
+        assert await at.has(A, child)
+        assert not await at.has(A, untagged)
+        assert not await at.kept(b"x" * KIB)
+
+
+async def test_a_bad_blob_is_found_moved_aside_and_not_served(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        await at.image(A, "1", b"a" * KIB, b"b" * KIB)
+        digest = Digest.of(b"a" * KIB)
+        path = tmp_path / f"docker/registry/v2/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
+        path.write_bytes(b"X" + b"a" * (KIB - 1))
+        events = [event async for event in at.collector.verify()]
+        assert [event["name"] for event in events if event["event"] == "bad"] == [str(digest)]
+        assert events[-1] == {"event": "summary", "checked": 4, "bytes": events[-1]["bytes"], "bad": 1}
+        assert not await at.kept(b"a" * KIB)
+        assert await at.kept(b"b" * KIB)
+        aside = list((tmp_path / "mirror" / "quarantine").iterdir())
+        assert [file.read_bytes()[:1] for file in aside] == [b"X"]
+
+
+@pytest.mark.parametrize("by", ["tag", "digest", "repository"])
+async def test_a_purge_takes_an_image_and_what_no_other_names(tmp_path: Path, by: str) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        shared = b"s" * KIB
+        image = await at.image(A, "1", b"a" * KIB, shared)
+        other = await at.image(B, "1", shared)
+        reference = {"tag": Tag("1"), "digest": image, "repository": None}[by]
+        events = [event async for event in at.collector.purge(A, reference)]
+        assert events[-1]["images"] == 1
+        assert not await at.has(A, image)
+        assert not await at.kept(b"a" * KIB)
+        assert await at.has(B, other)
+        assert await at.kept(shared)
