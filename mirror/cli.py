@@ -11,7 +11,8 @@ from typing import NoReturn
 
 import click
 
-from mirror import __version__, app, configfile, explaintext
+from mirror import __version__, app, commandsrun, configfile, explaintext
+from mirror.commands import CommandError
 from mirror.explain import AskError, ask
 from mirror.oci.reference import Image, ImageError
 from mirror.server.control import SOCKET
@@ -25,12 +26,46 @@ Examples:
   mirror config.yml                   the same
   mirror config config.yml            what that file and the environment come to
   mirror explain quay.io/org/app:1    what the running mirror knows of an image
+  mirror garbage-collect config.yml   delete what no image needs; --dry-run only says what
+  mirror verify config.yml            read all that is kept, and set aside what is damaged
+  mirror purge quay.io/org/app:1      forget an image, so that the next pull fetches it again
 \b
   REGISTRY_PROXY_REMOTEURL=https://quay.io mirror serve
 """
 
 
+COLLECT_EPILOG = """\b
+Examples:
+  mirror garbage-collect --dry-run config.yml   what would go, and how much it is
+  mirror garbage-collect -q config.yml          in a cron job
+  docker exec MIRROR registry garbage-collect /etc/docker/registry/config.yml
+"""
+VERIFY_EPILOG = """\b
+Examples:
+  mirror verify config.yml        after a power failure, or on a disk that is not trusted
+  mirror verify -q config.yml     says nothing unless something is damaged
+"""
+PURGE_EPILOG = """\b
+Examples:
+  mirror purge library/alpine                   all tags and images of a repository
+  mirror purge quay.io/org/app:1                one tag, and its image unless another tag has it
+  mirror purge --config config.yml alpine@sha256:...
+"""
+INTERRUPTED = 130  # as shells say it of what SIGINT has ended
+
+# What Go takes for a flag, as in --dry-run=true: scripts that call the registry have it.
+GO_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+GO_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
 FILE = click.Path(path_type=Path, readable=False)  # configfile says better what is wrong with it
+
+
+QUIET = click.option(
+    "-q", "--quiet", is_flag=True, help="Show nothing but what is wrong, as cron jobs want it."
+)
+CONFIG = click.option(
+    "--config", "file", metavar="FILE", type=FILE, help="The configuration that the mirror runs with."
+)
 
 
 class ServeByDefault(click.Group):
@@ -43,6 +78,30 @@ class ServeByDefault(click.Group):
         if args and not known and (args[0].endswith((".yml", ".yaml")) or Path(args[0]).is_file()):
             args = ["serve", *args]
         return super().resolve_command(ctx, args)
+
+
+class GoFlags(click.Command):
+    """Flags may have a value: `--delete-untagged=true`, as the registry's. The last one counts."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        flags = {
+            name: param.opts
+            for param in self.params
+            if isinstance(param, click.Option) and param.is_flag
+            for name in param.opts
+        }
+        plain: list[str] = []
+        for arg in args:
+            name, equals, value = arg.partition("=")
+            if not equals or name not in flags:
+                plain.append(arg)
+            elif value in GO_TRUE:
+                plain.append(name)
+            elif value in GO_FALSE:
+                plain = [kept for kept in plain if kept not in flags[name]]
+            else:
+                raise click.BadParameter(f"{name} is true or false, not {value!r}.", ctx)
+        return super().parse_args(ctx, plain)
 
 
 @click.group(cls=ServeByDefault, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,9 +146,7 @@ def config(file: Path | None) -> None:
 
 @cli.command()
 @click.argument("image")
-@click.option(
-    "--config", "file", metavar="FILE", type=FILE, help="The configuration that the mirror runs with."
-)
+@CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
 def explain(image: str, file: Path | None, as_json: bool) -> None:
     """Say what the running mirror knows of IMAGE: `alpine`, `quay.io/org/app:1`, `HOST/NAME@sha256:...`.
@@ -119,11 +176,76 @@ def _control_socket(loaded: configfile.Loaded) -> Path:
     return filesystem.rootdirectory.absolute() / SOCKET
 
 
-@cli.command("garbage-collect", hidden=True, context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1)
-def garbage_collect(arguments: tuple[str, ...]) -> None:
-    """Not in this version: registry:2's command, which cron jobs call."""
-    _stop("garbage-collect is not in this version: nothing is evicted yet, so there is nothing to collect")
+@cli.command("garbage-collect", cls=GoFlags, epilog=COLLECT_EPILOG)
+@click.argument("file", metavar="[CONFIG]", required=False, type=FILE)
+@click.option("-d", "--dry-run", is_flag=True, help="Do everything except remove the blobs.")
+@click.option(
+    "-m",
+    "--delete-untagged",
+    is_flag=True,
+    help="Delete manifests that are not currently referenced via tag, also those that are pulled by digest.",
+)
+@QUIET
+def garbage_collect(file: Path | None, dry_run: bool, delete_untagged: bool, quiet: bool) -> None:
+    """Delete what no kept image needs: blobs, links and empty folders.
+
+    The running mirror does it, while it serves; where none runs with CONFIG, this process does. What is being
+    pulled is left alone, and so is what is younger than an hour. The mirror does the same by itself, now and
+    then.
+
+    CONFIG is found as by `serve`. Exit status: 0 when it has come to its end, 1 when not.
+    """
+    options = {"dry_run": str(dry_run).lower(), "delete_untagged": str(delete_untagged).lower()}
+    _operate(file, "garbage-collect", options, quiet)
+
+
+@cli.command(cls=GoFlags, epilog=VERIFY_EPILOG)
+@click.argument("file", metavar="[CONFIG]", required=False, type=FILE)
+@QUIET
+def verify(file: Path | None, quiet: bool) -> None:
+    """Read every kept blob, and compare it with its digest.
+
+    What does not match is set aside below mirror/quarantine in the data folder, never served, and fetched
+    again when it is asked for. The running mirror does it, at its own pace (cache.scrub.rate); where none
+    runs with CONFIG, this process does.
+
+    CONFIG is found as by `serve`. Exit status: 0 when all is well, 1 when something did not match or could
+    not be read.
+    """
+    _operate(file, "verify", {}, quiet)
+
+
+@cli.command(cls=GoFlags, epilog=PURGE_EPILOG)
+@click.argument("what", metavar="REPOSITORY[:TAG|@DIGEST]")
+@CONFIG
+@QUIET
+def purge(what: str, file: Path | None, quiet: bool) -> None:
+    """Forget a tag, an image by its digest, or a whole repository, and delete what nothing else needs.
+
+    Without :TAG and @DIGEST it is the whole repository, not `latest`. The next pull fetches it again. The
+    running mirror does it; where none runs with this configuration, this process does.
+
+    The mirror is found by its configuration, which is found as by `serve`. Exit status: 0 when something was
+    deleted, 1 when nothing of it is kept.
+    """
+    try:
+        Image.parse(what)
+    except ImageError as error:
+        _stop(str(error))
+    _operate(file, "purge", {"what": what}, quiet)
+
+
+def _operate(file: Path | None, operation: str, options: dict[str, str], quiet: bool) -> NoReturn:
+    """Run it to its end, and exit."""
+    loaded = _load(_named(file))
+    try:
+        status = commandsrun.run(loaded.config, operation, options, quiet=quiet)
+    except (CommandError, AskError) as error:
+        _stop(f"{operation}: {error}")
+    except KeyboardInterrupt:
+        click.echo(f"mirror: {operation}: stopped; what was done so far stays done", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(status)
 
 
 @cli.command("help", hidden=True)

@@ -187,7 +187,13 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert f"cannot listen on {address}: Address already in use" in done.stderr
 
 
-def test_garbage_collect_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_garbage_collect_needs_its_configuration_and_a_registry(tmp_path: Path) -> None:
     done = run("garbage-collect", "--delete-untagged", "config.yml", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "mirror: config.yml: cannot be read: No such file or directory\n",
+    )
+    done = run("garbage-collect", cwd=tmp_path)
     assert done.returncode == 1
-    assert "nothing is evicted yet" in done.stderr
+    assert f"nothing of a registry is in {tmp_path}/data: " in done.stderr
+    assert list(tmp_path.iterdir()) == []
