@@ -262,6 +262,7 @@ class Inventory:
 
     async def used(self, uses: Sequence[Use]) -> None:
         """Somebody else remembers these uses; of what is not known they count for nothing."""
+        await self._flush()
         batches = Batches([], {})
         for use in uses:
             batches.uses[use.digest, use.repository] = _time(use.used), 0

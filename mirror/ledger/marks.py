@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-GONE_LIMIT = (
-    50_000  # some 10 MB; of more than that a row may be left that says what is gone, until the next survey
-)
+GONE_LIMIT = 50_000  # some 10 MB; what goes beyond that may be left as a row until the next survey
 
 Key = tuple[str | bytes, ...]  # table, and what tells a row of it from the others
 
@@ -35,10 +33,6 @@ class Marks:
         """This row is there no more."""
         if len(self._gone) < GONE_LIMIT:
             self._gone.add(key)
-
-    def top(self, table: str) -> int:
-        """The last id at the beginning."""
-        return self._tops[table]
 
     def has(self, table: str, number: int) -> bool:
         """Whether the row of this id is there, or came later."""

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,14 +25,12 @@ from mirror.ledger.file import DatabaseFile, NotKept
 from mirror.ledger.inventoryschema import INVENTORY
 from mirror.ledger.marks import Marks
 from mirror.ledger.notes import write_notes, write_uses
+from mirror.ledger.recall import copy, recall, size
 from mirror.ledger.rows import Rows
-from mirror.ledger.tables import UnusableError, prepare, transaction
+from mirror.ledger.tables import transaction
 from mirror.ledger.waiting import Batches
 
-ROOM_FACTOR = (
-    4  # how much room there must be for a copy, times its size, before memory is written to the file
-)
-
+ROOM_FACTOR = 4  # times its size: how much room there must be before memory is written to the file
 STEP_SECONDS = 0.025  # of work in one transaction, for which questions wait; writing it takes as long again
 CHANGES_BETWEEN = 6000  # rows changed between two looks at the journal; up to 3000 pages in it
 
@@ -104,14 +102,17 @@ class Stock:
             self._file.renew()
         return self._run(whole)
 
-    def write(self, batches: Batches) -> None:
-        """Write some of what was noted: what takes no longer than STEP_SECONDS, but something."""
+    def write(self, batches: Batches, *, complete: bool | None = None) -> None:
+        """Write some of what was noted: what takes no longer than STEP_SECONDS, but something.
+
+        `complete`: what is not known is not there; else that is decided here.
+        """
 
         def work(rows: Rows) -> None:
             end = time.monotonic() + STEP_SECONDS
             for notes, uses in batches.parts():
                 write_notes(rows, notes)
-                write_uses(rows, uses, complete=self.complete)
+                write_uses(rows, uses, complete=self.complete if complete is None else complete)
                 if time.monotonic() >= end:
                     break
 
@@ -180,13 +181,12 @@ class Stock:
             return False
         memory = self._memory
         try:
-            size = _size(memory)
-            if shutil.disk_usage(self._path.parent).free < ROOM_FACTOR * size:
+            if shutil.disk_usage(self._path.parent).free < ROOM_FACTOR * size(memory):
                 return False
             token: str = self._file.run(lambda connection: _state(connection)[0])
             ours = self.complete or token == self._token
             if ours:
-                self._file.run(lambda connection: _copy(memory, connection))
+                self._file.run(lambda connection: copy(memory, connection))
             self._memory = None
             self.change(lambda _rows: None)
             if not ours:
@@ -215,45 +215,11 @@ class Stock:
                     raise
                 log.warning("inventory.not_kept", file=str(self._path), reason=str(error))
         if self._memory is None:
-            self._memory = self._remember()
+            self._memory = recall(self._path, self._file, INVENTORY)
         try:
             return work(self._memory)
         except sqlite3.Error as error:
             raise NotKept(str(error)) from error
-
-    def _remember(self) -> sqlite3.Connection:
-        """What is in the file, as far as it can be read, in memory."""
-        for read in (self._read_open, self._read_alone):
-            memory = sqlite3.connect(":memory:", isolation_level=None)
-            try:
-                if read(memory):
-                    prepare(memory, INVENTORY)
-                    return memory
-            except (OSError, sqlite3.Error, UnusableError, NotKept) as error:
-                log.info("inventory.not_read", file=str(self._path), reason=str(error))
-            memory.close()
-        memory = sqlite3.connect(":memory:", isolation_level=None)
-        prepare(memory, INVENTORY)
-        return memory
-
-    def _read_open(self, memory: sqlite3.Connection) -> bool:
-        """Also what is in the journal; a full disk lets no file be opened that was closed well."""
-        if self._file is None:
-            return False
-        self._file.run(lambda connection: _copy(connection, memory))
-        return True
-
-    def _read_alone(self, memory: sqlite3.Connection) -> bool:
-        """The file without its journal; only where that is empty, for else there may be half of something."""
-        if self._path is None or not self._path.is_file():
-            return False
-        journal = self._path.with_name(self._path.name + "-wal")
-        if journal.exists() and journal.stat().st_size > 0:
-            return False
-        address = f"{self._path.absolute().as_uri()}?mode=ro&immutable=1"
-        with closing(sqlite3.connect(address, uri=True)) as connection:
-            _copy(connection, memory)
-        return True
 
     def _look(self, connection: sqlite3.Connection) -> None:
         """Is it the file of before, and can it be trusted?"""
@@ -270,19 +236,3 @@ class Stock:
 def _state(connection: sqlite3.Connection) -> tuple[str, int, int]:
     state: tuple[str, int, int] = connection.execute("SELECT token, complete, running FROM state").fetchone()
     return state
-
-
-def _size(connection: sqlite3.Connection) -> int:
-    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
-    size: int = connection.execute("PRAGMA page_size").fetchone()[0]
-    return pages * size
-
-
-def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
-    """All of it or nothing. Raises sqlite3.Error."""
-
-    def look(status: int, _remaining: int, _total: int) -> None:
-        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):  # it would try again for ever
-            raise sqlite3.OperationalError("another process writes")
-
-    source.backup(target, progress=look)

@@ -17,7 +17,7 @@ from mirror.ledger.rows import Rows
 
 ORIGIN = "tree"  # who says where a tag points that nobody noted
 SWEPT_AT_ONCE = 4000  # rows looked at, 10 ms
-REMOVED_AT_ONCE = 200  # of them, each an image of ten parts: 20 ms
+CHANGED_AT_ONCE = 200  # of them, each an image of ten parts: 20 ms
 HISTORY_ROWS = 200_000  # moves of all tags, some 30 MB; of more than that the oldest go
 
 _TABLES = ("tag", "layer", "image", "blob")  # in the order in which they are swept: names first
@@ -152,15 +152,17 @@ class Sweep:
             return _trim_history(rows.connection)
         table = self._tables[0]
         found: list[_Row] = rows.connection.execute(
-            f"{_SWEEP[table]} WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
-            (self._after, self._marks.top(table), SWEPT_AT_ONCE),
+            f"{_SWEEP[table]} WHERE id > ? ORDER BY id LIMIT ?", (self._after, SWEPT_AT_ONCE)
         ).fetchall()
-        removed = 0
+        changed = 0
         for row in found:
             self._after = row[0]
-            if not self._marks.has(table, row[0]):
-                removed += self._remove(rows, table, row)
-            if removed >= REMOVED_AT_ONCE:
+            if table == "blob" and row[2] is None:  # a name; it has been of use, or may be still
+                rows.forget(row[0])
+                changed += 1
+            elif not self._marks.has(table, row[0]):
+                changed += self._remove(rows, table, row)
+            if changed >= CHANGED_AT_ONCE:
                 return True
         if len(found) < SWEPT_AT_ONCE:
             self._tables.pop(0)
@@ -185,8 +187,7 @@ class Sweep:
         else:
             execute(_REMOVE[table], (number,))
         rows.forget(blob)
-        counts = table != "blob" or other is not None  # a bare name was never kept
-        self._removed[table] += counts
+        self._removed[table] += 1
         return True
 
 
