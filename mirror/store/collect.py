@@ -49,10 +49,10 @@ async def collect(
             others = []
             for entry in batch:
                 repository = repository_of(entry.path)
-                if repository is None:
-                    others.append(entry)
-                else:
+                if repository is not None:
                     repositories[repository] = None
+                elif entry.path.rpartition("/")[2] not in layout.PARTS:  # of what is no repository
+                    others.append(entry)
             yield Step(len(batch), tuple(empty_folders(others, before)))
     for repository in repositories:
         shelf = Shelf(driver, links, repository, before, unnamed)

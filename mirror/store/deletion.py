@@ -73,8 +73,9 @@ async def drop(driver: StorageDriver, links: Links, garbage: Garbage) -> bool:
     blobs = garbage.path.startswith(f"{layout.BLOBS}/")
     keep = layout.BLOBS if blobs else layout.REPOSITORIES
     if garbage.kind is Kind.FOLDER:
+        was_there = await _is_there(driver, garbage.path)
         await driver.prune(garbage.path, keep)
-        return not await _is_there(driver, garbage.path)
+        return was_there and not await _is_there(driver, garbage.path)
     if garbage.kind is Kind.TAG:
         assert garbage.repository is not None
         assert garbage.tag is not None

@@ -1,0 +1,79 @@
+"""Reading again what is kept: what is right, what is not, and how fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mirror.drivers.base import StorageDriver
+from mirror.oci.digest import Digest
+from mirror.registry import Unavailable
+from mirror.store import layout
+from mirror.store.scrub import Pace
+from mirror.store.tree import Tree
+from tests.store.faulty import FaultyDriver
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("size", [0, 1, MIB, 2 * MIB + 1])
+async def test_a_blob_is_right_or_wrong_or_missing(size: int, algorithm: str, driver: StorageDriver) -> None:
+    data = b"x" * size
+    digest = Digest.of(data, algorithm)
+    tree = Tree(driver)
+    read: list[int] = []
+
+    async def wait(count: int) -> None:
+        read.append(count)
+
+    assert await tree.rehash(digest, wait) is None
+    await driver.put(layout.blob_data(digest), data)
+    assert await tree.rehash(digest, wait) is True
+    assert sum(read) == size
+    assert all(0 < count <= MIB for count in read)
+    for wrong in (data + b"x", data[:-1], b"y" * size):
+        if wrong != data:
+            await driver.put(layout.blob_data(digest), wrong)
+            assert await tree.rehash(digest, wait) is False
+
+
+async def test_a_blob_that_cannot_be_read_is_neither_right_nor_wrong(driver: StorageDriver) -> None:
+    await driver.put(layout.blob_data(Digest.of(b"x")), b"x")
+    faulty = FaultyDriver(driver)
+    faulty.fail_reading = True
+
+    async def wait(_count: int) -> None:
+        raise AssertionError("nothing was read")
+
+    with pytest.raises(Unavailable):
+        await Tree(faulty).rehash(Digest.of(b"x"), wait)
+
+
+def test_a_pace_is_kept_over_all_that_is_read() -> None:
+    now = 100.0
+    pace = Pace(1000.0, clock=lambda: now)
+    assert pace.delay(500) == pytest.approx(0.5)
+    assert pace.delay(500) == pytest.approx(1.0)  # the first half second is not over
+    now += 1.0
+    assert pace.delay(250) == pytest.approx(0.25)
+
+
+def test_time_in_which_nothing_was_read_is_not_saved_up() -> None:
+    now = 100.0
+    pace = Pace(1000.0, clock=lambda: now)
+    pace.delay(1)
+    now += 3600.0
+    assert pace.delay(1000) == pytest.approx(1.0)
+
+
+async def test_a_bad_blob_is_set_aside_and_reads_as_missing(driver: StorageDriver, tmp_path: Path) -> None:
+    digest, tree = Digest.of(b"right"), Tree(driver)
+    assert await tree.set_aside(digest, tmp_path / "quarantine") is None
+    for data in (b"wrong", b"wrong again"):
+        await driver.put(layout.blob_data(digest), data)
+        where = await tree.set_aside(digest, tmp_path / "quarantine")
+        assert where == tmp_path / "quarantine" / f"sha256-{digest.hex}"
+        assert where.read_bytes() == data
+        assert [batch async for batch in tree.survey_blobs() if batch] == []
