@@ -66,7 +66,7 @@ proxy: {remoteurl: 'http://127.0.0.1:1/a/', realms: [a, b], deadline: 30ns, time
 
 def test_only_what_is_in_effect_is_shown(tmp_path: Path) -> None:
     """Also where more was given: a warning has named that."""
-    keys = {"version", "log", "storage", "http", "catalog", "tags", "proxy"}
+    keys = {"version", "log", "storage", "http", "catalog", "tags", "proxy", "cache"}
     shown = yaml.safe_load(dump(load_text(tmp_path, SECRETS).config))
     assert set(shown) == set(yaml.safe_load(dump(Config()))) == keys
     assert set(shown["http"]) == {"addr", "net", "prefix", "draintimeout", "headers", "http2"}
@@ -82,7 +82,8 @@ auth: none
     assert set(shown["storage"]) == {"inmemory", "cache", "maintenance", "redirect"}
     assert shown["storage"]["maintenance"] == {"readonly": {"enabled": False}}
     assert shown["storage"]["cache"] == {"layerinfo": "inmemory", "blobdescriptorsize": 10000}
-    assert not {"ttl", "cachewritetimeout"} & set(shown["proxy"])
+    assert "cachewritetimeout" not in shown["proxy"]
+    assert (shown["proxy"]["ttl"], shown["cache"]["maxsize"]) == ("1h", "2GiB")
 
 
 def test_a_relative_folder_is_shown_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,8 +142,9 @@ def test_other_hosts_are_taken_as_they_are(tmp_path: Path, host: str) -> None:
 
 
 def test_warnings_come_by_line_and_then_by_variable(tmp_path: Path) -> None:
-    text = "proxy:\n  ttl: 1h\nxyzzy: 1\nhttp:\n  secret: a\n  draintimeout: 5000000000\nloglevel: info\n"
-    loaded = load_text(tmp_path, MINIMAL + text, REGISTRY_XYZZY="1", REGISTRY_CACHE_MAXSIZE="1GiB")
+    text = "proxy:\n  cachewritetimeout: 1h\nxyzzy: 1\n"
+    text += "http:\n  secret: a\n  draintimeout: 5000000000\nloglevel: info\n"
+    loaded = load_text(tmp_path, MINIMAL + text, REGISTRY_XYZZY="1", REGISTRY_LOG_REPORTCALLER="true")
     assert [said.source.removeprefix(f"{tmp_path}/config.yml") for said in remarks(loaded)] == [
         ":4",
         ":5",
@@ -151,5 +152,5 @@ def test_warnings_come_by_line_and_then_by_variable(tmp_path: Path) -> None:
         ":8",
         ":9",
         "REGISTRY_XYZZY",
-        "REGISTRY_CACHE_MAXSIZE",
+        "REGISTRY_LOG_REPORTCALLER",
     ]
