@@ -18,6 +18,7 @@ from mirror.cache.collecting import Collector
 from mirror.cache.eviction import Disk, Limits
 from mirror.cache.evictor import Evictor
 from mirror.cache.freshness import Rule
+from mirror.cache.housekeeping import daily, steadily
 from mirror.cache.keeper import HeldError, Keeper, Lock
 from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
@@ -60,7 +61,13 @@ class Keeping:
     async def running(self) -> AsyncGenerator[None, None]:
         """Look after it until the end of the block; what is kept until then is noted."""
         await self.inventory.open()
-        tasks = [asyncio.create_task(each.run()) for each in (self.keeper, self.scrubber)]
+        tasks = [
+            asyncio.create_task(steadily("keeper", self.keeper.run)),
+            asyncio.create_task(steadily("scrubber", self.scrubber.run)),
+            asyncio.create_task(
+                steadily("collection", lambda: daily(lambda: self.operate("garbage-collect", {})))
+            ),
+        ]
         try:
             yield
         finally:
