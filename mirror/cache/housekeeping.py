@@ -37,7 +37,8 @@ async def daily(collect: Callable[[], AsyncGenerator[dict[str, Any], None]]) -> 
         began = time.monotonic()
         last: dict[str, Any] = {}
         async with aclosing(collect()) as events:
-            async for last in events:
+            async for event in events:
+                last = event
                 await asyncio.sleep(REST)
         seconds = round(time.monotonic() - began, 3)
         if last.get("event") == "summary":
