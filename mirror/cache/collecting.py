@@ -21,6 +21,7 @@ from mirror.ledger.inventory import Inventory
 from mirror.oci.digest import Digest
 from mirror.oci.names import Reference, Repository
 from mirror.registry import RegistryError
+from mirror.store.collect import GRACE
 from mirror.store.content import ContentStore
 from mirror.store.garbage import Garbage, Kind
 from mirror.store.tree import Tree
@@ -54,8 +55,13 @@ class Collector:
         self._clock = clock
 
     async def collect(self, *, dry_run: bool = False, untagged: bool = False) -> AsyncGenerator[Event, None]:
-        """Delete what nothing leads to any more; `untagged`: and manifests to which no tag leads."""
+        """Delete what nothing leads to any more, and what writes that broke off have left.
+
+        `untagged`: and manifests to which no tag leads.
+        """
         seen = told = count = size = 0
+        if not dry_run:  # first: a folder with nothing else in it is empty then
+            await self._tree.sweep(self._clock() - GRACE)
         async with aclosing(self._tree.collect(now=self._clock(), untagged=untagged)) as steps:
             async for step in steps:
                 seen += step.seen

@@ -62,8 +62,10 @@ class Evictor:
         dropped = await self._inventory.drop_image(repository, digest, unused_since)
         if dropped is None:
             return False
-        self._memory.forget_image(repository, digest)
-        await self._tree.drop_image(repository, digest, dropped.tags)
+        try:
+            await self._tree.drop_image(repository, digest, dropped.tags)
+        finally:  # not before: a client might have it read, and held for kept, once more
+            self._memory.forget_image(repository, digest)
         for tag in dropped.tags:
             self._inventory.note_tag_gone(repository, tag, self._clock())
         for link in dropped.links:
@@ -101,8 +103,10 @@ class Evictor:
         self._inventory.note_blob_gone(loose.digest)
 
     async def _link(self, repository: Repository, digest: Digest) -> None:
-        self._memory.forget_link(repository, digest)
-        await self._tree.drop_layer(repository, digest)
+        try:
+            await self._tree.drop_layer(repository, digest)
+        finally:
+            self._memory.forget_link(repository, digest)
         self._inventory.note_layer_gone(repository, digest)
 
 

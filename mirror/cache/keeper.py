@@ -94,6 +94,8 @@ class Keeper:
         self._disk = disk
         self._namespace_of = namespace_of
         self._clock = clock
+        self._known = 0  # bytes, when the inventory was last asked
+        self._turn = asyncio.Lock()  # of fills that need room
 
     async def run(self) -> None:
         """Look after it all, until cancelled."""
@@ -109,19 +111,43 @@ class Keeper:
     async def make_room(self, digest: Digest, size: int) -> bool:
         """Reserve room for a fill of so many bytes, evicting what has to go; False: it does not fit."""
         try:
-            async with asyncio.timeout(ROOM):
-                kept, disk = await self._state()
-                over = excess(kept, size, disk, self._limits)
-                if over and self._inventory.complete:
-                    await self._free("room", over)
-                    kept, disk = await self._state()
+            kept, disk = await self._state()
+            over = excess(kept, size, disk, self._limits)
+            # What does not fit beside what is coming already would evict all, and not be kept.
+            if over and self._inventory.complete and self._could_fit(size, disk):
+                kept, disk = await self._evict_for(size)
         except (TimeoutError, NotKept):
-            kept, disk = sum(self._reserved.values()), await self._look_at_disk()
+            disk = await self._look_at_disk()
+            kept = self._known + sum(self._reserved.values())
         if not fits(kept, size, disk, self._limits):
             log.warning("keeper.no_room", digest=str(digest), bytes=size, kept=kept)
             return False
         self._reserved[digest] = self._reserved.get(digest, 0) + size
         return True
+
+    async def _evict_for(self, size: int) -> tuple[int, Disk | None]:
+        """What there is then. One fill after the other: each may have made room for the next one too.
+
+        Raises TimeoutError, NotKept.
+        """
+        until = time.monotonic() + ROOM
+        async with asyncio.timeout(ROOM):
+            await self._turn.acquire()
+        try:
+            kept, disk = await self._state()
+            over = excess(kept, size, disk, self._limits)
+            if over:
+                await self._free("room", over, until=until)
+                kept, disk = await self._state()
+            return kept, disk
+        finally:
+            self._turn.release()
+
+    def _could_fit(self, size: int, disk: Disk | None) -> bool:
+        """Whether it would if nothing were kept but what is coming."""
+        coming = sum(self._reserved.values())
+        empty = None if disk is None else Disk(disk.size, disk.size)
+        return fits(coming, size, empty, self._limits)
 
     def release(self, digest: Digest, size: int) -> None:
         """The fill is over: what it kept is in the inventory."""
@@ -145,7 +171,7 @@ class Keeper:
             over = excess(*(await self._state_of(0)), self._limits)
             if over:
                 await self._free("limit", over)
-        except NotKept as error:
+        except (NotKept, OSError) as error:  # OSError: the lock cannot be had, as on a read-only disk
             log.warning("keeper.postponed", reason=str(error))
 
     async def _state_of(self, coming: int) -> tuple[int, int, Disk | None]:
@@ -153,9 +179,14 @@ class Keeper:
         return kept, coming, disk
 
     async def _state(self) -> tuple[int, Disk | None]:
-        """Bytes kept or announced, and the disk."""
-        total = await self._inventory.total()
-        return total.bytes + sum(self._reserved.values()), await self._look_at_disk()
+        """Bytes kept or announced, and the disk.
+
+        A fill that ends while the inventory is asked may be in the answer, or not: it counts in any case.
+        """
+        disk = await self._look_at_disk()
+        announced = dict(self._reserved)
+        self._known = (await self._inventory.total()).bytes
+        return self._known + sum((announced | self._reserved).values()), disk
 
     async def _look_at_disk(self) -> Disk | None:
         if self._disk is None:
@@ -165,18 +196,31 @@ class Keeper:
         except OSError:  # a disk that cannot tell has no limit of its own
             return None
 
-    async def _free(self, reason: str, wanted: int | None, before: float | None = None) -> None:
-        """Evict until `wanted` bytes are free, or all that was not used since `before` is gone."""
+    async def _free(
+        self,
+        reason: str,
+        wanted: int | None,
+        before: float | None = None,
+        *,
+        until: float = float("inf"),
+    ) -> None:
+        """Evict until `wanted` bytes are free, or all that was not used since `before` is gone.
+
+        `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
+        the inventory does not know.
+        """
         freed, began = Freed(), time.monotonic()
         latest = min(self._clock() - GRACE, before if before is not None else float("inf"))
         stay: set[CandidateKey] = set()
         try:
             async with self._lock.held():
                 while (wanted is None or freed.bytes < wanted) and len(stay) < STAYING:
+                    if time.monotonic() >= until:
+                        break
                     found = await self._inventory.oldest(CANDIDATES, self._clock(), stay)
                     old = [candidate for candidate in found if candidate.used < latest]
                     for candidate in old:
-                        if wanted is not None and freed.bytes >= wanted:
+                        if (wanted is not None and freed.bytes >= wanted) or time.monotonic() >= until:
                             break
                         if self._is_pinned(candidate) or not await self._evict(candidate, freed):
                             stay.add(candidate.key)
