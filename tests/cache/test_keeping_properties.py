@@ -3,15 +3,158 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from mirror.cache.eviction import Disk, Limits
+from mirror.ledger.inventory import NotKept
 from mirror.oci.digest import Digest
+from mirror.registry import RegistryError
+from mirror.store.errors import StoreError
 from tests.cache.kit import A, B, Clock
 from tests.cache.test_keeper import KIB, shop
+from tests.cache.walk import LAYERS, LIMIT, REPOSITORIES, TAGS, Generous, Life, now
+from tests.support.orphans import Tree
 
 HOUR = 3600.0
+WALKS = int(os.environ.get("MIRROR_WALKS", "10"))  # some 2 seconds each
+FAILURES = (RegistryError, StoreError, NotKept)  # what an operation may say of a disk that fails
+
+Step = tuple[Any, ...]  # what to do, and with what
+
+images = st.tuples(st.sampled_from(REPOSITORIES), st.sampled_from(TAGS))
+layers = st.lists(st.integers(0, len(LAYERS) - 1), min_size=1, max_size=3).map(tuple)
+pulls = images.map(lambda image: ("pull", *image))
+upkeep = st.one_of(
+    st.just(("look",)),
+    st.booleans().map(lambda untagged: ("collect", untagged)),
+    st.tuples(st.sampled_from(REPOSITORIES), st.sampled_from(("", *TAGS))).map(lambda what: ("purge", *what)),
+)
+works = st.one_of(pulls, upkeep)
+steps = st.one_of(
+    pulls,
+    pulls,
+    upkeep,
+    st.tuples(images, layers, st.booleans()).map(lambda move: ("move", *move[0], move[1], move[2])),
+    st.sampled_from((120.0, 2 * HOUR, 30 * HOUR)).map(lambda seconds: ("wait", seconds)),
+    st.booleans().map(lambda killed: ("restart", killed)),
+    st.lists(works, min_size=2, max_size=4).map(lambda several: ("together", several)),
+    st.tuples(works, st.integers(0, 60), st.booleans(), st.booleans()).map(lambda doom: ("fail", *doom)),
+)
+
+
+class Walk:
+    """Steps through the lives of a mirror, each followed by a look at what has to hold."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.upstream, self.clock = Generous(), now()
+        self.life = Life(root, self.upstream, self.clock)
+        self.certain = True  # no failure has kept the inventory from knowing all, since the last survey
+
+    async def go(self, walk: list[Step]) -> None:
+        await self.life.begin()
+        try:
+            for step in walk:
+                event(str(step[0]))
+                await self.step(step)
+                await self.life.settle()
+                self.check(Tree.read(self.root))
+                if self.certain:
+                    await self.agrees()
+            await self.leaves_nothing()
+        finally:
+            await self.life.end(killed=False)
+
+    async def step(self, step: Step) -> None:
+        match step:
+            case ("wait", seconds):
+                self.clock.now += seconds
+            case ("move", name, tag, layers, is_index):
+                self.upstream.move(name, tag, layers, is_index=is_index)
+            case ("restart", killed):
+                await self.restart(killed=killed)
+            case ("together", several):
+                await asyncio.gather(*map(self.work, several))
+            case ("fail", work, calls, dead, after):
+                await self.fail(work, calls, dead=dead, after=after)
+            case _:
+                await self.work(step)
+
+    async def work(self, work: Step) -> None:
+        match work:
+            case ("pull", name, tag):
+                await self.life.pull(name, tag)
+            case ("look",):
+                await self.life.look()
+            case ("collect", untagged):
+                await self.life.collect(untagged=untagged)
+            case ("purge", name, reference):
+                await self.life.purge(name, reference)
+
+    async def fail(self, work: Step, calls: int, *, dead: bool, after: bool) -> None:
+        """The disk fails in the middle: for good, and the process ends with it; or once, and it goes on."""
+        self.life.driver.doom(calls, dead=dead, after=after)
+        try:
+            await self.work(work)
+        except FAILURES:
+            assert work[0] != "pull"  # which needs no disk
+        await self.life.settle()
+        if dead:
+            await self.restart(killed=True)
+        else:
+            self.life.driver.doom(None)
+            self.certain = False
+
+    async def restart(self, *, killed: bool) -> None:
+        await self.life.end(killed=killed)
+        self.life = Life(self.root, self.upstream, self.clock)
+        await self.life.begin()
+        self.certain = True
+        await self.agrees()
+
+    async def agrees(self) -> None:
+        """The inventory knows what is in the tree."""
+        total, tree = await self.life.inventory.total(), Tree.read(self.root)
+        assert (total.blobs, total.bytes) == (len(tree.blobs), tree.size)
+
+    def check(self, tree: Tree) -> None:
+        assert tree.wrong() == []
+        kept = sum(path.stat().st_size for digest, path in tree.blobs.items() if digest in BIG)
+        assert kept <= LIMIT
+
+    async def leaves_nothing(self) -> None:
+        """When all is old: the limit is kept to, a collection takes what is of no use, the rest is whole."""
+        self.clock.now += 2 * HOUR
+        await self.life.look()
+        await self.life.collect(untagged=False)
+        tree = Tree.read(self.root)
+        assert tree.size <= LIMIT
+        assert tree.orphans() == []
+        for name, tag in self.upstream.now:
+            await self.life.pull(name, tag)
+
+
+BIG = {Digest.of(data).hex for data in LAYERS}
+
+
+@settings(
+    max_examples=WALKS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(st.lists(steps, min_size=4, max_size=16))
+def test_what_is_served_is_right_and_what_is_kept_is_known_and_bounded_wherever_it_ends(
+    walk: list[Step],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(Walk(Path(folder)).go(walk))
 
 
 async def test_a_collection_takes_what_a_killed_write_has_left(tmp_path: Path) -> None:

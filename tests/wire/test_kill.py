@@ -1,7 +1,7 @@
 """A mirror that is killed (SIGKILL) at random moments, under pulls, while it evicts without end.
 
-MIRROR_KILLS=200 is the proof, of a quarter of an hour; the few of a usual run only watch over it. MIRROR_SEED repeats a run, as far as
-the machine lets it.
+MIRROR_KILLS=200 is the proof, of a quarter of an hour; the few of a usual run only watch over it.
+MIRROR_SEED repeats a run, as far as the machine lets it.
 """
 
 from __future__ import annotations
@@ -168,8 +168,13 @@ def test_whenever_it_is_killed_it_starts_again_gives_no_wrong_byte_and_leaves_no
     assert evictions > 0
     left = asyncio.run(leave_nothing(mirror.storage, catalog))
     log.info(
-        f"{KILLS} kills in {time.monotonic() - began:.0f} s: {outcomes}, {evictions} passes of evictions,"
-        f" at most {largest / LIMIT:.2f} of the limit; a collection took {left}"
+        "%d kills in %.0f s: %s, %d passes of evictions, at most %.2f of the limit; a collection took %s",
+        KILLS,
+        time.monotonic() - began,
+        dict(outcomes),
+        evictions,
+        largest / LIMIT,
+        left,
     )
 
 
