@@ -134,7 +134,14 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     def locate(what: str) -> tuple[Repository, Reference | None]:
         meant = Image.parse(what)
         is_whole = "@" not in what and ":" not in what.rpartition("/")[2]
-        return names.route(meant.host, "", meant.repository).qualified, None if is_whole else meant.reference
+        reference = None if is_whole else meant.reference
+        try:
+            return names.route(meant.host, "", meant.repository).qualified, reference
+        except RegistryError:
+            if meant.host is None:
+                raise
+            # A registry that is configured no more: what is left of it lies below its name.
+            return Repository.parse(f"{meant.host.replace(':', '_')}/{meant.repository}"), reference
 
     return Keeping(inventory, store, memory, keeper, surveyor, scrubber, collector, lock, locate)
 

@@ -19,7 +19,7 @@ from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
 from mirror.ledger.inventory import Inventory
 from mirror.oci.digest import Digest
-from mirror.oci.names import Reference, Repository
+from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import RegistryError
 from mirror.store.collect import GRACE
 from mirror.store.content import ContentStore
@@ -98,17 +98,39 @@ class Collector:
         yield {"event": "summary", "checked": done, "bytes": size, "bad": bad}
 
     async def purge(self, repository: Repository, reference: Reference | None) -> AsyncGenerator[Event, None]:
-        """Delete an image, or all of a repository, with what no other image names."""
+        """Delete an image, or all of a repository, with what no other image names.
+
+        By a tag: only the tag, where the image has another one. An index takes the images along that nothing
+        else leads to.
+        """
         freed = Freed()
-        for digest in await self._meant(repository, reference):
-            if await self._evictor.image(repository, digest, freed):
-                yield {"event": "removed", "kind": "image", "name": f"{repository}@{digest}", "size": 0}
+        meant = await self._meant(repository, reference)
+        if isinstance(reference, Tag) and meant:
+            others = [tag for tag in await self._inventory.tags_of(repository, meant[0]) if tag != reference]
+            if others and await self._evictor.tag(repository, reference):
+                yield {"event": "removed", "kind": "tag", "name": f"{repository}:{reference}", "size": 0}
+                meant = []
+        while meant:
+            digest = meant.pop(0)
+            named = await self._tree.named(repository, digest)
+            if not await self._evictor.image(repository, digest, freed):
+                continue
+            yield {"event": "removed", "kind": "image", "name": f"{repository}@{digest}", "size": 0}
+            known = set(await self._inventory.images(repository))
+            for child in sorted(known & named.parts if named else (), key=str):
+                if child not in meant and await self._is_left(repository, child):
+                    meant.append(child)
         yield {
             "event": "summary",
             "images": freed.images,
             "blobs": freed.blobs,
             "bytes": freed.bytes,
         }
+
+    async def _is_left(self, repository: Repository, digest: Digest) -> bool:
+        """Whether no tag and no index leads to an image any more."""
+        tags = await self._inventory.tags_of(repository, digest)
+        return not tags and not await self._inventory.is_named(repository, digest)
 
     async def _meant(self, repository: Repository, reference: Reference | None) -> list[Digest]:
         if isinstance(reference, Digest):

@@ -2,7 +2,8 @@
 
 1. Least recently used first, whole images before halves: an image's manifest goes, and with it what no other
    image names.
-2. Over `maxsize`, down to LOW of it: one pass of some length is cheaper than one for each pull.
+2. Over `maxsize`, down to LOW of it: one pass of some length is cheaper than one for each pull. A fill waits
+   for its own bytes only; the rest goes behind it.
 3. When the disk has less than `minfree` left, until it has some more than that.
 4. What was not used for `ttl`, always.
 5. What is pinned, and what was used in the last GRACE seconds, stays: better over the limit than a pull that
@@ -42,6 +43,11 @@ class Limits:
     ttl: float | None = None
     pins: tuple[Rule, ...] = ()
 
+    @property
+    def of_size(self) -> bool:
+        """Whether there is any limit of how much is kept."""
+        return any((self.maxsize, self.maxsize_share, self.minfree, self.minfree_share))
+
     def most(self, disk: Disk | None) -> int | None:
         """The bytes that may be kept."""
         if self.maxsize_share is not None and disk is not None:
@@ -59,19 +65,23 @@ class Limits:
         return any(rule.fits(name) for rule in self.pins for name in names)
 
 
-def excess(kept: int, coming: int, disk: Disk | None, limits: Limits) -> int:
-    """Bytes that have to go before `coming` more are written; 0 when they fit.
+def surplus(kept: int, disk: Disk | None, limits: Limits) -> int:
+    """Bytes that a pass is to free, also where all fits still."""
+    most = limits.most(disk)
+    over = 0 if most is None else kept - int(most * LOW)
+    if disk is not None:
+        over = max(over, int(limits.reserve(disk) * MORE) - disk.free)
+    return max(over, 0)
 
-    `kept` counts what is there and what other fills have announced.
-    """
+
+def needed(kept: int, coming: int, disk: Disk | None, limits: Limits) -> int:
+    """Bytes that have to go before `coming` more are written: no more, because somebody waits for it."""
     over = 0
     most = limits.most(disk)
-    if most is not None and kept + coming > most:
-        over = kept + coming - int(most * LOW)
+    if most is not None:
+        over = kept + coming - most
     if disk is not None:
-        reserve = limits.reserve(disk)
-        if disk.free - coming < reserve:
-            over = max(over, int(reserve * MORE) - (disk.free - coming))
+        over = max(over, limits.reserve(disk) - (disk.free - coming))
     return max(over, 0)
 
 

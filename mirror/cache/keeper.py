@@ -13,12 +13,13 @@ import asyncio
 import fcntl
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
-from mirror.cache.eviction import GRACE, Disk, Limits, excess, fits
+from mirror.cache.eviction import GRACE, Disk, Limits, fits, needed, surplus
 from mirror.cache.evictor import Evictor, Freed, failed
 from mirror.cache.surveyor import Surveyor
 from mirror.ledger.facts import Candidate, CandidateKey
@@ -29,8 +30,9 @@ from mirror.registry import RegistryError
 from mirror.store.errors import StoreError
 
 PASS = 60.0  # seconds between two looks at limits and ages
+SLICE = 2.0  # seconds of a pass over the limits, between which fills that need room have their turn
 AGAIN = 600.0  # seconds before a survey that failed is begun again
-CANDIDATES = 100  # asked of the inventory at once
+CANDIDATES = 100  # asked of the inventory at once, and as many more as were passed over
 ROOM = 10.0  # seconds that a fill waits for room; then it is decided by what there is
 STAYING = 10_000  # candidates that one pass passes over: pinned, being filled, on a disk that lets nothing go
 
@@ -46,24 +48,52 @@ class Lock:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._mine = asyncio.Lock()
+        self._mine = asyncio.Lock()  # of what takes long
+        self._taking = asyncio.Lock()
+        self._file: BinaryIO | None = None
+        self._holders = 0
 
     @asynccontextmanager
     async def held(self, *, wait: bool = False) -> AsyncGenerator[None, None]:
-        """Raises HeldError when somebody has it; of this process's own turns `wait` waits for the end."""
+        """For what takes long. Of this process's own turns `wait` waits for the end.
+
+        Raises HeldError when somebody has it, OSError where the file cannot be had.
+        """
         if self._mine.locked() and not wait:
             raise HeldError
-        async with self._mine:
-            if self._path is None:
-                yield
-                return
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise HeldError from error
-                yield
+        async with self._mine, self.shared():
+            yield
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncGenerator[None, None]:
+        """Against other processes, but beside what takes long in this one: a fill cannot wait for that.
+
+        All that deletes finds what another has deleted meanwhile not there, and that is no error.
+        Raises HeldError, OSError.
+        """
+        async with self._taking:
+            if not self._holders and self._path is not None:
+                self._file = await asyncio.to_thread(_lock, self._path)
+            self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders and self._file is not None:
+                self._file.close()
+                self._file = None
+
+
+def _lock(path: Path) -> BinaryIO:
+    """In a thread. Closing the file lets go. Raises HeldError, OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise HeldError from error
+    return file
 
 
 class Keeper:
@@ -95,7 +125,8 @@ class Keeper:
         self._namespace_of = namespace_of
         self._clock = clock
         self._known = 0  # bytes, when the inventory was last asked
-        self._turn = asyncio.Lock()  # of fills that need room
+        self._turn = asyncio.Lock()  # of who evicts for a size
+        self._scarce = asyncio.Event()  # a fill has had to wait for room: make some more
 
     async def run(self) -> None:
         """Look after it all, until cancelled."""
@@ -106,13 +137,17 @@ class Keeper:
                 survey_at = now + AGAIN
                 await self._survey()
             await self._look()
-            await asyncio.sleep(PASS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._scarce.wait(), PASS)
+                await asyncio.sleep(SLICE)  # where nothing can go, each fill asks in vain
 
     async def make_room(self, digest: Digest, size: int) -> bool:
         """Reserve room for a fill of so many bytes, evicting what has to go; False: it does not fit."""
+        if not self._limits.of_size:
+            return self._reserve(digest, size)
         try:
             kept, disk = await self._state()
-            over = excess(kept, size, disk, self._limits)
+            over = needed(kept, size, disk, self._limits)
             # What does not fit beside what is coming already would evict all, and not be kept.
             if over and self._inventory.complete and self._could_fit(size, disk):
                 kept, disk = await self._evict_for(size)
@@ -122,8 +157,7 @@ class Keeper:
         if not fits(kept, size, disk, self._limits):
             log.warning("keeper.no_room", digest=str(digest), bytes=size, kept=kept)
             return False
-        self._reserved[digest] = self._reserved.get(digest, 0) + size
-        return True
+        return self._reserve(digest, size)
 
     async def _evict_for(self, size: int) -> tuple[int, Disk | None]:
         """What there is then. One fill after the other: each may have made room for the next one too.
@@ -135,13 +169,18 @@ class Keeper:
             await self._turn.acquire()
         try:
             kept, disk = await self._state()
-            over = excess(kept, size, disk, self._limits)
+            over = needed(kept, size, disk, self._limits)
             if over:
+                self._scarce.set()
                 await self._free("room", over, until=until)
                 kept, disk = await self._state()
             return kept, disk
         finally:
             self._turn.release()
+
+    def _reserve(self, digest: Digest, size: int) -> bool:
+        self._reserved[digest] = self._reserved.get(digest, 0) + size
+        return True
 
     def _could_fit(self, size: int, disk: Disk | None) -> bool:
         """Whether it would if nothing were kept but what is coming."""
@@ -167,16 +206,27 @@ class Keeper:
             return
         try:
             if self._limits.ttl is not None:
-                await self._free("ttl", None, self._clock() - self._limits.ttl)
-            over = excess(*(await self._state_of(0)), self._limits)
-            if over:
-                await self._free("limit", over)
+                before = self._clock() - self._limits.ttl
+                # NB: of uses before the inventory was begun nothing is known: the files' ages say when they
+                # were fetched. A folder that was adopted, or has lost its inventory, begins anew.
+                born = await self._inventory.born()
+                if born is not None and born < before:
+                    await self._free("ttl", None, before)
+            await self._shrink()
         except (NotKept, OSError) as error:  # OSError: the lock cannot be had, as on a read-only disk
             log.warning("keeper.postponed", reason=str(error))
 
-    async def _state_of(self, coming: int) -> tuple[int, int, Disk | None]:
-        kept, disk = await self._state()
-        return kept, coming, disk
+    async def _shrink(self) -> None:
+        """Back to where fills need not wait for room, if what is kept has come to the limits."""
+        low = self._scarce.is_set()
+        self._scarce.clear()
+        while self._limits.of_size:
+            async with self._turn:
+                kept, disk = await self._state()
+                low = low or needed(kept, 0, disk, self._limits) > 0
+                over = surplus(kept, disk, self._limits) if low else 0
+                if not over or not await self._free("limit", over, until=time.monotonic() + SLICE):
+                    return
 
     async def _state(self) -> tuple[int, Disk | None]:
         """Bytes kept or announced, and the disk.
@@ -203,8 +253,8 @@ class Keeper:
         before: float | None = None,
         *,
         until: float = float("inf"),
-    ) -> None:
-        """Evict until `wanted` bytes are free, or all that was not used since `before` is gone.
+    ) -> int:
+        """Evict until `wanted` bytes are free, or all that was not used since `before` is gone; bytes freed.
 
         `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
         the inventory does not know.
@@ -213,21 +263,23 @@ class Keeper:
         latest = min(self._clock() - GRACE, before if before is not None else float("inf"))
         stay: set[CandidateKey] = set()
         try:
-            async with self._lock.held():
+            async with self._lock.shared():
                 while (wanted is None or freed.bytes < wanted) and len(stay) < STAYING:
                     if time.monotonic() >= until:
                         break
-                    found = await self._inventory.oldest(CANDIDATES, self._clock(), stay)
+                    # The inventory looks at all that stay once more each time: so it is to be asked seldom.
+                    limit = CANDIDATES + len(stay)
+                    found = await self._inventory.oldest(limit, self._clock(), stay)
                     old = [candidate for candidate in found if candidate.used < latest]
                     for candidate in old:
                         if (wanted is not None and freed.bytes >= wanted) or time.monotonic() >= until:
                             break
                         if self._is_pinned(candidate) or not await self._evict(candidate, freed):
                             stay.add(candidate.key)
-                    if len(old) < CANDIDATES:
+                    if len(old) < limit:
                         break
         except HeldError:
-            log.info("keeper.waiting", reason="a collection is under way")
+            log.info("keeper.waiting", reason="another process is deleting")
         finally:
             if freed.images or freed.blobs:
                 log.info(
@@ -238,6 +290,7 @@ class Keeper:
                     bytes=freed.bytes,
                     seconds=round(time.monotonic() - began, 3),
                 )
+        return freed.bytes
 
     async def _evict(self, candidate: Candidate, freed: Freed) -> bool:
         """Whether it went, at least from the inventory."""

@@ -13,13 +13,13 @@ import structlog
 from mirror.ledger import scheduler
 from mirror.ledger.facts import SeenBlob, SeenLink, SeenParts, SeenTag, Use
 from mirror.ledger.inventory import Inventory
-from mirror.oci.digest import Digest
-from mirror.oci.names import Repository
+from mirror.store.manifests import in_batches
 from mirror.store.survey import ImageFact, LayerFact, RepositoryFact, TagFact
 from mirror.store.tree import Tree
 
 TELL = 10.0  # seconds between two lines about the progress
 REST = 0.002  # seconds between two batches of 1000 files, so that answers come first
+LOOKS = 8  # manifests read at a time; one after the other the disk would rest most of the time
 STATE_LIMIT = 256 << 20  # bytes of registry:2's memory; a million entries
 
 log = structlog.get_logger()
@@ -74,15 +74,16 @@ class Surveyor:
             if isinstance(fact, TagFact)
         ]
         await self._inventory.seen_layers(layers)
-        for unread in await self._inventory.seen_images(images):
-            parts = await self._parts(unread.repository, unread.digest)
-            if parts is not None:
-                await self._inventory.seen_parts([SeenParts(unread.repository, unread.digest, parts)])
+        unread = await self._inventory.seen_images(images)
+        async with aclosing(in_batches(unread, self._parts, LOOKS)) as looked_at:
+            async for parts in looked_at:
+                if parts is not None:
+                    await self._inventory.seen_parts([parts])
         await self._inventory.seen_tags(tags)
 
-    async def _parts(self, repository: Repository, digest: Digest) -> tuple[Digest, ...] | None:
-        named = await self._tree.named(repository, digest)
-        return None if named is None else tuple(named.parts)
+    async def _parts(self, image: SeenLink) -> SeenParts | None:
+        named = await self._tree.named(image.repository, image.digest)
+        return None if named is None else SeenParts(image.repository, image.digest, tuple(named.parts))
 
     async def _remember(self) -> None:
         """What registry:2 remembers of uses; its file stays as it is."""

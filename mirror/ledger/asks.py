@@ -49,6 +49,33 @@ def total(connection: sqlite3.Connection) -> Total:
     return Total(blobs, size)
 
 
+def born(connection: sqlite3.Connection) -> float | None:
+    """Since when uses are known; None before the first survey."""
+    found: float | None = connection.execute("SELECT born FROM state").fetchone()[0]
+    return found
+
+
+def tags_of(connection: sqlite3.Connection, repository: str, digest: bytes) -> list[Tag]:
+    """The tags that point to an image."""
+    found = connection.execute(
+        "SELECT tag FROM tag JOIN blob ON blob.id = tag.blob"
+        " WHERE digest = ? AND repository = (SELECT id FROM repository WHERE name = ?) ORDER BY tag",
+        (digest, repository),
+    ).fetchall()
+    return [Tag(tag) for (tag,) in found]
+
+
+def is_named(connection: sqlite3.Connection, repository: str, digest: bytes) -> bool:
+    """Whether an image of this repository names the digest."""
+    return bool(
+        connection.execute(
+            "SELECT 1 FROM part JOIN blob ON blob.id = part.blob"
+            " WHERE digest = ? AND repository = (SELECT id FROM repository WHERE name = ?)",
+            (digest, repository),
+        ).fetchone()
+    )
+
+
 def clamp(connection: sqlite3.Connection, now: float) -> None:
     """Nothing was used later than in AHEAD_SECONDS: a clock that was wrong once would keep it for ever."""
     late = now + AHEAD_SECONDS

@@ -218,6 +218,18 @@ class Inventory:
         """What is known of a blob; None: its data is not kept."""
         return await self._read(lambda connection: asks.blob(connection, raw(digest)))
 
+    async def born(self) -> float | None:
+        """When the first survey began, of what may have been lost before; None: there was none yet."""
+        return await self._read(asks.born)
+
+    async def tags_of(self, repository: Repository, digest: Digest) -> list[Tag]:
+        """The tags that point to an image."""
+        return await self._read(lambda connection: asks.tags_of(connection, repository.name, raw(digest)))
+
+    async def is_named(self, repository: Repository, digest: Digest) -> bool:
+        """Whether an image of this repository names it: as a blob, or as an index names its children."""
+        return await self._read(lambda connection: asks.is_named(connection, repository.name, raw(digest)))
+
     async def images(self, repository: Repository) -> list[Digest]:
         """The images of a repository."""
         return await self._read(lambda connection: asks.images(connection, repository.name))

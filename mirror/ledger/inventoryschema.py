@@ -23,10 +23,11 @@ CHECKPOINT = 4000
 
 _STATE = """CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1), token TEXT NOT NULL, complete INTEGER NOT NULL,
-    running INTEGER NOT NULL, blobs INTEGER NOT NULL, bytes INTEGER NOT NULL
+    running INTEGER NOT NULL, blobs INTEGER NOT NULL, bytes INTEGER NOT NULL, born REAL
 )"""
-# `token` is another one in every new file. `running`: not closed, or not well.
-_STATE_ROW = "INSERT INTO state VALUES (1, hex(randomblob(16)), 0, 0, 0, 0)"
+# `token` is another one in every new file. `running`: not closed, or not well. `born`: when the first survey
+# began; of what was used before nothing is known.
+_STATE_ROW = "INSERT INTO state VALUES (1, hex(randomblob(16)), 0, 0, 0, 0, NULL)"
 _REPOSITORY = "CREATE TABLE repository (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)"
 _BLOB = """CREATE TABLE blob (
     id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, size INTEGER, seen REAL NOT NULL,
@@ -82,7 +83,7 @@ INVENTORY = Tables(
     INVENTORY_SCHEMA,
     (_STATE, _STATE_ROW, _REPOSITORY, _BLOB, _IMAGE, _PART, _LAYER, _TAG, _HISTORY, *_INDEXES, *_TRIGGERS),
     (
-        "SELECT token, complete, running, blobs, bytes FROM state",
+        "SELECT token, complete, running, blobs, bytes, born FROM state",
         "SELECT id, digest, size, seen, used, hits, scrubbed, loose FROM blob WHERE id = 0",
         "SELECT id, repository, blob, seen, used, hits FROM image WHERE id = 0",
         "SELECT id, repository, blob FROM layer WHERE id = 0",

@@ -34,6 +34,7 @@ _Row = tuple[int, int, int | None, float | None]
 
 def begin(connection: sqlite3.Connection, now: float) -> Marks:
     """The marks of a survey that begins now."""
+    connection.execute("UPDATE state SET born = ifnull(born, ?)", (now,))
     tops = dict.fromkeys(_TABLES, 0)
     tops.update(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
     return Marks(now, {table: tops[table] for table in _TABLES})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,22 +12,24 @@ from typing import Any
 
 import pytest
 
-from mirror.store.booked import BookedStore
+from mirror.cache import keeper
 from mirror.cache.collecting import Collector
-from mirror.cache.eviction import Disk, Limits, excess, fits
-from mirror.cache.evictor import Evictor
+from mirror.cache.eviction import Disk, Limits, fits, needed, surplus
+from mirror.cache.evictor import Evictor, Freed
 from mirror.cache.freshness import Rule
 from mirror.cache.keeper import HeldError, Keeper, Lock
 from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
 from mirror.cache.surveyor import Surveyor
 from mirror.drivers.filesystem import FilesystemDriver
+from mirror.ledger.facts import Candidate
 from mirror.ledger.inventory import Inventory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RawManifest, RegistryError
+from mirror.store.booked import BookedStore
 from mirror.store.tree import Tree
 from tests.cache.kit import A, B, Clock, whole
 
@@ -139,17 +142,25 @@ async def shop(
     ("kept", "coming", "disk", "over", "room"),
     [
         (50, 50, None, 0, True),
-        (50, 51, None, 11, False),
-        (200, 0, None, 110, False),
+        (50, 51, None, 1, False),
+        (200, 0, None, 100, False),
         (50, 10, Disk(1000, 100), 0, True),
-        (50, 10, Disk(1000, 20), 15, False),
+        (50, 10, Disk(1000, 20), 10, False),
         (50, 10, Disk(1000, 30), 0, True),
     ],
 )
 def test_how_much_has_to_go(kept: int, coming: int, disk: Disk | None, over: int, room: bool) -> None:
     limits = Limits(maxsize=100, minfree=20)
-    assert excess(kept, coming, disk, limits) == over
+    assert needed(kept, coming, disk, limits) == over
     assert fits(kept, coming, disk, limits) is room
+
+
+@pytest.mark.parametrize(
+    ("kept", "disk", "over"),
+    [(90, None, 0), (91, None, 1), (50, Disk(1000, 25), 0), (50, Disk(1000, 22), 3), (95, Disk(1000, 24), 5)],
+)
+def test_a_pass_goes_some_way_below_the_limits(kept: int, disk: Disk | None, over: int) -> None:
+    assert surplus(kept, disk, Limits(maxsize=100, minfree=20)) == over
 
 
 def test_shares_are_of_the_disk() -> None:
@@ -346,10 +357,144 @@ async def test_a_purge_takes_an_image_and_what_no_other_names(tmp_path: Path, by
         shared = b"s" * KIB
         image = await at.image(A, "1", b"a" * KIB, shared)
         other = await at.image(B, "1", shared)
-        reference = {"tag": Tag("1"), "digest": image, "repository": None}[by]
+        reference: Tag | Digest | None = Tag("1") if by == "tag" else image if by == "digest" else None
         events = [event async for event in at.collector.purge(A, reference)]
         assert events[-1]["images"] == 1
         assert not await at.has(A, image)
         assert not await at.kept(b"a" * KIB)
         assert await at.has(B, other)
         assert await at.kept(shared)
+
+
+async def test_purging_one_of_two_tags_leaves_the_image(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        image = await at.image(A, "1", b"a" * KIB)
+        await at.store.tag(A, Tag("2"), image)
+        assert [event async for event in at.collector.purge(A, Tag("1"))][-1]["images"] == 0
+        with pytest.raises(RegistryError):
+            await at.store.resolve(A, Tag("1"))
+        assert (await at.store.resolve(A, Tag("2"))).descriptor.digest == image
+        assert [event async for event in at.collector.purge(A, Tag("2"))][-1]["images"] == 1
+        assert at.bytes_on_disk() == 0
+        assert at.folders() == set()
+
+
+async def test_purging_an_index_takes_the_images_that_nothing_else_leads_to(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        left, tagged = await at.image(A, "", b"a" * KIB), await at.image(A, "stays", b"b" * KIB)
+        entries = [{**_descriptor(each, 300), "mediaType": OCI_MANIFEST} for each in (left, tagged)]
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+        await at.manifest(A, "1", index)
+        events = [event async for event in at.collector.purge(A, Tag("1"))]
+        assert events[-1]["images"] == 2
+        assert not await at.has(A, left)
+        assert not await at.kept(b"a" * KIB)
+        assert await at.has(A, tagged)
+        assert await at.kept(b"b" * KIB)
+
+
+async def test_an_adopted_folder_and_a_lost_inventory_expire_nothing_that_may_be_in_use(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    async with shop(tmp_path, Limits(), clock=clock) as at:
+        image = await at.image(A, "1", b"a" * KIB)
+    for file in (tmp_path / "mirror").glob("inventory.sqlite*"):
+        file.unlink()
+    clock.now = 5e9  # the files are years old by now
+    async with shop(tmp_path, Limits(ttl=10 * HOUR), clock=clock) as at:
+        await at.keeper._look()
+        assert await at.has(A, image)
+        clock.now += 9 * HOUR
+        await at.keeper._look()
+        assert await at.has(A, image)
+        clock.now += 2 * HOUR
+        await at.keeper._look()
+        assert not await at.has(A, image)
+
+
+async def test_a_fill_waits_for_its_own_bytes_only_and_the_rest_goes_behind_it(tmp_path: Path) -> None:
+    limit = 100 * KIB
+    async with shop(tmp_path, Limits(maxsize=limit)) as at:
+        images = []
+        for number in range(9):
+            images.append(await at.image(A, f"v{number}", bytes([number]) * 10 * KIB))
+            at.clock.now += HOUR
+        assert await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+        assert [await at.has(A, image) for image in images] == [False] + [True] * 8
+        await at.keeper._look()
+        assert at.bytes_on_disk() + 12 * KIB <= 0.9 * limit
+        assert await at.has(A, images[-1])
+        left = at.bytes_on_disk()
+        await at.keeper._look()
+        assert at.bytes_on_disk() == left
+
+
+async def test_room_is_made_beside_a_collection_of_this_process(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(maxsize=20 * KIB)) as at:
+        await at.image(A, "1", b"a" * 15 * KIB)
+        at.clock.now += HOUR
+        async with at.keeper._lock.held():
+            assert await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+            with pytest.raises(HeldError):  # a fill has let go of its part only
+                async with Lock(tmp_path / "mirror" / "keeper.lock").held():
+                    pass
+        async with Lock(tmp_path / "mirror" / "keeper.lock").held():
+            pass
+
+
+async def test_room_is_made_beside_a_long_pass_over_ages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop(tmp_path, Limits(maxsize=40 * KIB, ttl=10 * HOUR)) as at:
+        await at.image(A, "1", b"a" * 15 * KIB)
+        await at.image(B, "1", b"b" * 15 * KIB)
+        at.clock.now += 11 * HOUR
+        held, go_on = asyncio.Event(), asyncio.Event()
+        evict = Evictor.evict
+
+        async def slow(evictor: Evictor, candidate: Candidate, freed: Freed) -> bool:
+            if not held.is_set():
+                held.set()
+                await go_on.wait()
+            return await evict(evictor, candidate, freed)
+
+        monkeypatch.setattr(Evictor, "evict", slow)
+        ages = asyncio.create_task(at.keeper._look())
+        await held.wait()
+        assert await at.keeper.make_room(Digest.of(b"c"), 20 * KIB)
+        go_on.set()
+        await ages
+        assert at.bytes_on_disk() == 0
+
+
+async def test_where_nothing_is_limited_no_fill_waits_for_the_inventory(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(ttl=HOUR)) as at:
+        at.keeper._inventory = Inventory(None)  # which is not open, and raises
+        assert await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+        assert at.keeper._known == 0
+        assert at.reserved == {Digest.of(b"c"): 12 * KIB}
+
+
+async def test_many_pinned_images_are_passed_over_in_few_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "CANDIDATES", 1)
+    async with shop(tmp_path, Limits(ttl=HOUR, pins=(Rule("library/a:*", 0),))) as at:
+        for number in range(15):
+            await at.image(A, f"v{number}", b"a" * KIB)
+        at.clock.now += 5 * HOUR
+        gone = await at.image(B, "1", b"b" * KIB)
+        at.clock.now += 5 * HOUR
+        asked = 0
+        oldest = Inventory.oldest
+
+        async def counted(*args: Any) -> list[Candidate]:
+            nonlocal asked
+            asked += 1
+            return await oldest(*args)
+
+        monkeypatch.setattr(Inventory, "oldest", counted)
+        await at.keeper._look()
+        assert not await at.has(B, gone)
+        assert asked <= 6
