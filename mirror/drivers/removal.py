@@ -12,12 +12,8 @@ from mirror.drivers import files
 from mirror.drivers.base import PathNotFoundError
 from mirror.drivers.files import naming
 
-_IN_USE = {
-    errno.ENOTEMPTY,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EBUSY,
-}  # not empty, a link, a mount's own folder
+# What keeps a folder: something in it; or it is a link, a file, or another file system's root.
+_IN_USE = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY}
 
 
 def delete(root: Path, target: Path, path: str) -> None:

@@ -423,7 +423,9 @@ async def test_what_is_behind_a_link_keeps_its_blobs_and_is_not_garbage(root: Pa
     away = tmp_path / "away"
     other = FilesystemDriver(away, threads=1)
     await ContentStore(other).put_manifest(REPOSITORY, MANIFEST, Tag("lost"))
-    await other.put(layout.blob_data(ORPHAN), b"orphan")
+    unnamed = Digest.of(b"unnamed")
+    for digest in (ORPHAN, unnamed):
+        await other.put(layout.blob_data(digest), b"orphan")
     await other.put(layout.layer_link(REPOSITORY, ORPHAN), layout.link_bytes(ORPHAN))
     await other.put(layout.revision_link(REPOSITORY, ORPHAN), b"broken")
     (away / layout.REPOSITORIES / "library/empty").mkdir()
@@ -433,12 +435,11 @@ async def test_what_is_behind_a_link_keeps_its_blobs_and_is_not_garbage(root: Pa
     (root / layout.REPOSITORIES).mkdir(parents=True)
     (root / layout.REPOSITORIES / "library").symlink_to(away / layout.REPOSITORIES / "library")
     (root / layout.BLOBS / "sha256/far").symlink_to(away / layout.BLOBS / "sha256")
-    (root / layout.BLOBS / "sha256" / ORPHAN.hex[:2]).symlink_to(
-        away / layout.BLOBS / "sha256" / ORPHAN.hex[:2]
-    )
+    for digest in (ORPHAN, unnamed):
+        (root / layout.blob_folder(digest)).parent.symlink_to((away / layout.blob_folder(digest)).parent)
     for untagged in (False, True):
         assert await collected(Tree(driver), untagged=untagged) == []
-    assert await ContentStore(driver).blob_size(ORPHAN) == 6
+    assert await ContentStore(driver).blob_size(unnamed) == 6
     await other.close()
     await driver.close()
 
