@@ -2,6 +2,7 @@
 # make demo   the same against a small local upstream, without a network: a cold and a warm pull
 # make test   lint, types, import contracts, unit, integration and real clients
 # make check  the quick part of it: no real clients, no container image
+# make bench-keeping  measures what docs/performance.md says of what is kept; some minutes
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ PYTEST_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NO_INDEX = The first run installs Python packages: pip needs a package index (PIP_INDEX_URL) or wheels (PIP_FIND_LINKS).
 
-.PHONY: run demo test check lint packages clean
+.PHONY: run demo test check lint packages bench-keeping clean
 
 run: $(VENV)/.run
 	$(BIN)/mirror serve
@@ -23,6 +24,10 @@ test: packages lint
 
 check: lint
 	$(BIN)/pytest -m "not clients and not image" $(PYTEST_ARGS)
+
+bench-keeping: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.run_keeping
+	$(BIN)/python -m tests.bench.scale
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

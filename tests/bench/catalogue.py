@@ -83,7 +83,7 @@ class Catalogue:
         return sum(blobs.values()) + sum(len(image.body) for image in self.images)
 
     def pulls(self, count: int, seconds: float, alpha: float = 1.0) -> Iterator[Pull]:
-        """So many pulls at random times; the n-th image is wanted 1 / n ** alpha times as often as the first."""
+        """So many pulls at random times; the n-th image is wanted n ** -alpha times as often as the first."""
         weights = list(accumulate(1 / rank**alpha for rank in range(1, len(self.images) + 1)))
         for at in sorted(self._random.uniform(0, seconds) for _ in range(count)):
             yield Pull(at, self.images[bisect(weights, self._random.uniform(0, weights[-1]))])

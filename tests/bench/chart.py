@@ -10,8 +10,8 @@ HOURS = 24
 STEP = 4  # hours between two marks
 MARKS = 4  # of the other axis
 
-_HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"
-  font-family="sans-serif" font-size="12" fill="#333">
+_HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"
+  width="{width}" height="{height}" font-family="sans-serif" font-size="12" fill="#333">
 <title>{title}</title>
 <rect width="100%" height="100%" fill="#fff"/>"""
 
@@ -52,8 +52,8 @@ def _panel(panel: Panel, top: int) -> list[str]:
         y = bottom - PANEL * mark / MARKS
         parts.append(f"<path d='M{LEFT} {y:.1f}H{right}' stroke='#ddd'/>")
         parts.append(_text(LEFT - 8, y + 4, f"{panel.top * mark / MARKS:g}", "text-anchor='end'"))
-    for hour in range(0, HOURS + 1, STEP):
-        parts.append(_text(_x(hour), bottom + 16, f"{hour} h", "text-anchor='middle'"))
+    hours = range(0, HOURS + 1, STEP)
+    parts += [_text(_x(hour), bottom + 16, f"{hour} h", "text-anchor='middle'") for hour in hours]
     for number, line in enumerate(panel.lines):
         points = " ".join(
             f"{_x(hour):.1f},{bottom - PANEL * min(value / panel.top, 1):.1f}" for hour, value in line.points

@@ -37,11 +37,7 @@ def _disk(folder: Path) -> str:
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each in above)
     device = folder.stat().st_dev
     rotational = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/queue/rotational")
-    kind = ""
-    if rotational.exists():
-        kind = (
-            "a disk that reports itself as rotating, "
-            if rotational.read_text().strip() == "1"
-            else "an SSD, "
-        )
-    return f"{kind}{above[place]}"
+    if not rotational.exists():
+        return above[place]
+    turns = rotational.read_text().strip() == "1"
+    return f"{'a disk that reports itself as rotating' if turns else 'an SSD'}, {above[place]}"

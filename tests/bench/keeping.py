@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mirror.cache.eviction import Limits
 from mirror.cache.evictor import Evictor
-from mirror.cache.keeper import Keeper, Lock
+from mirror.cache.keeper import PASS, Keeper, Lock
 from mirror.cache.memory import Memory
 from mirror.cache.surveyor import Surveyor
 from mirror.drivers.filesystem import FilesystemDriver
@@ -177,19 +177,21 @@ class Mirror:
 async def simulate(root: Path, pulls: Iterable[Pull], limit: int) -> Outcome:
     """Drive the pulls through both. Raises AssertionError where the limit does not hold."""
     outcome = Outcome(limit)
-    fifo, looked = Fifo(limit), 0.0
+    fifo, looked, passed = Fifo(limit), 0.0, 0.0
     async with _mirror(root, limit, outcome) as mirror:
         for pull in pulls:
             while pull.at >= looked + LOOK:
                 looked += LOOK
                 mirror.clock.now = EPOCH + looked
-                await mirror.keeper._look()
                 kept = await mirror.check()
                 outcome.points.append(
                     Point(looked, kept, fifo.bytes, _copy(outcome.mirror), _copy(outcome.fifo))
                 )
             mirror.clock.now = EPOCH + pull.at
             await mirror.pull(pull.image)
+            if pull.at >= passed + PASS:  # woken by a fill, or by the time: see `Keeper.run`
+                passed = pull.at
+                await mirror.keeper._look()
             for digest, size in _blobs(pull.image):
                 outcome.fifo.count(size, hit=fifo.take(digest, size))
         await mirror.keeper._look()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from pathlib import Path
 from random import Random
 
@@ -18,21 +16,18 @@ IMAGES = 20_000
 BLOBS_EACH = 5  # new blobs for each image, its manifest and its config among them
 TAGS_EACH = 10  # images of a repository
 SHARING = 5  # images that share a base layer
-OLD = 1000  # images that were written AGE seconds ago
-AGE = 48 * 3600.0
 SEED = 4
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
-def make(root: Path, images: int = IMAGES, old: int = OLD) -> None:
+def make(root: Path, images: int = IMAGES) -> None:
     """`images` of a base layer that some share, layers of their own, a config and a manifest.
 
-    There are BLOBS_EACH blobs for each image. The first `old` images were written AGE seconds ago.
+    There are BLOBS_EACH blobs for each image.
     """
     random = Random(SEED)
     for number in range(images):
-        before = time.time() - AGE if number < old else None
         repository = Repository(f"team{number // TAGS_EACH % 50}/app{number // TAGS_EACH}")
         base = f"base of {repository} {number // SHARING}".encode() * 40
         layers = [base, *(random.randbytes(1024) for _ in range(BLOBS_EACH - 2))]
@@ -47,31 +42,27 @@ def make(root: Path, images: int = IMAGES, old: int = OLD) -> None:
                 "layers": [_descriptor(_LAYER, layer) for layer in layers],
             }
         ).encode()
-        _keep(root, repository, Tag(f"v{number % TAGS_EACH}"), manifest, [config, *layers], before)
+        _keep(root, repository, Tag(f"v{number % TAGS_EACH}"), manifest, [config, *layers])
 
 
-def _keep(
-    root: Path, repository: Repository, tag: Tag, manifest: bytes, blobs: list[bytes], at: float | None
-) -> None:
+def _keep(root: Path, repository: Repository, tag: Tag, manifest: bytes, blobs: list[bytes]) -> None:
     digest = Digest.of(manifest)
     for blob in blobs:
-        _write(root, layout.blob_data(Digest.of(blob)), blob, at)
-        _write(root, layout.layer_link(repository, Digest.of(blob)), layout.link_bytes(Digest.of(blob)), at)
-    _write(root, layout.blob_data(digest), manifest, at)
+        _write(root, layout.blob_data(Digest.of(blob)), blob)
+        _write(root, layout.layer_link(repository, Digest.of(blob)), layout.link_bytes(Digest.of(blob)))
+    _write(root, layout.blob_data(digest), manifest)
     for link in (
         layout.revision_link(repository, digest),
         layout.tag_index_link(repository, tag, digest),
         layout.tag_current_link(repository, tag),
     ):
-        _write(root, link, layout.link_bytes(digest), at)
+        _write(root, link, layout.link_bytes(digest))
 
 
-def _write(root: Path, path: str, data: bytes, at: float | None) -> None:
+def _write(root: Path, path: str, data: bytes) -> None:
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
-    if at is not None:
-        os.utime(target, (at, at))
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, object]:

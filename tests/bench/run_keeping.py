@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import tempfile
 import time
-from pathlib import Path
 
 import structlog
 
@@ -14,6 +12,7 @@ from tests.bench import document
 from tests.bench.catalogue import SCALE, Catalogue
 from tests.bench.chart import HOURS, Line, Panel, chart
 from tests.bench.keeping import Outcome, Point, Tally, simulate
+from tests.support.memory import memory_folder
 
 SEED = 4
 IMAGES = 1000
@@ -35,8 +34,8 @@ def main() -> None:
     catalogue = Catalogue(options.images, SEED)
     limit = catalogue.size // SHARE
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mirror-bench-") as folder:
-        outcome = asyncio.run(simulate(Path(folder), catalogue.pulls(options.pulls, DAY), limit))
+    with memory_folder() as folder:
+        outcome = asyncio.run(simulate(folder, catalogue.pulls(options.pulls, DAY), limit))
     text = _text(catalogue, options.pulls, outcome)
     print(text)
     print(f"{time.monotonic() - began:.0f} s")
@@ -55,14 +54,12 @@ def _text(catalogue: Catalogue, pulls: int, outcome: Outcome) -> str:
         ("not kept for want of room", str(outcome.not_kept), "0"),
         ("most kept over the limit", f"{max(outcome.over, 0) * SCALE / 1e6:.1f} MB", "0"),
     ]
-    return "\n\n".join(
-        [
-            f"Seed {SEED}: {len(catalogue.images)} images, {catalogue.size / GB:.1f} GB in all; "
-            f"limit {outcome.limit / GB:.1f} GB; {pulls} pulls, {mirror.asked_bytes / GB:.0f} GB asked for; "
-            f"at most {outcome.in_flight * SCALE / 1e6:.0f} MB in flight at a time.",
-            document.table(("", "mirror", "FIFO of blobs"), rows),
-        ]
+    told = (
+        f"Seed {SEED}: {len(catalogue.images)} images, {catalogue.size / GB:.1f} GB in all; "
+        f"limit {outcome.limit / GB:.1f} GB; {pulls} pulls, {mirror.asked_bytes / GB:.0f} GB asked for; "
+        f"at most {outcome.in_flight * SCALE / 1e6:.0f} MB in flight at a time."
     )
+    return f"{told}\n\n{document.table(('', 'mirror', 'FIFO of blobs'), rows)}"
 
 
 def _plot(outcome: Outcome) -> str:
