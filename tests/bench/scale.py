@@ -57,6 +57,14 @@ class Started:
         raise TimeoutError(f"no {event} in {self.log}")
 
 
+class Rows(list[tuple[str, str]]):
+    """Of the table; told as they come, for it takes some minutes."""
+
+    def append(self, row: tuple[str, str]) -> None:
+        print(": ".join(row), flush=True)
+        super().append(row)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="a folder that largetree has made")
@@ -75,7 +83,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, scratch: Path) -> list[tuple[str, str]]:
-    rows = []
+    rows = Rows()
     with _serve(folder, scratch / "first", {}) as mirror:
         rows.append(_times("first start, nothing known", mirror))
         survey = mirror.wait_for("survey.done")
