@@ -23,12 +23,13 @@ from tests.cache.walk import LAYERS, LIMIT, REPOSITORIES, TAGS, Generous, Life, 
 from tests.support.orphans import Tree
 
 HOUR = 3600.0
-WALKS = int(os.environ.get("MIRROR_WALKS", "10"))  # some 2 seconds each
+WALKS = int(os.environ.get("MIRROR_WALKS", "8"))  # some 2 seconds each, on an idle machine
 FAILURES = (RegistryError, StoreError, NotKept)  # what an operation may say of a disk that fails
 
 Step = tuple[Any, ...]  # what to do, and with what
 
 images = st.tuples(st.sampled_from(REPOSITORIES), st.sampled_from(TAGS))
+FIRST = (("library/a", "1"), ("library/b", "1"), ("quay.io/org/c", "1"))  # so that there is what can go
 layers = st.lists(st.integers(0, len(LAYERS) - 1), min_size=1, max_size=3).map(tuple)
 pulls = images.map(lambda image: ("pull", *image))
 upkeep = st.one_of(
@@ -61,6 +62,9 @@ class Walk:
     async def go(self, walk: list[Step]) -> None:
         await self.life.begin()
         try:
+            for name, tag in FIRST:
+                await self.life.pull(name, tag)
+            self.clock.now += HOUR
             for step in walk:
                 event(str(step[0]))
                 await self.step(step)
@@ -149,7 +153,7 @@ BIG = {Digest.of(data).hex for data in LAYERS}
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(st.lists(steps, min_size=4, max_size=16))
+@given(st.lists(steps, min_size=8, max_size=20))
 def test_what_is_served_is_right_and_what_is_kept_is_known_and_bounded_wherever_it_ends(
     walk: list[Step],
 ) -> None:
