@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -211,7 +212,7 @@ class Keeper:
                 # were fetched. A folder that was adopted, or has lost its inventory, begins anew.
                 born = await self._inventory.born()
                 if born is not None and born < before:
-                    await self._free("ttl", None, before)
+                    await self._free("ttl", math.inf, before)
             await self._shrink()
         except (NotKept, OSError) as error:  # OSError: the lock cannot be had, as on a read-only disk
             log.warning("keeper.postponed", reason=str(error))
@@ -220,13 +221,21 @@ class Keeper:
         """Back to where fills need not wait for room, if what is kept has come to the limits."""
         low = self._scarce.is_set()
         self._scarce.clear()
-        while self._limits.of_size:
-            async with self._turn:
-                kept, disk = await self._state()
-                low = low or needed(kept, 0, disk, self._limits) > 0
-                over = surplus(kept, disk, self._limits) if low else 0
-                if not over or not await self._free("limit", over, until=time.monotonic() + SLICE):
-                    return
+        freed, began = Freed(), time.monotonic()
+        try:
+            while self._limits.of_size:
+                async with self._turn:
+                    kept, disk = await self._state()
+                    low = low or needed(kept, 0, disk, self._limits) > 0
+                    over = surplus(kept, disk, self._limits) if low else 0
+                    gone = freed.images + freed.blobs
+                    wanted = freed.bytes + over
+                    if over:
+                        await self._evict_oldest(freed, wanted, until=time.monotonic() + SLICE)
+                    if freed.bytes >= wanted or freed.images + freed.blobs == gone:
+                        return
+        finally:
+            _tell("limit", freed, began)
 
     async def _state(self) -> tuple[int, Disk | None]:
         """Bytes kept or announced, and the disk.
@@ -249,30 +258,37 @@ class Keeper:
     async def _free(
         self,
         reason: str,
-        wanted: int | None,
-        before: float | None = None,
+        wanted: float,
+        before: float = math.inf,
         *,
-        until: float = float("inf"),
-    ) -> int:
-        """Evict until `wanted` bytes are free, or all that was not used since `before` is gone; bytes freed.
+        until: float = math.inf,
+    ) -> None:
+        """Evict, as `_evict_oldest`, and tell."""
+        freed, began = Freed(), time.monotonic()
+        try:
+            await self._evict_oldest(freed, wanted, before, until=until)
+        finally:
+            _tell(reason, freed, began)
+
+    async def _evict_oldest(
+        self, freed: Freed, wanted: float, before: float = math.inf, *, until: float = math.inf
+    ) -> None:
+        """Evict until `wanted` bytes are freed, or all that was not used since `before` is gone.
 
         `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
         the inventory does not know.
         """
-        freed, began = Freed(), time.monotonic()
-        latest = min(self._clock() - GRACE, before if before is not None else float("inf"))
+        latest = min(self._clock() - GRACE, before)
         stay: set[CandidateKey] = set()
         try:
             async with self._lock.shared():
-                while (wanted is None or freed.bytes < wanted) and len(stay) < STAYING:
-                    if time.monotonic() >= until:
-                        break
+                while freed.bytes < wanted and len(stay) < STAYING and time.monotonic() < until:
                     # The inventory looks at all that stay once more each time: so it is to be asked seldom.
                     limit = CANDIDATES + len(stay)
                     found = await self._inventory.oldest(limit, self._clock(), stay)
                     old = [candidate for candidate in found if candidate.used < latest]
                     for candidate in old:
-                        if (wanted is not None and freed.bytes >= wanted) or time.monotonic() >= until:
+                        if freed.bytes >= wanted or time.monotonic() >= until:
                             break
                         if self._is_pinned(candidate) or not await self._evict(candidate, freed):
                             stay.add(candidate.key)
@@ -280,17 +296,6 @@ class Keeper:
                         break
         except HeldError:
             log.info("keeper.waiting", reason="another process is deleting")
-        finally:
-            if freed.images or freed.blobs:
-                log.info(
-                    "eviction.done",
-                    reason=reason,
-                    images=freed.images,
-                    blobs=freed.blobs,
-                    bytes=freed.bytes,
-                    seconds=round(time.monotonic() - began, 3),
-                )
-        return freed.bytes
 
     async def _evict(self, candidate: Candidate, freed: Freed) -> bool:
         """Whether it went, at least from the inventory."""
@@ -309,3 +314,16 @@ class Keeper:
         if not repository.name.startswith(prefix):
             names += [f"{prefix}{name}" for name in names]
         return self._limits.is_pinned(names)
+
+
+def _tell(reason: str, freed: Freed, began: float) -> None:
+    """Say what went, if anything did. `began`: time.monotonic()."""
+    if freed.images or freed.blobs:
+        log.info(
+            "eviction.done",
+            reason=reason,
+            images=freed.images,
+            blobs=freed.blobs,
+            bytes=freed.bytes,
+            seconds=round(time.monotonic() - began, 3),
+        )
