@@ -363,6 +363,27 @@ async def test_of_a_tags_history_the_newest_hundred_are_kept() -> None:
         assert len(await inventory.history(APP, Tag("2"))) == 1
 
 
+async def test_what_comes_and_goes_in_one_batch_is_what_came_last(path: Path) -> None:
+    async with running(path) as inventory:
+        for _ in range(3):
+            inventory.note_tag(APP, Tag("1"), digest("i"), T0, "upstream")
+            inventory.note_tag_gone(APP, Tag("1"), T0)
+        inventory.note_tag(APP, Tag("1"), digest("i"), T0, "upstream")
+        pull(inventory, "i", "a")
+        inventory.note_image_gone(APP, digest("i"))
+        pull(inventory, "i", "b")
+        assert [candidate.tags for candidate in await inventory.oldest(1, T0)] == [(Tag("1"),)]
+    named = "SELECT digest FROM part JOIN blob ON blob.id = part.blob"
+    assert rows(path, named) == [(bytes.fromhex(digest("b").hex),)]
+
+
+async def test_nothing_is_left_of_what_a_tag_pointed_to_by_name_only(path: Path) -> None:
+    async with running(path) as inventory:
+        for each in "ijk":
+            inventory.note_tag(APP, Tag("1"), digest(each), T0, "upstream")
+    assert rows(path, "SELECT digest FROM blob") == [(bytes.fromhex(digest("k").hex),)]
+
+
 async def test_digests_of_both_algorithms_are_kept_apart() -> None:
     long = Digest.of(b"a", "sha512")
     async with running(None) as inventory:
