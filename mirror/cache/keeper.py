@@ -170,10 +170,11 @@ class Keeper:
             await self._turn.acquire()
         try:
             kept, disk = await self._state()
-            over = needed(kept, size, disk, self._limits)
-            if over:
+            # Again, for a smaller fill may have taken what was freed meanwhile; until nothing more goes.
+            while over := needed(kept, size, disk, self._limits):
                 self._scarce.set()
-                await self._free("room", over, until=until)
+                if not await self._free("room", over, until=until):
+                    break
                 kept, disk = await self._state()
             return kept, disk
         finally:
@@ -262,13 +263,14 @@ class Keeper:
         before: float = math.inf,
         *,
         until: float = math.inf,
-    ) -> None:
-        """Evict, as `_evict_oldest`, and tell."""
+    ) -> bool:
+        """Evict, as `_evict_oldest`, and tell; whether anything went."""
         freed, began = Freed(), time.monotonic()
         try:
             await self._evict_oldest(freed, wanted, before, until=until)
         finally:
             _tell(reason, freed, began)
+        return bool(freed.images or freed.blobs)
 
     async def _evict_oldest(
         self, freed: Freed, wanted: float, before: float = math.inf, *, until: float = math.inf

@@ -505,3 +505,23 @@ async def test_many_pinned_images_are_passed_over_in_few_questions(
         await at.keeper._look()
         assert not await at.has(B, gone)
         assert asked <= 6
+
+
+async def test_a_fill_gets_its_room_though_a_smaller_one_takes_what_was_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop(tmp_path, Limits(maxsize=50 * KIB)) as at:
+        for number in range(4):
+            await at.image(A, f"v{number}", bytes([number]) * 10 * KIB)
+        at.clock.now += HOUR
+        evict, thief = Evictor.evict, Digest.of(b"thief")
+
+        async def robbed(evictor: Evictor, candidate: Candidate, freed: Freed) -> bool:
+            gone = await evict(evictor, candidate, freed)
+            if thief not in at.reserved:
+                assert await at.keeper.make_room(thief, 5 * KIB)
+            return gone
+
+        monkeypatch.setattr(Evictor, "evict", robbed)
+        assert await at.keeper.make_room(Digest.of(b"c"), 18 * KIB)
+        assert at.bytes_on_disk() + sum(at.reserved.values()) <= 50 * KIB
