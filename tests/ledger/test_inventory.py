@@ -85,6 +85,15 @@ async def test_a_child_of_an_index_is_an_image_and_its_manifest_stays_with_the_i
         assert await names(inventory, "xijab") == ["x", "i", "a", "j"]
 
 
+async def test_a_link_of_what_is_still_an_image_here_stays() -> None:
+    async with running(None) as inventory:
+        pull(inventory, "x", "i")
+        pull(inventory, "i", "a")
+        index = await inventory.drop_image(APP, digest("x"))
+        assert index is not None
+        assert ([loose.digest for loose in index.blobs], index.links) == ([digest("x")], ())
+
+
 async def test_what_an_image_leaves_counts_until_it_is_dropped_itself() -> None:
     async with running(None) as inventory:
         pull(inventory, "i", "ab")

@@ -17,10 +17,12 @@ from mirror.ledger import file as file_module
 from mirror.ledger import inventory as module
 from mirror.ledger import recall as recall_module
 from mirror.ledger import stock as stock_module
+from mirror.ledger import survey as survey_module
 from mirror.ledger.facts import Total
 from mirror.ledger.file import DatabaseFile, NotKept
 from mirror.ledger.inventory import Inventory
 from mirror.ledger.inventoryschema import INVENTORY, INVENTORY_SCHEMA
+from mirror.ledger.rows import Rows
 from tests.ledger.inventorykit import APP, SIZE, T0, Tree, digest, names, pull, rows, running
 from tests.support.procs import Workspace
 from tests.support.programs import find, require, require_root
@@ -31,6 +33,7 @@ DISK = 2 << 20  # bytes
 CHILD = """
 import asyncio, sys
 from pathlib import Path
+from mirror.ledger.rows import Rows
 from tests.ledger.inventorykit import pull, running
 
 async def main(path, first, step, batches):
@@ -213,6 +216,45 @@ async def test_while_another_process_writes_nothing_is_answered_and_nothing_lost
         assert (await inventory.oldest(2, T0))[1].hits == 3
         assert state(inventory)
     assert logs == []
+
+
+async def test_notes_that_could_not_be_written_before_the_end_make_the_file_incomplete(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(path)
+    async with running(path) as inventory:
+        monkeypatch.setattr(stock_module.Stock, "write", _refuse)
+        pull(inventory, "j", "b")
+    monkeypatch.undo()
+    async with running(path) as inventory:
+        assert not state(inventory)
+
+
+async def test_the_end_of_a_survey_that_was_held_up_removes_all_that_it_has_to(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "CHANGED_AT_ONCE", 1)
+    await fill(path)
+    step, steps = survey_module.Sweep.step, []
+
+    def fail_once(sweep: survey_module.Sweep, rows: Rows) -> bool:
+        more = step(sweep, rows)
+        steps.append(more)
+        if len(steps) == 3:  # a layer was removed, and is there again
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
+        return more
+
+    monkeypatch.setattr(survey_module.Sweep, "step", fail_once)
+    async with running(path) as inventory:
+        await inventory.begin_survey(T0 + 1)
+        with pytest.raises(NotKept, match="locked"):
+            await inventory.end_survey()
+        await inventory.end_survey()
+        assert await inventory.total() == Total(0, 0)
+    for table in ("blob", "image", "part", "layer", "tag"):
+        assert rows(path, f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
 async def test_without_a_folder_it_works_from_memory_and_keeps_all_once_there_is_one(
