@@ -94,8 +94,14 @@ class Memory:
         self._linked.pop((repository, digest), None)
 
     def forget_blob(self, digest: Digest) -> None:
-        """The blob's bytes are gone."""
+        """The bytes are gone, a blob's or a manifest's: whoever asks next is to have them fetched and kept.
+
+        Looks at all manifests in memory, some thousands: deletions are rare.
+        """
         self._sound.pop(digest, None)
+        for known in (self._manifests, self._kept):
+            for key in [key for key in known if key[1] == digest]:
+                known.pop(key, None)
 
 
 class Absent:

@@ -10,7 +10,9 @@ import pytest
 from mirror import provenance
 from mirror.cache.fills import EACH_LIMIT
 from mirror.cache.freshness import Policy, Rule
+from mirror.cache.memory import Memory
 from mirror.cache.patience import BEHIND
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository, Tag
@@ -534,3 +536,19 @@ async def test_what_is_kept_in_part_is_given_only_while_its_upstream_is_known_to
         parts.put(CONFIG, LAYER)
         assert (await told(parts, reference))[0].body == IMAGE
     assert len(upstream.calls) == before, "all of it is here"
+
+
+async def test_a_manifest_whose_bytes_are_gone_is_forgotten_in_every_repository() -> None:
+    memory = Memory(100, 10.0)
+    digest, other = Digest.of(IMAGE), Digest.of(NEWER)
+    for repository in (A, B):
+        for body in (IMAGE, NEWER):
+            manifest = RawManifest(Descriptor(Digest.of(body), len(body), OCI_INDEX), body)
+            memory.remember(repository, manifest, None)
+            memory.kept(repository, Digest.of(body))
+    memory.forget_blob(digest)
+    for repository in (A, B):
+        assert memory.manifest(repository, digest) is None
+        assert not memory.is_kept(repository, digest)
+        assert memory.manifest(repository, other) is not None
+        assert memory.is_kept(repository, other)
