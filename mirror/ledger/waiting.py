@@ -12,7 +12,7 @@ from mirror.ledger.notes import ImageKept, Note, UseKey
 
 USES_EARLY = 10_000  # digests that were used; so many are to be written at once, which takes 0.4 s
 USES_LIMIT = 50_000  # some 20 MB; of more than that the uses are not counted
-NOTES_EARLY = 5_000  # digests in notes; so many are to be written at once, which takes 0.4 s
+NOTES_EARLY = 5_000  # digests in notes; so many are to be written at once, which takes 0.2 s
 NOTES_LIMIT = 100_000  # some 25 MB; of more than that the notes are lost, for a survey to find what they said
 NOTES_AT_ONCE = 50  # notes between two looks at the clock, 5 ms
 USES_AT_ONCE = 100  # uses, 2 ms
