@@ -322,6 +322,29 @@ async def test_nothing_is_left_of_what_is_gone(path: Path) -> None:
         assert rows(path, f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
+async def test_the_images_of_a_repository_their_tags_and_what_they_name_are_its_own() -> None:
+    async with running(None) as inventory:
+        pull(inventory, "x", "i", tag="latest")
+        pull(inventory, "i", "a")
+        pull(inventory, "j", "b", repository=OTHER, tag="1")
+        assert await inventory.images(APP) == [digest("x"), digest("i")]
+        assert await inventory.images(Repository("no/such")) == []
+        assert await inventory.tags_of(APP, digest("x")) == [Tag("latest")]
+        assert await inventory.tags_of(APP, digest("i")) == []
+        assert await inventory.tags_of(APP, digest("j")) == []
+        assert [await inventory.is_named(APP, digest(each)) for each in "xiab"] == [False, True, True, False]
+
+
+async def test_uses_are_known_since_the_first_survey_began(path: Path) -> None:
+    async with running(path) as inventory:
+        assert await inventory.born() is None
+        for began in (T0 + 5, T0 + 9):
+            await inventory.begin_survey(began)
+            await inventory.end_survey()
+    async with running(path) as inventory:
+        assert await inventory.born() == T0 + 5
+
+
 async def test_loose_blobs_are_those_that_no_image_names() -> None:
     async with running(None) as inventory:
         pull(inventory, "i", "a")
