@@ -49,6 +49,14 @@ def token_in(answer: Answer, now: float) -> tokens.Token:
     return tokens.parse(answer.body, now, _clock_of(answer))
 
 
+def _has_token(answer: Answer) -> bool:
+    try:
+        token_in(answer, 0.0)
+    except tokens.TokenError:
+        return False
+    return True
+
+
 def _get(plan: Bearer, scope: str, credentials: Credentials) -> Call:
     query = {"service": plan.service} if plan.service else {}
     query["scope"] = scope
@@ -56,13 +64,15 @@ def _get(plan: Bearer, scope: str, credentials: Credentials) -> Call:
     if credentials.has_login:
         query["account"] = credentials.username
         headers["Authorization"] = credentials.basic
-    return Call("GET", URL(plan.realm).extend_query(query), headers, limit=TOKEN_BODY, scope=scope)
+    return Call(
+        "GET", URL(plan.realm).extend_query(query), headers, limit=TOKEN_BODY, scope=scope, useful=_has_token
+    )
 
 
 def _post(plan: Bearer, scope: str, credentials: Credentials) -> Call:
     form = {"grant_type": "refresh_token", "refresh_token": credentials.identity_token}
     form |= {"client_id": CLIENT_ID, "service": plan.service, "scope": scope}
-    return Call("POST", URL(plan.realm), data=form, limit=TOKEN_BODY, scope=scope)
+    return Call("POST", URL(plan.realm), data=form, limit=TOKEN_BODY, scope=scope, useful=_has_token)
 
 
 def _clock_of(answer: Answer) -> datetime:

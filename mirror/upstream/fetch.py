@@ -31,6 +31,7 @@ _log = structlog.get_logger()
 class Call:
     """A request to make. `limit`: bytes that a successful body may have; None leaves it on the connection.
 
+    `useful`: whether a success has what was asked for; if not, that counts as a failure of its server.
     `blob`: it is a blob that is asked for; `again` and `scope`: as in `Breaker.failed`. `heard` is told each
     answer that is no redirect, also those after which the request is sent again.
     """
@@ -44,6 +45,7 @@ class Call:
     again: bool = False
     scope: str = ""
     heard: Callable[[Answer], None] | None = None
+    useful: Callable[[Answer], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,10 @@ class Fetcher:
                 return following
             answer = await self._answer(call, response, visit, elsewhere=hop.elsewhere)
             kept = answer.response is not None
-            visit.answered(answer.status, whole=not kept)
+            if call.useful is not None and response.ok and not call.useful(answer):
+                visit.failed()
+            else:
+                visit.answered(answer.status, whole=not kept)
             return answer
         finally:
             if not kept:

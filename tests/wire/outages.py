@@ -50,9 +50,7 @@ class Outage:
         False  # known by a name, which then has no address; the mirror starts anew, and knows none
     )
     tokens: bool = False  # the registry wants tokens, and those that it gave are not valid any more
-    quick: bool = (
-        False  # answers come, of no use or without a body: nothing for a breaker, asking costs no time
-    )
+    quick: bool = False  # HEAD is answered: nothing for a breaker, asking costs no time
 
     @property
     def is_slow(self) -> bool:
@@ -73,7 +71,7 @@ def outages(drip: float) -> tuple[Outage, ...]:
         Outage("answers 429", Fault(status=429, headers={"Retry-After": str(RETRY_AFTER)})),
         Outage("token server answers 500", Fault(status=500), token, tokens=True),
         Outage("token server hangs", Fault(hang=True), token, tokens=True),
-        Outage("token server sends garbage", Fault(body=b"<html>"), token, tokens=True, quick=True),
+        Outage("token server sends garbage", Fault(body=b"<html>"), token, tokens=True),
     )
 
 
