@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mirror.oci.digest import Digest, looks_like_digest
+from mirror.oci.digest import Digest
 
 MAX_NAME_LENGTH = 255  # distribution's limit for the whole name
 
@@ -53,8 +53,3 @@ class Tag:
 
 
 Reference = Tag | Digest
-
-
-def parse_reference(text: str) -> Reference:
-    """A tag or a digest. Raises InvalidNameError or DigestError."""
-    return Digest.parse(text) if looks_like_digest(text) else Tag.parse(text)
