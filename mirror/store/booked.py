@@ -5,7 +5,6 @@ Told after it was done: what a crash leaves unsaid, a survey of the tree finds.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -16,8 +15,8 @@ from mirror.oci.manifest import ManifestError, parse
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RawManifest, RegistryError
 from mirror.store.content import ContentStore
+from mirror.store.manifests import off_loop
 
-LARGE = 64 << 10  # bytes; a larger manifest is parsed in a thread
 UPSTREAM = "upstream"  # who says where a tag points
 
 
@@ -51,8 +50,7 @@ class BookedStore(ContentStore):
         self, repository: Repository, manifest: RawManifest, tag: Tag | None = None
     ) -> None:
         await super().put_manifest(repository, manifest, tag)
-        large = len(manifest.body) > LARGE
-        parts = await asyncio.to_thread(_parts, manifest) if large else _parts(manifest)
+        parts = await off_loop(manifest.body, lambda: _parts(manifest))
         descriptor = manifest.descriptor
         self._book.note_image(repository, descriptor.digest, descriptor.size, parts, self._clock())
 

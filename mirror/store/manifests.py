@@ -82,7 +82,7 @@ class Manifests:
             self._links.broken(link, "the data is too long for a manifest")
             return None
         try:
-            kept = await _off_loop(body, lambda: _check(digest, body))
+            kept = await off_loop(body, lambda: _check(digest, body))
         except ManifestError as error:
             self._links.broken(link, f"the data is no manifest: {error}")
             return None
@@ -152,7 +152,7 @@ def _check(digest: Digest, body: bytes) -> Kept:
     return Kept(Descriptor(digest, len(body), manifest.media_type), manifest, names)
 
 
-async def _off_loop(body: bytes, work: Callable[[], T]) -> T:
+async def off_loop(body: bytes, work: Callable[[], T]) -> T:
     """Do `work` on these bytes: in a thread when they are many."""
     return work() if len(body) <= INLINE_LIMIT else await asyncio.to_thread(work)
 
