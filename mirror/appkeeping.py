@@ -19,7 +19,8 @@ from mirror.cache.eviction import Disk, Limits
 from mirror.cache.evictor import Evictor
 from mirror.cache.freshness import Rule
 from mirror.cache.housekeeping import daily, steadily
-from mirror.cache.keeper import HeldError, Keeper, Lock
+from mirror.cache.keeper import Keeper
+from mirror.cache.lock import HeldError, Lock
 from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
 from mirror.cache.surveyor import Surveyor
@@ -28,7 +29,7 @@ from mirror.configvalues import Size
 from mirror.drivers.base import StorageDriver
 from mirror.ledger.inventory import Inventory, NotKept
 from mirror.oci.digest import Digest
-from mirror.oci.names import Reference, Repository
+from mirror.oci.names import InvalidNameError, Reference, Repository
 from mirror.oci.reference import Image
 from mirror.registry import RegistryError
 from mirror.store.booked import BookedStore
@@ -137,11 +138,13 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
         reference = None if is_whole else meant.reference
         try:
             return names.route(meant.host, "", meant.repository).qualified, reference
-        except RegistryError:
-            if meant.host is None:
-                raise
+        except RegistryError as error:
             # A registry that is configured no more: what is left of it lies below its name.
-            return Repository.parse(f"{meant.host.replace(':', '_')}/{meant.repository}"), reference
+            try:
+                left = Repository.parse(f"{(meant.host or '').replace(':', '_')}/{meant.repository}")
+            except InvalidNameError:
+                raise error from None
+            return left, reference
 
     return Keeping(inventory, store, memory, keeper, surveyor, scrubber, collector, lock, locate)
 

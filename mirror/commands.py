@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mirror import appkeeping, appupstreams
-from mirror.cache.keeper import Lock
+from mirror.cache.lock import Lock
 from mirror.config import Config
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.ledger.inventory import NotKept, SurveyLost

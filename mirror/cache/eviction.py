@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mirror.cache.freshness import Rule
@@ -60,7 +61,7 @@ class Limits:
             return int(disk.size * self.minfree_share)
         return self.minfree or 0
 
-    def is_pinned(self, names: list[str]) -> bool:
+    def is_pinned(self, names: Iterable[str]) -> bool:
         """Whether any of an image's names, `repository:tag`, is to stay."""
         return any(rule.fits(name) for rule in self.pins for name in names)
 
@@ -75,7 +76,7 @@ def surplus(kept: int, disk: Disk | None, limits: Limits) -> int:
 
 
 def needed(kept: int, coming: int, disk: Disk | None, limits: Limits) -> int:
-    """Bytes that have to go before `coming` more are written: no more, because somebody waits for it."""
+    """Bytes that have to go before `coming` more are written, 0 when they fit: somebody waits for it."""
     over = 0
     most = limits.most(disk)
     if most is not None:
@@ -83,11 +84,3 @@ def needed(kept: int, coming: int, disk: Disk | None, limits: Limits) -> int:
     if disk is not None:
         over = max(over, limits.reserve(disk) - (disk.free - coming))
     return max(over, 0)
-
-
-def fits(kept: int, coming: int, disk: Disk | None, limits: Limits) -> bool:
-    """Whether so much may be written."""
-    most = limits.most(disk)
-    if most is not None and kept + coming > most:
-        return False
-    return disk is None or disk.free - coming >= limits.reserve(disk)

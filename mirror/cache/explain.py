@@ -15,7 +15,7 @@ from mirror.cache.patience import Patience
 from mirror.cache.standing import Standing, Standings
 from mirror.oci.digest import Digest, DigestError
 from mirror.oci.manifest import Manifest
-from mirror.oci.names import Reference, Repository, Tag
+from mirror.oci.names import Reference, Repository
 from mirror.registry import Condition, RawManifest, Upstream
 
 PLATFORMS = 64  # of an index, that are told one by one
@@ -49,7 +49,7 @@ class Explainer:
             told: dict[str, Any] = {"digest": str(reference)}
         else:
             standing = await self._standings.of(repository, reference, condition)
-            manifest = await self._copy(repository, reference, standing)
+            manifest = await self._manifests.copy(repository, reference, standing.word)
             told = {"tag": str(reference), **_times(standing)}
         told["kept"] = manifest is not None
         if manifest is not None:
@@ -75,14 +75,6 @@ class Explainer:
         word = standing.word if standing is not None else None
         missing, _ = await self._images.missing(repository, manifest)
         return _Kept(word is not None and word.digest == manifest.descriptor.digest, missing)
-
-    async def _copy(self, repository: Repository, tag: Tag, standing: Standing) -> RawManifest | None:
-        word = standing.word
-        if word is not None and word.digest is not None:
-            manifest = await self._manifests.here(repository, word.digest)
-            if manifest is not None:
-                return manifest
-        return await self._manifests.tagged(repository, tag)
 
     async def _blobs(self, repository: Repository, manifest: Manifest) -> dict[str, Any]:
         sizes = [(each, await self._images.size(each.digest)) for each in manifest.blobs]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mirror.oci.names import Repository, Tag
+
 SKEW = (
     60.0  # seconds that a word may lie ahead of the clock; beyond, a clock was wrong, and its age is unknown
 )
@@ -38,6 +40,13 @@ class Rule:
                 return False
             at = found + len(part)
         return len(name) - at >= len(last) and name.endswith(last)
+
+
+def names(repository: Repository, tag: Tag, namespace: str) -> tuple[str, ...]:
+    """All that a tag goes by in rules: as it is kept, and as people type it, with the upstream in front."""
+    kept = f"{repository}:{tag}"
+    typed = f"{namespace}/{kept.removeprefix(namespace.replace(':', '_') + '/')}"
+    return (kept,) if typed == kept else (kept, typed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,17 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
-from mirror.cache.eviction import GRACE, Disk, Limits, fits, needed, surplus
+from mirror.cache.eviction import GRACE, Disk, Limits, needed, surplus
 from mirror.cache.evictor import Evictor, Freed, failed
+from mirror.cache.freshness import names
+from mirror.cache.lock import HeldError, Lock
 from mirror.cache.surveyor import Surveyor
 from mirror.ledger.facts import Candidate, CandidateKey
 from mirror.ledger.inventory import Inventory, NotKept, SurveyLost
@@ -38,63 +37,6 @@ ROOM = 10.0  # seconds that a fill waits for room; then it is decided by what th
 STAYING = 10_000  # candidates that one pass passes over: pinned, being filled, on a disk that lets nothing go
 
 log = structlog.get_logger()
-
-
-class HeldError(Exception):
-    """Another process is deleting at the moment."""
-
-
-class Lock:
-    """Who deletes: an exclusive lock (flock) on a file beside the inventory. None: no other process can."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._mine = asyncio.Lock()  # of what takes long
-        self._taking = asyncio.Lock()
-        self._file: BinaryIO | None = None
-        self._holders = 0
-
-    @asynccontextmanager
-    async def held(self, *, wait: bool = False) -> AsyncGenerator[None, None]:
-        """For what takes long. Of this process's own turns `wait` waits for the end.
-
-        Raises HeldError when somebody has it, OSError where the file cannot be had.
-        """
-        if self._mine.locked() and not wait:
-            raise HeldError
-        async with self._mine, self.shared():
-            yield
-
-    @asynccontextmanager
-    async def shared(self) -> AsyncGenerator[None, None]:
-        """Against other processes, but beside what takes long in this one: a fill cannot wait for that.
-
-        All that deletes finds what another has deleted meanwhile not there, and that is no error.
-        Raises HeldError, OSError.
-        """
-        async with self._taking:
-            if not self._holders and self._path is not None:
-                self._file = await asyncio.to_thread(_lock, self._path)
-            self._holders += 1
-        try:
-            yield
-        finally:
-            self._holders -= 1
-            if not self._holders and self._file is not None:
-                self._file.close()
-                self._file = None
-
-
-def _lock(path: Path) -> BinaryIO:
-    """In a thread. Closing the file lets go. Raises HeldError, OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise HeldError from error
-    return file
 
 
 class Keeper:
@@ -144,8 +86,13 @@ class Keeper:
 
     async def make_room(self, digest: Digest, size: int) -> bool:
         """Reserve room for a fill of so many bytes, evicting what has to go; False: it does not fit."""
-        if not self._limits.of_size:
-            return self._reserve(digest, size)
+        if self._limits.of_size and not await self._fits(digest, size):
+            return False
+        self._reserved[digest] = self._reserved.get(digest, 0) + size
+        return True
+
+    async def _fits(self, digest: Digest, size: int) -> bool:
+        """Whether so many bytes may be kept, now or after what had to go for them."""
         try:
             kept, disk = await self._state()
             over = needed(kept, size, disk, self._limits)
@@ -155,10 +102,10 @@ class Keeper:
         except (TimeoutError, NotKept):
             disk = await self._look_at_disk()
             kept = self._known + sum(self._reserved.values())
-        if not fits(kept, size, disk, self._limits):
+        if needed(kept, size, disk, self._limits):
             log.warning("keeper.no_room", digest=str(digest), bytes=size, kept=kept)
             return False
-        return self._reserve(digest, size)
+        return True
 
     async def _evict_for(self, size: int) -> tuple[int, Disk | None]:
         """What there is then. One fill after the other: each may have made room for the next one too.
@@ -180,15 +127,11 @@ class Keeper:
         finally:
             self._turn.release()
 
-    def _reserve(self, digest: Digest, size: int) -> bool:
-        self._reserved[digest] = self._reserved.get(digest, 0) + size
-        return True
-
     def _could_fit(self, size: int, disk: Disk | None) -> bool:
         """Whether it would if nothing were kept but what is coming."""
         coming = sum(self._reserved.values())
         empty = None if disk is None else Disk(disk.size, disk.size)
-        return fits(coming, size, empty, self._limits)
+        return not needed(coming, size, empty, self._limits)
 
     def release(self, digest: Digest, size: int) -> None:
         """The fill is over: what it kept is in the inventory."""
@@ -311,11 +254,8 @@ class Keeper:
         repository = candidate.repository
         if repository is None or not self._limits.pins:
             return False
-        names = [f"{repository}:{tag}" for tag in candidate.tags]
-        prefix = f"{self._namespace_of(repository)}/"
-        if not repository.name.startswith(prefix):
-            names += [f"{prefix}{name}" for name in names]
-        return self._limits.is_pinned(names)
+        namespace = self._namespace_of(repository)
+        return any(self._limits.is_pinned(names(repository, tag, namespace)) for tag in candidate.tags)
 
 
 def _tell(reason: str, freed: Freed, began: float) -> None:

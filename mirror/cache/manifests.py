@@ -17,7 +17,7 @@ from mirror.cache.coalesce import Coalescer
 from mirror.cache.images import Images, parsed_manifest
 from mirror.cache.memory import Memory
 from mirror.cache.pulse import Pulse
-from mirror.cache.tags import Tags
+from mirror.cache.tags import Tags, Word
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RateLimited, RawManifest, RegistryError, Unavailable, Upstream
@@ -138,6 +138,14 @@ class Manifests:
         self._memory.kept(repository, digest)
         await self.remember(repository, manifest)
         return manifest
+
+    async def copy(self, repository: Repository, tag: Tag, word: Word | None) -> RawManifest | None:
+        """What is kept under the tag: what the upstream said last, else what the tree has."""
+        if word is not None and word.digest is not None:
+            manifest = await self.here(repository, word.digest)
+            if manifest is not None:
+                return manifest
+        return await self.tagged(repository, tag)
 
     async def tagged(self, repository: Repository, tag: Tag) -> RawManifest | None:
         """What the tree has under the tag, whoever said so and when."""

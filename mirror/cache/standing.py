@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mirror.cache.freshness import UNKNOWN, Age, Policy
+from mirror.cache.freshness import UNKNOWN, Age, Policy, names
 from mirror.cache.tags import Tags, Word
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.names import Repository, Tag
@@ -46,7 +46,7 @@ class Standings:
     async def of(self, repository: Repository, tag: Tag, condition: Condition) -> Standing:
         """A tag's standing; asks nobody."""
         word = await self._tags.word(repository, tag)
-        fresh, rule = self._policy.fresh(_names(repository, tag, condition.namespace))
+        fresh, rule = self._policy.fresh(names(repository, tag, condition.namespace))
         if word is None:
             return Standing(None, UNKNOWN, fresh, rule, 0.0, None)
         now = self._clock()
@@ -55,10 +55,3 @@ class Standings:
             return Standing(word, UNKNOWN, fresh, rule, self._policy.refusal_left(word.checked, now), ago)
         age = self._policy.age(word.checked, now, fresh, condition.stretch)
         return Standing(word, age, fresh, rule, 0.0, ago)
-
-
-def _names(repository: Repository, tag: Tag, namespace: str) -> tuple[str, ...]:
-    """All that a tag goes by in rules: as it is kept, and as people type it, with the upstream in front."""
-    kept = f"{repository}:{tag}"
-    typed = f"{namespace}/{kept.removeprefix(namespace.replace(':', '_') + '/')}"
-    return (kept,) if typed == kept else (kept, typed)

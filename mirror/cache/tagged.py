@@ -85,19 +85,11 @@ class Tagged:
             if resolved is not None:
                 told.hit, told.ttl = True, known.age.fresh_left
                 return resolved
-        copy = await self._copy(repository, tag, known)
+        copy = await self._manifests.copy(repository, tag, known.word)
         told.fwd = "uri-miss" if copy is None else "stale"
         if copy is None or known.is_refused or not known.age.may_stand_in:
             return await self._wait(repository, tag, known, condition, None)
         return await self._due(repository, tag, known, condition, copy)
-
-    async def _copy(self, repository: Repository, tag: Tag, known: Standing) -> RawManifest | None:
-        """What is kept under the tag: what the upstream said last, else what the tree has."""
-        if known.word is not None and known.word.digest is not None:
-            manifest = await self._manifests.here(repository, known.word.digest)
-            if manifest is not None:
-                return manifest
-        return await self._manifests.tagged(repository, tag)
 
     async def _fresh(
         self, repository: Repository, tag: Tag, known: Standing, condition: Condition, *, whole: bool

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from mirror.cache.eviction import Limits
 from mirror.cache.evictor import Evictor
-from mirror.cache.keeper import PASS, Keeper, Lock
+from mirror.cache.keeper import PASS, Keeper
+from mirror.cache.lock import Lock
 from mirror.cache.memory import Memory
 from mirror.cache.surveyor import Surveyor
 from mirror.drivers.filesystem import FilesystemDriver

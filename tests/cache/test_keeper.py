@@ -14,10 +14,11 @@ import pytest
 
 from mirror.cache import keeper
 from mirror.cache.collecting import Collector
-from mirror.cache.eviction import Disk, Limits, fits, needed, surplus
+from mirror.cache.eviction import Disk, Limits, needed, surplus
 from mirror.cache.evictor import Evictor, Freed
 from mirror.cache.freshness import Rule
-from mirror.cache.keeper import HeldError, Keeper, Lock
+from mirror.cache.keeper import Keeper
+from mirror.cache.lock import HeldError, Lock
 from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
 from mirror.cache.surveyor import Surveyor
@@ -106,7 +107,12 @@ def _descriptor(digest: Digest, size: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def shop(
-    root: Path, limits: Limits, *, disk: Disk | None = None, clock: Clock | None = None
+    root: Path,
+    limits: Limits,
+    *,
+    disk: Disk | None = None,
+    clock: Clock | None = None,
+    namespace: str = "docker.io",
 ) -> AsyncIterator[Shop]:
     """Everything joined, and surveyed."""
     clock = clock or Clock()
@@ -125,7 +131,7 @@ async def shop(
         Lock(root / "mirror" / "keeper.lock"),
         reserved=reserved,
         disk=(lambda: disk) if disk else None,
-        namespace_of=lambda _repository: "docker.io",
+        namespace_of=lambda _repository: namespace,
         clock=clock,
     )
     aside = root / "mirror" / "quarantine"
@@ -140,20 +146,18 @@ async def shop(
 
 
 @pytest.mark.parametrize(
-    ("kept", "coming", "disk", "over", "room"),
+    ("kept", "coming", "disk", "over"),
     [
-        (50, 50, None, 0, True),
-        (50, 51, None, 1, False),
-        (200, 0, None, 100, False),
-        (50, 10, Disk(1000, 100), 0, True),
-        (50, 10, Disk(1000, 20), 10, False),
-        (50, 10, Disk(1000, 30), 0, True),
+        (50, 50, None, 0),
+        (50, 51, None, 1),
+        (200, 0, None, 100),
+        (50, 10, Disk(1000, 100), 0),
+        (50, 10, Disk(1000, 20), 10),
+        (50, 10, Disk(1000, 30), 0),
     ],
 )
-def test_how_much_has_to_go(kept: int, coming: int, disk: Disk | None, over: int, room: bool) -> None:
-    limits = Limits(maxsize=100, minfree=20)
-    assert needed(kept, coming, disk, limits) == over
-    assert fits(kept, coming, disk, limits) is room
+def test_how_much_has_to_go(kept: int, coming: int, disk: Disk | None, over: int) -> None:
+    assert needed(kept, coming, disk, Limits(maxsize=100, minfree=20)) == over
 
 
 @pytest.mark.parametrize(
@@ -237,6 +241,17 @@ async def test_a_pinned_image_and_what_it_names_stay(tmp_path: Path) -> None:
         assert await at.has(A, child)
         assert await at.kept(b"a" * KIB)
         assert not await at.has(A, gone)
+
+
+async def test_a_pin_names_a_registry_with_its_port_as_people_type_it(tmp_path: Path) -> None:
+    pins = (Rule("localhost:5000/app:keep", 0),)
+    app = Repository("localhost_5000/app")
+    async with shop(tmp_path, Limits(ttl=HOUR, pins=pins), namespace="localhost:5000") as at:
+        kept, gone = await at.image(app, "keep", b"a" * KIB), await at.image(app, "gone", b"b" * KIB)
+        at.clock.now += 5 * HOUR
+        await at.keeper._look()
+        assert await at.has(app, kept)
+        assert not await at.has(app, gone)
 
 
 async def test_what_was_used_a_moment_ago_stays_though_there_is_no_room(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from mirror.cache.collecting import Collector
 from mirror.cache.eviction import Limits
 from mirror.cache.evictor import Evictor
 from mirror.cache.fills import Fills
-from mirror.cache.keeper import Keeper, Lock
+from mirror.cache.keeper import Keeper
+from mirror.cache.lock import Lock
 from mirror.cache.memory import Memory
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.scrubber import Scrubber
