@@ -1,24 +1,26 @@
 """How a body's parts leave: files by sendfile, bytes by write, and nobody waits for ever.
 
-NB: one open file is read by many at once. `loop.sendfile` gives the kernel an offset, but its fallback (TLS,
-other event loops) seeks, and would send one reader the bytes of another. So the fallback is never asked for;
-where sendfile cannot be had, the bytes are read by pread in a thread.
+NB: one open file is read by many at once, so nothing here may seek. Where sendfile cannot be had (TLS, some
+file systems), the bytes are read by pread in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 
 from aiohttp import web
 
 from mirror.registry import FileSpan, Part
+from mirror.server import kernel
 from mirror.server.progress import while_taken
 
 # A piece is how far `sent` may be behind when a client leaves, and what the kernel is asked for in one turn.
 # The first is small; a quick client soon gets large ones, which cost fewer turns.
 FIRST_PIECE = 256 << 10  # bytes
 LARGEST_PIECE = 4 << 20  # bytes; 0.03 s at 1 Gbit/s
+NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # what the kernel answers then, sendfile(2)
 QUICK = 0.01  # of the time-out: a piece that left faster than this is followed by one of twice the size
 READ_PIECE = 256 << 10  # bytes in memory for each reader where sendfile cannot be had
 
@@ -46,7 +48,7 @@ class Writer:
         self._response = response
         self._timeout = timeout  # seconds without any progress
         self._piece = FIRST_PIECE
-        # TLS encrypts in user space; asyncio has no sendfile for it.
+        # TLS encrypts in user space.
         self._sendfile = request.transport is not None and not request.transport.get_extra_info("sslcontext")
         self.sent = 0  # bytes
 
@@ -73,23 +75,20 @@ class Writer:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ClientGoneError
+        file, wanted = span.file.fileno(), min(self._piece, stop - offset)
+        await kernel.in_memory(file, offset, wanted)
         began = loop.time()
         try:
             async with while_taken(transport, self._timeout):
-                count = await loop.sendfile(
-                    transport, span.file, offset, min(self._piece, stop - offset), fallback=False
-                )
-        except (asyncio.SendfileNotAvailableError, NotImplementedError):
-            self._sendfile = False
-            return 0
+                await kernel.written(transport, self._response)
+                count = await kernel.sendfile(transport, file, offset, wanted)
         except TimeoutError as error:
             raise ClientSlowError from error
         except OSError as error:
-            raise ClientGoneError from error
-        except RuntimeError as error:  # asyncio's word for a transport that was closed meanwhile
-            if transport.is_closing():
+            if error.errno not in NO_SENDFILE:
                 raise ClientGoneError from error
-            raise
+            self._sendfile = False
+            return 0
         self.sent += count
         self._piece = next_piece(self._piece, loop.time() - began, self._timeout)
         return count

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,48 @@ async def test_without_sendfile_readers_do_not_disturb_each_other(
     for (a, b), answer in zip(ranges, answers, strict=True):
         assert answer.body == CONTENT[a:b]
     assert blob.file.tell() == 77
+
+
+async def test_sendfile_that_ceases_to_work_repeats_and_loses_nothing(
+    registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may refuse in the middle; the rest then goes through Python."""
+    real, calls = os.sendfile, 0
+
+    def fade(out: int, source: int, offset: int, count: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise OSError(22, "Invalid argument")
+        return real(out, source, offset, min(count, 100_000))
+
+    monkeypatch.setattr(os, "sendfile", fade)
+    blob = registry.add_blob(CONTENT, file=True)
+    async with serving(registry) as port:
+        assert (await ask(port, target(blob))).body == CONTENT
+    assert calls > 5
+
+
+async def test_what_is_not_in_memory_is_read_from_the_disk_in_a_thread(
+    registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's sendfile waits for the disk, and with it would the loop."""
+    real = os.preadv
+    read: list[tuple[str, int]] = []
+
+    def cold(file: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        if flags & os.RWF_NOWAIT:
+            raise BlockingIOError
+        count = real(file, buffers, offset)
+        read.append((threading.current_thread().name, count))
+        return count
+
+    monkeypatch.setattr(os, "preadv", cold)
+    blob = registry.add_blob(CONTENT, file=True)
+    async with serving(registry) as port:
+        assert (await ask(port, target(blob))).body == CONTENT
+    assert sum(count for _, count in read) == len(CONTENT)
+    assert threading.main_thread().name not in {name for name, _ in read}
 
 
 @pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
