@@ -12,9 +12,9 @@ from typing import NoReturn
 import click
 
 from mirror import __version__, app, commandsrun, configfile, explaintext
+from mirror.cliarguments import Configured, ServeByDefault
 from mirror.commands import CommandError
 from mirror.explain import AskError, ask
-from mirror.oci.reference import Image, ImageError
 from mirror.server.control import SOCKET
 
 PATH_VARIABLE = "REGISTRY_CONFIGURATION_PATH"
@@ -25,15 +25,28 @@ Examples:
   mirror serve config.yml             as a registry:2 configuration file says
   mirror config.yml                   the same
   mirror config config.yml            what that file and the environment come to
-  mirror explain quay.io/org/app:1    what the running mirror knows of an image
+  mirror explain quay.io/org/app:1 config.yml   what the running mirror knows of an image
   mirror garbage-collect config.yml   delete what no image needs; --dry-run only says what
   mirror verify config.yml            read all that is kept, and set aside what is damaged
-  mirror purge quay.io/org/app:1      forget an image, so that the next pull fetches it again
+  mirror purge quay.io/org/app:1 config.yml     forget an image: the next pull fetches it again
 \b
   REGISTRY_PROXY_REMOTEURL=https://quay.io mirror serve
 """
-
-
+SERVE_EPILOG = """\b
+Examples:
+  mirror serve config.yml
+  REGISTRY_PROXY_REMOTEURL=https://quay.io mirror serve
+"""
+CONFIG_EPILOG = """\b
+Example:
+  mirror config config.yml
+"""
+EXPLAIN_EPILOG = """\b
+Examples:
+  mirror explain alpine config.yml
+  mirror explain quay.io/org/app:1 --json --config config.yml
+  docker exec MIRROR mirror explain alpine
+"""
 COLLECT_EPILOG = """\b
 Examples:
   mirror garbage-collect --dry-run config.yml   what would go, and how much it is
@@ -47,61 +60,15 @@ Examples:
 """
 PURGE_EPILOG = """\b
 Examples:
-  mirror purge library/alpine                   all tags and images of a repository
-  mirror purge quay.io/org/app:1                one tag, and its image unless another tag has it
-  mirror purge --config config.yml alpine@sha256:...
+  mirror purge library/alpine config.yml        all tags and images of a repository
+  mirror purge quay.io/org/app:1 config.yml     one tag, and its image unless another tag has it
+  mirror purge alpine@sha256:... --config config.yml
 """
 INTERRUPTED = 130  # as shells say it of what SIGINT has ended
-
-# What Go takes for a flag, as in --dry-run=true: scripts that call the registry have it.
-GO_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-GO_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-
-FILE = click.Path(path_type=Path, readable=False)  # configfile says better what is wrong with it
-
 
 QUIET = click.option(
     "-q", "--quiet", is_flag=True, help="Show nothing but what is wrong, as cron jobs want it."
 )
-CONFIG = click.option(
-    "--config", "file", metavar="FILE", type=FILE, help="The configuration that the mirror runs with."
-)
-
-
-class ServeByDefault(click.Group):
-    """`mirror FILE` is `mirror serve FILE`, as the registry's image has it."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        known = args and args[0] in self.commands
-        if args and not known and (args[0].endswith((".yml", ".yaml")) or Path(args[0]).is_file()):
-            args = ["serve", *args]
-        return super().resolve_command(ctx, args)
-
-
-class GoFlags(click.Command):
-    """Flags may have a value: `--delete-untagged=true`, as the registry's. The last one counts."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        flags = {
-            name: param.opts
-            for param in self.params
-            if isinstance(param, click.Option) and param.is_flag
-            for name in param.opts
-        }
-        plain: list[str] = []
-        for arg in args:
-            name, equals, value = arg.partition("=")
-            if not equals or name not in flags:
-                plain.append(arg)
-            elif value in GO_TRUE:
-                plain.append(name)
-            elif value in GO_FALSE:
-                plain = [kept for kept in plain if kept not in flags[name]]
-            else:
-                raise click.BadParameter(f"{name} is true or false, not {value!r}.", ctx)
-        return super().parse_args(ctx, plain)
 
 
 @click.group(cls=ServeByDefault, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,14 +80,13 @@ def cli() -> None:
     """
 
 
-@cli.command()
-@click.argument("file", required=False, type=FILE)
+@cli.command(cls=Configured, epilog=SERVE_EPILOG)
 def serve(file: Path | None) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Transfers under way then have http.draintimeout to end; a second signal does not wait.
 
-    Without FILE: the one that REGISTRY_CONFIGURATION_PATH names, else the defaults (Docker Hub, port 5000,
+    Without CONFIG: the one that REGISTRY_CONFIGURATION_PATH names, else the defaults (Docker Hub, port 5000,
     ./data). REGISTRY_* variables override any of them.
     """
     file = _named(file)
@@ -131,12 +97,11 @@ def serve(file: Path | None) -> None:
         _stop(str(error))
 
 
-@cli.command()
-@click.argument("file", required=False, type=FILE)
+@cli.command(cls=Configured, epilog=CONFIG_EPILOG)
 def config(file: Path | None) -> None:
     """Print the effective configuration as YAML, with secrets hidden.
 
-    FILE is found as by `serve`; warnings go to the standard error.
+    CONFIG is found as by `serve`; warnings go to the standard error.
     """
     loaded = _load(_named(file))
     for warning in loaded.warnings:
@@ -144,9 +109,8 @@ def config(file: Path | None) -> None:
     click.echo(configfile.dump(loaded.config), nl=False)
 
 
-@cli.command()
+@cli.command(cls=Configured, epilog=EXPLAIN_EPILOG)
 @click.argument("image")
-@CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
 def explain(image: str, file: Path | None, as_json: bool) -> None:
     """Say what the running mirror knows of IMAGE: `alpine`, `quay.io/org/app:1`, `HOST/NAME@sha256:...`.
@@ -154,13 +118,12 @@ def explain(image: str, file: Path | None, as_json: bool) -> None:
     Which upstream has it, what is kept and how fresh, which breaker or quota decides, and what the next
     pull would ask. Nothing is fetched, and the upstream is not asked.
 
-    The mirror is found by its configuration, which is found as by `serve`; it must run on this machine, and
-    be asked by the same user or by root.
+    The mirror is found by its CONFIG, which is found as by `serve`; it must run on this machine, and be asked
+    by the same user or by root. Exit status: 0 when it was told, 1 when the mirror cannot be asked.
     """
     try:
-        Image.parse(image)
         facts = ask(_control_socket(_load(_named(file))), image)
-    except (ImageError, AskError) as error:
+    except AskError as error:
         _stop(str(error))
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -176,9 +139,8 @@ def _control_socket(loaded: configfile.Loaded) -> Path:
     return filesystem.rootdirectory.absolute() / SOCKET
 
 
-@cli.command("garbage-collect", cls=GoFlags, epilog=COLLECT_EPILOG)
-@click.argument("file", metavar="[CONFIG]", required=False, type=FILE)
-@click.option("-d", "--dry-run", is_flag=True, help="Do everything except remove the blobs.")
+@cli.command("garbage-collect", cls=Configured, epilog=COLLECT_EPILOG)
+@click.option("-d", "--dry-run", is_flag=True, help="Only say what would go: nothing is deleted.")
 @click.option(
     "-m",
     "--delete-untagged",
@@ -190,49 +152,43 @@ def garbage_collect(file: Path | None, dry_run: bool, delete_untagged: bool, qui
     """Delete what no kept image needs: blobs, links and empty folders.
 
     The running mirror does it, while it serves; where none runs with CONFIG, this process does. What is being
-    pulled is left alone, and so is what is younger than an hour. The mirror does the same by itself, now and
-    then.
+    pulled is left alone, and so is what is younger than an hour. The mirror does the same by itself, once a
+    day.
 
-    CONFIG is found as by `serve`. Exit status: 0 when it has come to its end, 1 when not.
+    CONFIG is found as by `serve`. Exit status: 0 when it has come to its end, 1 when not, 130 after Ctrl-C.
     """
     options = {"dry_run": str(dry_run).lower(), "delete_untagged": str(delete_untagged).lower()}
     _operate(file, "garbage-collect", options, quiet)
 
 
-@cli.command(cls=GoFlags, epilog=VERIFY_EPILOG)
-@click.argument("file", metavar="[CONFIG]", required=False, type=FILE)
+@cli.command(cls=Configured, epilog=VERIFY_EPILOG)
 @QUIET
 def verify(file: Path | None, quiet: bool) -> None:
-    """Read every kept blob, and compare it with its digest.
+    """Read every kept blob and manifest, and compare it with its digest.
 
-    What does not match is set aside below mirror/quarantine in the data folder, never served, and fetched
-    again when it is asked for. The running mirror does it, at its own pace (cache.scrub.rate); where none
-    runs with CONFIG, this process does.
+    What does not match is named, set aside in mirror/quarantine below the data folder, never served, and
+    fetched again when it is asked for. The running mirror does it; where none runs with CONFIG, this process
+    does. It reads as fast as the disk allows (cache.scrub.rate is for the mirror's own scrub).
 
     CONFIG is found as by `serve`. Exit status: 0 when all is well, 1 when something did not match or could
-    not be read.
+    not be read, 130 after Ctrl-C.
     """
     _operate(file, "verify", {}, quiet)
 
 
-@cli.command(cls=GoFlags, epilog=PURGE_EPILOG)
-@click.argument("what", metavar="REPOSITORY[:TAG|@DIGEST]")
-@CONFIG
+@cli.command(cls=Configured, epilog=PURGE_EPILOG)
+@click.argument("image", metavar="REPOSITORY[:TAG|@DIGEST]")
 @QUIET
-def purge(what: str, file: Path | None, quiet: bool) -> None:
+def purge(image: str, file: Path | None, quiet: bool) -> None:
     """Forget a tag, an image by its digest, or a whole repository, and delete what nothing else needs.
 
     Without :TAG and @DIGEST it is the whole repository, not `latest`. The next pull fetches it again. The
-    running mirror does it; where none runs with this configuration, this process does.
+    running mirror does it; where none runs with CONFIG, this process does.
 
-    The mirror is found by its configuration, which is found as by `serve`. Exit status: 0 when something was
-    deleted, 1 when nothing of it is kept.
+    CONFIG is found as by `serve`. Exit status: 0 when something was deleted, 1 when nothing of it is kept,
+    2 when it is no image reference, 130 after Ctrl-C.
     """
-    try:
-        Image.parse(what)
-    except ImageError as error:
-        _stop(str(error))
-    _operate(file, "purge", {"what": what}, quiet)
+    _operate(file, "purge", {"what": image}, quiet)
 
 
 def _operate(file: Path | None, operation: str, options: dict[str, str], quiet: bool) -> NoReturn:

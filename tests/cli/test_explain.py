@@ -64,7 +64,7 @@ def test_json_is_what_the_mirror_said(root: Path) -> None:
 
 
 def test_the_mirror_is_found_by_its_configuration(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The option's file, and the variable's, as `serve` finds it."""
+    """The option's file, the argument's, and the variable's, as `serve` finds it."""
     monkeypatch.delenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
     file = Path("config.yml")
     file.write_text(
@@ -72,9 +72,11 @@ def test_the_mirror_is_found_by_its_configuration(root: Path, monkeypatch: pytes
     )
     with running(root / SOCKET) as asked:
         assert run("a", "--config", str(file)).exit_code == 0
+        assert run("b", str(file)).exit_code == 0
+        assert run(str(file), "c").exit_code == 0
         monkeypatch.setenv("REGISTRY_CONFIGURATION_PATH", str(file))
-        assert run("b").exit_code == 0
-    assert asked == ["a", "b"]
+        assert run("d").exit_code == 0
+    assert asked == ["a", "b", "c", "d"]
 
 
 def test_what_the_mirror_refuses_is_one_line(root: Path) -> None:
@@ -88,8 +90,8 @@ def test_what_the_mirror_refuses_is_one_line(root: Path) -> None:
 def test_what_is_no_image_is_refused_before_anybody_is_asked(root: Path, as_json: tuple[str, ...]) -> None:
     with running(root / SOCKET) as asked:
         result = run("Alpine", *as_json)
-    assert (result.exit_code, result.stdout, asked) == (1, "", [])
-    assert result.stderr == "mirror: 'Alpine' is not an image reference: repository names are in lower case\n"
+    assert (result.exit_code, result.stdout, asked) == (2, "", [])
+    assert "'Alpine' is not an image reference: repository names are in lower case.\n" in result.stderr
 
 
 def test_a_mirror_that_does_not_run_is_named_by_its_socket(root: Path) -> None:

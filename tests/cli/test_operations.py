@@ -106,28 +106,50 @@ def test_the_running_mirror_is_asked(
     assert here.asked == []
 
 
-@pytest.mark.parametrize("where", ["before", "behind"])
-def test_the_configuration_is_the_argument(root: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before or behind the options, as registry:2 takes it; else the variable's."""
+@pytest.fixture
+def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file that names the data folder, which no variable does."""
     monkeypatch.delenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
-    Path("config.yml").write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}}}}}\nproxy: {{remoteurl: https://a.test}}\n"
-    )
+    where = f"storage: {{filesystem: {{rootdirectory: {root}}}}}"
+    Path("config.yml").write_text(f"version: 0.1\n{where}\nproxy: {{remoteurl: https://a.test}}\n")
+    return "config.yml"
+
+
+@pytest.mark.parametrize(
+    ("operation", "args"),
+    [
+        ("garbage-collect", ["config.yml", "--dry-run"]),
+        ("garbage-collect", ["--dry-run", "config.yml"]),
+        ("garbage-collect", ["--dry-run", "--config", "config.yml"]),
+        ("verify", ["config.yml", "-q"]),
+        ("verify", ["--config=config.yml"]),
+        ("purge", ["a", "config.yml"]),
+        ("purge", ["config.yml", "a"]),
+        ("purge", ["-q", "a", "--config", "config.yml"]),
+        ("purge", ["a.yml", "config.yml"]),
+    ],
+)
+def test_the_configuration_is_an_argument_or_an_option(
+    root: Path, config: str, operation: str, args: list[str]
+) -> None:
+    """Before or behind the others, as registry:2 takes it."""
     script = Script(REMOVED, SUMMARY)
-    args = ["config.yml", "--dry-run"] if where == "before" else ["--dry-run", "config.yml"]
     with listening(root / SOCKET, operate=script):
-        assert run("garbage-collect", *args).exit_code == 0
-        monkeypatch.setenv("REGISTRY_CONFIGURATION_PATH", "config.yml")
-        assert run("garbage-collect", "--dry-run").exit_code == 0
-        assert run("verify").exit_code == 0
-        monkeypatch.delenv("REGISTRY_CONFIGURATION_PATH")
-        assert run("purge", "--config", "config.yml", "a").exit_code == 0
-    assert [operation for operation, _ in script.asked] == [
-        "garbage-collect",
-        "garbage-collect",
-        "verify",
-        "purge",
-    ]
+        assert run(operation, *args).exit_code == 0
+    [(asked, options)] = script.asked
+    assert asked == operation
+    assert options.get("what", "a") == ("a.yml" if "a.yml" in args else "a")
+
+
+def test_the_variable_names_the_configuration_too(
+    root: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_CONFIGURATION_PATH", config)
+    script = Script(REMOVED, SUMMARY)
+    with listening(root / SOCKET, operate=script):
+        for args in (["garbage-collect", "--dry-run"], ["verify"], ["purge", "a"]):
+            assert run(*args).exit_code == 0
+    assert [operation for operation, _ in script.asked] == ["garbage-collect", "verify", "purge"]
 
 
 @pytest.mark.parametrize("is_running", [True, False], ids=["asked", "here"])
@@ -211,7 +233,6 @@ def test_what_stops_the_running_mirrors_is_told(root: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["purge", "Alpine"], "'Alpine' is not an image reference: repository names are in lower case"),
         (["verify", "none.yml"], "none.yml: cannot be read: No such file or directory"),
         (["garbage-collect", "none.yml"], "none.yml: cannot be read: No such file or directory"),
     ],
@@ -225,7 +246,37 @@ def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(
     assert (result.exit_code, result.stderr, script.asked + here.asked) == (1, f"mirror: {text}\n", [])
 
 
-@pytest.mark.parametrize("args", [["--nope"], ["-d=maybe"], ["a.yml", "b.yml"]])
+NOTHING = "'{}' is not an image reference: "
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["Alpine"], NOTHING.format("Alpine") + "repository names are in lower case.\n"),
+        (["a@sha256:12", "config.yml"], NOTHING.format("a@sha256:12") + "invalid checksum digest length.\n"),
+        (["a:", "-q"], NOTHING.format("a:") + "invalid tag ''.\n"),
+        (["config.yml"], "config.yml is a configuration: which image is meant?\n"),
+        (["config.yml", "a", "--config", "config.yml"], "The configuration is given twice: "),
+        ([], "Missing argument 'REPOSITORY[:TAG|@DIGEST]'."),
+    ],
+)
+def test_what_no_image_can_be_called_is_a_wrong_call(
+    root: Path, here: Script, args: list[str], text: str
+) -> None:
+    """It is said what is wrong with it, and how an image is written."""
+    Path("config.yml").write_text("version: 0.1\n")
+    script = Script(SUMMARY)
+    with listening(root / SOCKET, operate=script):
+        result = run("purge", *args)
+    assert (result.exit_code, result.stdout, script.asked + here.asked) == (2, "", [])
+    assert result.stderr.startswith("Usage: cli purge [OPTIONS] REPOSITORY[:TAG|@DIGEST] [CONFIG]\n")
+    assert text in result.stderr
+    assert ("Write it like library/alpine, " in result.stderr) == text.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    "args", [["--nope"], ["-d=maybe"], ["a.yml", "b.yml"], ["a.yml", "--config", "b.yml"]]
+)
 def test_a_wrong_call_does_nothing(root: Path, here: Script, args: list[str]) -> None:
     result = run("garbage-collect", *args)
     assert (result.exit_code, here.asked) == (2, [])
