@@ -22,7 +22,7 @@ from mirror.cache.evictor import Evictor, Freed, failed
 from mirror.cache.freshness import names
 from mirror.cache.lock import HeldError, Lock
 from mirror.cache.surveyor import Surveyor
-from mirror.ledger.facts import Candidate, CandidateKey
+from mirror.ledger.facts import Candidate, Place
 from mirror.ledger.inventory import Inventory, NotKept, SurveyLost
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
@@ -32,9 +32,8 @@ from mirror.store.errors import StoreError
 PASS = 60.0  # seconds between two looks at limits and ages
 SLICE = 2.0  # seconds of a pass over the limits, between which fills that need room have their turn
 AGAIN = 600.0  # seconds before a survey that failed is begun again
-CANDIDATES = 100  # asked of the inventory at once, and as many more as were passed over
+CANDIDATES = 100  # asked of the inventory at once, some 5 ms
 ROOM = 10.0  # seconds that a fill waits for room; then it is decided by what there is
-STAYING = 10_000  # candidates that one pass passes over: pinned, being filled, on a disk that lets nothing go
 
 log = structlog.get_logger()
 
@@ -224,31 +223,29 @@ class Keeper:
         the inventory does not know.
         """
         latest = min(self._clock() - GRACE, before)
-        stay: set[CandidateKey] = set()
+        after: Place | None = None
         try:
             async with self._lock.shared():
-                while freed.bytes < wanted and len(stay) < STAYING and time.monotonic() < until:
-                    # The inventory looks at all that stay once more each time: so it is to be asked seldom.
-                    limit = CANDIDATES + len(stay)
-                    found = await self._inventory.oldest(limit, self._clock(), stay)
+                while freed.bytes < wanted and time.monotonic() < until:
+                    # Behind what stays: it is pinned, being filled, or on a disk that lets nothing go.
+                    found = await self._inventory.oldest(CANDIDATES, self._clock(), after)
                     old = [candidate for candidate in found if candidate.used < latest]
                     for candidate in old:
                         if freed.bytes >= wanted or time.monotonic() >= until:
                             break
-                        if self._is_pinned(candidate) or not await self._evict(candidate, freed):
-                            stay.add(candidate.key)
-                    if len(old) < limit:
+                        if not self._is_pinned(candidate):
+                            await self._evict(candidate, freed)
+                    if len(old) < CANDIDATES:
                         break
+                    after = old[-1].place
         except HeldError:
             log.info("keeper.waiting", reason="another process is deleting")
 
-    async def _evict(self, candidate: Candidate, freed: Freed) -> bool:
-        """Whether it went, at least from the inventory."""
+    async def _evict(self, candidate: Candidate, freed: Freed) -> None:
         try:
-            return await self._evictor.evict(candidate, freed)
+            await self._evictor.evict(candidate, freed)
         except StoreError as error:
             failed(str(candidate.digest), error)
-            return False
 
     def _is_pinned(self, candidate: Candidate) -> bool:
         repository = candidate.repository

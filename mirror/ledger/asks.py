@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
 
-from mirror.ledger.facts import Candidate, CandidateKey, Dropped, KeptBlob, Loose, Move, Total
-from mirror.ledger.inventoryschema import digest_of, raw
+from mirror.ledger.facts import Candidate, Dropped, KeptBlob, Loose, Move, Place, Total
+from mirror.ledger.inventoryschema import digest_of
 from mirror.ledger.rows import Rows
 from mirror.oci.digest import Digest
 from mirror.oci.names import InvalidNameError, Repository, Tag
@@ -21,15 +21,16 @@ AHEAD_SECONDS = 60.0  # what a clock that is set right may have been ahead; a us
 CLAMPED_AT_ONCE = 1000  # rows, 10 ms; those after them are in the future still, and so come last
 
 # The tags of the image, and those of the indexes that name it: no tag has a space.
-_IMAGES = """SELECT image.used, image.hits, ifnull(blob.size, 0), blob.digest, repository.name,
+_IMAGES = """SELECT image.used, image.id, image.hits, ifnull(blob.size, 0), blob.digest, repository.name,
     (SELECT group_concat(tag, ' ') FROM tag WHERE blob = image.blob AND repository = image.repository),
     (SELECT group_concat(tag.tag, ' ') FROM part CROSS JOIN tag ON tag.blob = part.image
         AND tag.repository = part.repository
         WHERE part.blob = image.blob AND part.repository = image.repository)
     FROM image CROSS JOIN repository ON repository.id = image.repository
-    CROSS JOIN blob ON blob.id = image.blob ORDER BY image.used, image.id"""
-_LOOSE = """SELECT used, hits, size, digest, NULL, NULL, NULL FROM blob WHERE loose = 1 AND size IS NOT NULL
-    ORDER BY used, id"""
+    CROSS JOIN blob ON blob.id = image.blob WHERE {} ORDER BY image.used, image.id"""
+_LOOSE = """SELECT used, id, hits, size, digest, NULL, NULL, NULL FROM blob
+    WHERE loose = 1 AND size IS NOT NULL AND {} ORDER BY used, id"""
+_START = Place(-1.0, is_image=True, number=0)  # before all of them
 _TAGS = "SELECT tag FROM tag WHERE blob = ?1 AND repository = ?2"
 _LINKED = """SELECT repository.name FROM layer JOIN repository ON repository.id = layer.repository
     WHERE layer.blob = ? ORDER BY 1"""
@@ -40,7 +41,7 @@ _STRAY = """SELECT 1 FROM layer WHERE blob = ?1 AND repository = ?2
 _KEPT = "SELECT id, digest, size, seen, used, hits, scrubbed FROM blob WHERE size IS NOT NULL"
 
 _KeptRow = tuple[int, bytes, int, float, float, int, float]
-_Row = tuple[float, int, int, bytes, str | None, str | None, str | None]
+_Row = tuple[float, int, int, int, bytes, str | None, str | None, str | None]
 
 
 def total(connection: sqlite3.Connection) -> Total:
@@ -91,29 +92,43 @@ def clamp(connection: sqlite3.Connection, now: float) -> None:
 
 
 def oldest(
-    connection: sqlite3.Connection, limit: int, now: float, skip: Collection[CandidateKey]
+    connection: sqlite3.Connection, limit: int, now: float, after: Place | None = None
 ) -> list[Candidate]:
-    """Images and loose blobs, the longest unused first, without those that are skipped."""
+    """Images and loose blobs, the longest unused first; of equals the images. `after`: those behind it."""
     late = now + AHEAD_SECONDS
-    known = {(repository and repository.name, raw(digest)) for repository, digest in skip}
-    with closing(connection.execute(_IMAGES)) as images, closing(connection.execute(_LOOSE)) as loose:
-        rows = (row for row in heapq.merge(images, loose, key=_used) if (row[4], row[3]) not in known)
-        found = (_candidate(row, now, late) for row in rows)
+    after = after or _START
+    # Of those that were used at the same time as `after`, all blobs come behind all images.
+    images = _behind(connection, _IMAGES, "image.", after, after.number if after.is_image else None)
+    loose = _behind(connection, _LOOSE, "", after, 0 if after.is_image else after.number)
+    with closing(images), closing(loose):  # an open question would keep the journal from being emptied
+        found = (_candidate(row, now, late) for row in heapq.merge(images, loose, key=_order))
         return list(islice((each for each in found if each is not None), limit))
 
 
-def _used(row: _Row) -> float:
-    return row[0]
+def _behind(
+    connection: sqlite3.Connection, query: str, table: str, after: Place, number: int | None
+) -> Generator[_Row, None, None]:
+    """Rows behind a place, read as they are taken. `number`: the last row of its time; None: all of them."""
+    if number is not None:  # asked for alone, so that one look finds them, be they thousands
+        equals = query.format(f"{table}used = ? AND {table}id > ?")
+        yield from connection.execute(equals, (after.used, number))
+    yield from connection.execute(query.format(f"{table}used > ?"), (after.used,))
+
+
+def _order(row: _Row) -> tuple[float, bool]:
+    return row[0], row[5] is None
 
 
 def _candidate(row: _Row, now: float, late: float) -> Candidate | None:
-    used, hits, size, value, name, own, above = row
+    used, number, hits, size, value, name, own, above = row
     digest = digest_of(value)
     repository = None if name is None else _repository(name)
     if digest is None or (name is not None and repository is None):
         return None
     tags = sorted({*(own or "").split(), *(above or "").split()})
-    return Candidate(repository, digest, size, now if used > late else used, hits, tuple(map(Tag, tags)))
+    place = Place(used, name is not None, number)
+    when = now if used > late else used
+    return Candidate(repository, digest, size, when, hits, tuple(map(Tag, tags)), place)
 
 
 def drop_image(rows: Rows, repository: str, digest: bytes, unused_since: float) -> Dropped | None:

@@ -62,6 +62,18 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a candidate stands among all of them, so that whoever asks again can go on behind it.
+
+    `used` is what is written, be it in the future. `number` is a row's, of the images or of the blobs.
+    """
+
+    used: float
+    is_image: bool
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """What may go next: an image, or a blob that no image names (then `repository` is None).
 
@@ -75,14 +87,7 @@ class Candidate:
     used: float
     hits: int
     tags: tuple[Tag, ...]
-
-    @property
-    def key(self) -> CandidateKey:
-        """What tells it from all others."""
-        return self.repository, self.digest
-
-
-CandidateKey = tuple[Repository | None, Digest]
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -21,11 +21,11 @@ import structlog
 from mirror.ledger import asks, survey
 from mirror.ledger.facts import (
     Candidate,
-    CandidateKey,
     Dropped,
     KeptBlob,
     Loose,
     Move,
+    Place,
     SeenBlob,
     SeenLink,
     SeenParts,
@@ -184,12 +184,13 @@ class Inventory:
         """What is kept."""
         return await self._read(asks.total)
 
-    async def oldest(
-        self, limit: int, now: float, skip: Collection[CandidateKey] = frozenset()
-    ) -> list[Candidate]:
-        """Images and loose blobs, the longest unused first, without those whose `key` is in `skip`."""
+    async def oldest(self, limit: int, now: float, after: Place | None = None) -> list[Candidate]:
+        """Images and loose blobs, the longest unused first; `after`: only those behind this place.
+
+        What is used meanwhile moves towards the end, and may come once more.
+        """
         await self._change(lambda rows: asks.clamp(rows.connection, now))
-        return await self._read(lambda connection: asks.oldest(connection, limit, now, skip))
+        return await self._read(lambda connection: asks.oldest(connection, limit, now, after))
 
     async def drop_image(
         self, repository: Repository, digest: Digest, unused_since: float = math.inf

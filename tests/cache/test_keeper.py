@@ -498,28 +498,30 @@ async def test_where_nothing_is_limited_no_fill_waits_for_the_inventory(
         assert at.reserved == {Digest.of(b"c"): 12 * KIB}
 
 
-async def test_many_pinned_images_are_passed_over_in_few_questions(
+async def test_many_pinned_images_are_passed_over_a_slice_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "CANDIDATES", 1)
+    """Each is asked for once, and the unpinned one behind all of them goes."""
+    monkeypatch.setattr(keeper, "CANDIDATES", 2)
     async with shop(tmp_path, Limits(ttl=HOUR, pins=(Rule("library/a:*", 0),))) as at:
         for number in range(15):
             await at.image(A, f"v{number}", b"a" * KIB)
         at.clock.now += 5 * HOUR
         gone = await at.image(B, "1", b"b" * KIB)
         at.clock.now += 5 * HOUR
-        asked = 0
+        asked: list[Candidate] = []
         oldest = Inventory.oldest
 
-        async def counted(*args: Any) -> list[Candidate]:
-            nonlocal asked
-            asked += 1
-            return await oldest(*args)
+        async def listed(*args: Any) -> list[Candidate]:
+            found = await oldest(*args)
+            assert len(found) <= 2
+            asked.extend(found)
+            return found
 
-        monkeypatch.setattr(Inventory, "oldest", counted)
+        monkeypatch.setattr(Inventory, "oldest", listed)
         await at.keeper._look()
         assert not await at.has(B, gone)
-        assert asked <= 6
+        assert len(asked) == len({(each.repository, each.digest) for each in asked}) == 16
 
 
 async def test_a_fill_gets_its_room_though_a_smaller_one_takes_what_was_freed(

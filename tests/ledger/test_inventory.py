@@ -157,8 +157,24 @@ async def test_the_longest_unused_comes_first_whatever_it_is() -> None:
         inventory.note_use(digest("k"), None, T0 + 11)
         assert await names(inventory, "ijklm") == ["i", "m", "l", "j", "k"]
         assert await names(inventory, "ijklm", limit=2) == ["i", "m"]
-        skip = [candidate.key for candidate in await inventory.oldest(3, T0)]
-        assert name(await inventory.oldest(1, T0, skip), "ijkl") == ["j"]
+        third = (await inventory.oldest(3, T0))[-1]
+        assert name(await inventory.oldest(2, T0, third.place), "ijkl") == ["j", "k"]
+
+
+async def test_asked_in_slices_each_comes_once_though_many_were_used_at_the_same_time() -> None:
+    async with running(None) as inventory:
+        for number, each in enumerate("ijkl"):
+            pull(inventory, each, "", T0 + number // 3)
+        for number, each in enumerate("mnop"):
+            inventory.note_blob(APP, digest(each), SIZE, T0 + number // 3)
+        together = await names(inventory, "ijklmnop")
+        assert together == list("ijkmnolp")
+        for limit in (1, 2, 3):
+            slices, after = list[str](), None
+            while found := await inventory.oldest(limit, T0, after):
+                slices += name(found, "ijklmnop")
+                after = found[-1].place
+            assert slices == together
 
 
 async def test_a_use_counts_for_the_image_of_its_repository_only() -> None:

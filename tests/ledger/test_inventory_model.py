@@ -215,9 +215,9 @@ class Inventory(RuleBasedStateMachine):
 
     @invariant()
     def images_come_by_their_use_and_with_their_tags(self) -> None:
-        candidates = self.stock.read(lambda connection: asks.oldest(connection, 100, FAR, frozenset()))
+        candidates = self.stock.read(lambda connection: asks.oldest(connection, 100, FAR))
         assert [candidate.used for candidate in candidates] == sorted(each.used for each in candidates)
-        found = {candidate.key: candidate for candidate in candidates if candidate.repository is not None}
+        found = {(each.repository, each.digest): each for each in candidates if each.repository is not None}
         assert set(found) == {(place, digest(image)) for place, image in self.images}
         for (place, image), used in self.images.items():
             candidate = found[place, digest(image)]
