@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from mirror.server import limits
+from mirror.sometimes import Sometimes
 
 HEAD_TIMEOUT = 10.0  # seconds until a connection's first request line and headers are there; nginx has 60
 BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
@@ -124,23 +125,6 @@ class _Client(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._inner.resume_writing()
-
-
-class Sometimes:
-    """Tells once per interval how often something happened since it was last told."""
-
-    def __init__(self, interval: float) -> None:
-        self._interval = interval  # seconds
-        self._told: float | None = None
-        self._since = 0
-
-    def count(self, now: float) -> int:
-        """It happened: how often, or 0 while it is too early to tell."""
-        self._since += 1
-        if self._told is not None and now - self._told < self._interval:
-            return 0
-        self._told, count, self._since = now, self._since, 0
-        return count
 
 
 class QuietAccept(logging.Filter):

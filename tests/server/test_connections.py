@@ -15,6 +15,7 @@ import pytest
 
 from mirror.server import connections, limits
 from mirror.server.routes import Settings
+from mirror.sometimes import Sometimes
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
 from tests.server.raw import PATIENCE, ask, running
@@ -146,7 +147,7 @@ async def test_a_server_that_listens_quietens_asyncio_once(registry: MemoryRegis
 
 def test_what_is_not_told_at_once_is_counted_in_the_next() -> None:
     """Once per interval."""
-    sometimes = connections.Sometimes(10.0)
+    sometimes = Sometimes(10.0)
     assert [sometimes.count(now) for now in (5.0, 6.0, 14.9, 15.0, 16.0, 30.0)] == [1, 0, 0, 3, 0, 2]
 
 
