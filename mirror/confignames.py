@@ -11,10 +11,10 @@ import re
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-import tldextract
 from pydantic import PlainValidator
 
 from mirror.configvalues import parse_text
+from mirror.upstream import suffixes
 
 OPEN: Final = "*"  # the namespace that stands for every public host
 HUB: Final = "docker.io"
@@ -33,10 +33,6 @@ PATTERN_FORM: Final = (
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123 §2.1
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*(?::[1-9][0-9]{{0,4}})?\Z")
 _PORT_MAX = 65535
-# the bundled list only: no look-up over the network, no cache folder
-_SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
-# with the domains below which everybody can have a name, such as github.io
-_SHARED = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
 
 
 def parse_name(value: object) -> str:
@@ -70,7 +66,7 @@ def is_pattern(namespace: str) -> bool:
 def is_anybodys(namespace: str) -> bool:
     """Whether a client could get itself a host that this pattern fits, and have the mirror ask it."""
     domain = _ending(namespace.partition(":")[0])
-    return namespace == OPEN or (OPEN in namespace and _SHARED(domain).suffix == domain)
+    return namespace == OPEN or (OPEN in namespace and suffixes.split(domain, shared=True).suffix == domain)
 
 
 def default_url(namespace: str) -> str:
@@ -99,7 +95,7 @@ def _is_name(text: str) -> bool:
 def _is_domain(text: str) -> bool:
     """Whether somebody in particular has it: not `com`, not `co.uk`, no part of an address."""
     last = text.rpartition(".")[2]
-    return _is_name(text) and "." in text and not last.isdigit() and _SUFFIXES(text).suffix != text
+    return _is_name(text) and "." in text and not last.isdigit() and suffixes.split(text).suffix != text
 
 
 Name = Annotated[str, PlainValidator(parse_name)]

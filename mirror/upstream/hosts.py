@@ -10,9 +10,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-import tldextract
-
 from mirror.oci.names import MAX_NAME_LENGTH
+from mirror.upstream import suffixes
 
 HUB = "docker.io"
 HUB_NAMES = frozenset({HUB, "index.docker.io", "registry-1.docker.io"})  # one registry
@@ -25,9 +24,6 @@ _PORT = re.compile(r"_([0-9]{1,5})\Z")
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 # In the suffix list, and yet no place for registries: names of addresses, of home networks, of Tor.
 _NOT_PUBLIC = ("arpa", "onion")
-
-# The bundled list only: no look-up over the network, no cache folder. Reading it takes 30 ms, once.
-_SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
 
 def folder(name: str) -> str:
@@ -62,7 +58,7 @@ def is_public(host: str) -> bool:
     """Whether a host that only a client named may be asked: it has a registered domain, and no port.
 
     Single labels, addresses, `.local`, `.internal`, `.svc` and whatever else is no public suffix are names of
-    this network, which is not the client's to reach through us.
+    this network, which is not the client's to reach through us. The first call blocks: see `suffixes.split`.
     """
     if len(host) > _HOST_LENGTH or ":" in host or not is_name(host) or is_address(host):
         return False
@@ -71,7 +67,7 @@ def is_public(host: str) -> bool:
 
 @lru_cache(maxsize=_PUBLIC_CACHED)
 def _has_domain(host: str) -> bool:
-    found = _SUFFIXES(host)
+    found = suffixes.split(host)
     return bool(found.suffix and found.domain) and found.suffix.rpartition(".")[2] not in _NOT_PUBLIC
 
 

@@ -10,12 +10,9 @@ import ipaddress
 from collections.abc import Sequence
 from enum import Enum
 
-import tldextract
 from yarl import URL
 
-# The bundled list only: no look-up over the network, no cache folder. Private suffixes (github.io) count:
-# two of their customers are two parties.
-_SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
+from mirror.upstream import suffixes
 
 
 class Verdict(Enum):
@@ -71,8 +68,9 @@ def _same_domain(registry: URL, realm: URL) -> bool:
     one, other = _host(registry), _host(realm)
     if _is_address(one) or _is_address(other):
         return False
-    domain = _SUFFIXES(one).top_domain_under_public_suffix
-    return bool(domain) and domain == _SUFFIXES(other).top_domain_under_public_suffix
+    # github.io counts as a suffix: two of its customers are two parties
+    domain = suffixes.split(one, shared=True).top_domain_under_public_suffix
+    return bool(domain) and domain == suffixes.split(other, shared=True).top_domain_under_public_suffix
 
 
 def _is_address(host: str) -> bool:

@@ -112,7 +112,8 @@ class Routes:
             for name in sorted(HUB_NAMES) if names.hub else ():
                 self._exact.setdefault(name, names)
                 self._folders.setdefault(name, (name, names))
-        hosts.is_public("example.com")  # reads the suffix list now, not on the event loop
+        if self._open is not None:
+            hosts.is_public("example.com")  # reads the suffix list now, not on the event loop
         # Of the same few repositories, several times in each request.
         self._cached_route = lru_cache(maxsize=CACHED)(self._route)
         self._cached_split = lru_cache(maxsize=CACHED)(self._split)
