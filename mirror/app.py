@@ -52,7 +52,7 @@ LISTEN_ADVICE = {
     errno.EACCES: "Ports below 1024 are for root: choose a higher one.",
     errno.EADDRNOTAVAIL: "No network interface of this machine has that address.",
 }
-SPOOL = Path("mirror", "spool")  # below the root directory
+SPOOL = Path("mirror", appkeeping.SPOOL)  # below the root directory
 LEDGER = "ledger.sqlite"  # beside it
 # For names to be resolved and large manifests to be read. asyncio's own few would all wait when a DNS server
 # does not answer.
@@ -126,6 +126,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         ),
         deadline=proxy.deadline,
         memory=keeping.memory,
+        room=keeping.keeper,
         note_use=keeping.inventory.note_use,
     )
     app = routes.build(

@@ -23,6 +23,7 @@ from mirror.cache.keeper import Keeper
 from mirror.cache.lock import HeldError, Lock
 from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
+from mirror.cache.spool import Spool
 from mirror.cache.surveyor import Surveyor
 from mirror.config import Config
 from mirror.configvalues import Size
@@ -39,6 +40,7 @@ from mirror.upstream.routes import Routes
 
 INVENTORY = "inventory.sqlite"  # beside the ledger, with all that is named here
 LOCK = "keeper.lock"
+SPOOL = "spool"
 QUARANTINE = "quarantine"
 
 Locate = Callable[[str], tuple[Repository, Reference | None]]
@@ -125,6 +127,7 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
         reserved=reserved,
         disk=None if root is None else lambda: _disk(root),
         namespace_of=lambda repository: names.split(repository).namespace,
+        spool=Spool(folder / SPOOL),
     )
     scrub = config.cache.scrub
     scrubber = Scrubber(

@@ -6,16 +6,18 @@
    for its own bytes only; the rest goes behind it.
 3. When the disk has less than `minfree` left, until it has some more than that.
 4. What was not used for `ttl`, always.
-5. What is pinned, and what was used in the last GRACE seconds, stays: better over the limit than a pull that
+5. What broken fills have left in the spool counts as kept, and goes before anything else.
+6. What is pinned, and what was used in the last GRACE seconds, stays: better over the limit than a pull that
    loses its blobs on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mirror.cache.freshness import Rule
+from mirror.oci.digest import Digest
 
 LOW = 0.9  # of maxsize that is left after a pass
 MORE = 1.25  # of minfree that is free after a pass
@@ -28,6 +30,44 @@ class Disk:
 
     size: int
     free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What there is: `kept` bytes in the store; of what is coming those announced and those in the spool.
+
+    In the spool is also what broken fills have left.
+    """
+
+    kept: int
+    disk: Disk | None
+    announced: Mapping[Digest, int]
+    spooled: Mapping[Digest, int]
+
+    @property
+    def bytes(self) -> int:
+        """All that is kept, and will be when what was announced is here."""
+        coming, there = self.announced, self.spooled
+        return self.kept + sum(max(coming.get(each, 0), there.get(each, 0)) for each in {*coming, *there})
+
+    @property
+    def free(self) -> int:
+        """What will be free on the disk then; below 0 where it does not fit. 0 where there is none."""
+        if self.disk is None:
+            return 0
+        there = self.spooled
+        unwritten = sum(max(0, size - there.get(each, 0)) for each, size in self.announced.items())
+        return self.disk.free - unwritten
+
+    def plus(self, digest: Digest, size: int) -> Held:
+        """The same with so many bytes more announced."""
+        announced = {**self.announced, digest: self.announced.get(digest, 0) + size}
+        return Held(self.kept, self.disk, announced, self.spooled)
+
+    def without_the_kept(self) -> Held:
+        """What is coming alone, on an empty disk."""
+        disk = self.disk and Disk(self.disk.size, self.disk.size)
+        return Held(0, disk, self.announced, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +101,41 @@ class Limits:
             return int(disk.size * self.minfree_share)
         return self.minfree or 0
 
+    def short_of(self, held: Held) -> tuple[str, str]:
+        """The limit that is in the way, by its name and as it was given."""
+        most = self.most(held.disk)
+        if most is not None and held.bytes > most:
+            return "cache.maxsize", _given(self.maxsize, self.maxsize_share)
+        return "cache.minfree", _given(self.minfree, self.minfree_share)
+
     def is_pinned(self, names: Iterable[str]) -> bool:
         """Whether any of an image's names, `repository:tag`, is to stay."""
         return any(rule.fits(name) for rule in self.pins for name in names)
 
 
-def surplus(kept: int, disk: Disk | None, limits: Limits) -> int:
+def surplus(held: Held, limits: Limits) -> int:
     """Bytes that a pass is to free, also where all fits still."""
-    most = limits.most(disk)
-    over = 0 if most is None else kept - int(most * LOW)
-    if disk is not None:
-        over = max(over, int(limits.reserve(disk) * MORE) - disk.free)
+    most = limits.most(held.disk)
+    over = 0 if most is None else held.bytes - int(most * LOW)
+    if held.disk is not None:
+        over = max(over, int(limits.reserve(held.disk) * MORE) - held.free)
     return max(over, 0)
 
 
-def needed(kept: int, coming: int, disk: Disk | None, limits: Limits) -> int:
-    """Bytes that have to go before `coming` more are written, 0 when they fit: somebody waits for it."""
-    over = 0
-    most = limits.most(disk)
-    if most is not None:
-        over = kept + coming - most
-    if disk is not None:
-        over = max(over, limits.reserve(disk) - (disk.free - coming))
+def needed(held: Held, limits: Limits) -> int:
+    """Bytes that have to go before what was announced is written, 0 when it fits: somebody waits for it."""
+    most = limits.most(held.disk)
+    over = 0 if most is None else held.bytes - most
+    if held.disk is not None:
+        over = max(over, limits.reserve(held.disk) - held.free)
     return max(over, 0)
+
+
+def _given(size: int | None, share: float | None) -> str:
+    if share is not None:
+        return f"{share * 100:g}%"
+    amount, units = float(size or 0), ["KiB", "MiB", "GiB", "TiB"]
+    unit = "B"
+    while amount >= 1024 and units:
+        amount, unit = amount / 1024, units.pop(0)
+    return f"{amount:.4g}{unit}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from functools import partial
@@ -129,16 +130,21 @@ class Intake:
         """See that a blob of `size` bytes fits; where it does not, nothing more is written (rule 9)."""
         if self._window is not None:
             return
+        if not self.reserved:
+            if not await self._room.make_room(self._digest, size):
+                self._window = Window(self.written)  # who has refused has told why
+                return
+            self.reserved = size
         wanted = size - self.received
         try:
             free = await self._in_thread(self._spool.free)
             if free < wanted:
+                await self._in_thread(self._spool.shed, wanted - free)
+                free = await self._in_thread(self._spool.free)
+            if free < wanted:
                 raise OSError(f"{wanted} bytes are wanted, {free} are free")
-            if not self.reserved:
-                if not await self._room.make_room(self._digest, size):
-                    raise OSError(f"{size} bytes do not fit into what may be kept")
-                self.reserved = size
         except OSError as error:
+            self.give_back()
             self._go_volatile(error)
 
     def give_back(self) -> None:
@@ -225,7 +231,10 @@ class Intake:
 
     def _go_volatile(self, reason: OSError) -> None:
         """From here on nothing is kept; what stands in the spool can still be read until the fill's end."""
-        log.warning("fill.not_keeping", digest=str(self._digest), reason=reason.strerror or str(reason))
+        count = self._spool.troubles.count(time.monotonic())
+        if count:
+            text = reason.strerror or str(reason)
+            log.warning("fill.not_keeping", digest=str(self._digest), reason=text, count=count)
         self._window = Window(self.written)
 
     async def _show_from_memory(self, window: Window, chunk: bytes) -> None:

@@ -4,7 +4,8 @@
    known to name may be named by an image that was not read yet). What does not fit then is not kept.
 2. All deletions are made by whoever holds the lock file, one after the other: this process, or a command that
    was started beside it.
-3. What is being filled has its room reserved, and counts as kept.
+3. What is being filled has its room reserved, and counts as kept; so does what broken fills have left in the
+   spool, which goes first.
 """
 
 from __future__ import annotations
@@ -17,23 +18,24 @@ from contextlib import suppress
 
 import structlog
 
-from mirror.cache.eviction import GRACE, Disk, Limits, needed, surplus
-from mirror.cache.evictor import Evictor, Freed, failed
-from mirror.cache.freshness import names
-from mirror.cache.lock import HeldError, Lock
+from mirror.cache.eviction import Disk, Held, Limits, needed, surplus
+from mirror.cache.evictor import Evictor, Freed
+from mirror.cache.lock import Lock
+from mirror.cache.measure import Measure
+from mirror.cache.passes import Passes, tell
+from mirror.cache.spool import Spool
 from mirror.cache.surveyor import Surveyor
-from mirror.ledger.facts import Candidate, Place
 from mirror.ledger.inventory import Inventory, NotKept, SurveyLost
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.registry import RegistryError
-from mirror.store.errors import StoreError
+from mirror.sometimes import Sometimes
 
 PASS = 60.0  # seconds between two looks at limits and ages
 SLICE = 2.0  # seconds of a pass over the limits, between which fills that need room have their turn
 AGAIN = 600.0  # seconds before a survey that failed is begun again
-CANDIDATES = 100  # asked of the inventory at once, some 5 ms
 ROOM = 10.0  # seconds that a fill waits for room; then it is decided by what there is
+TELL = 10.0  # seconds between two lines about what found no room: a pull of one image has dozens
 
 log = structlog.get_logger()
 
@@ -55,20 +57,20 @@ class Keeper:
         reserved: dict[Digest, int],
         disk: Callable[[], Disk] | None,
         namespace_of: Callable[[Repository], str],
+        spool: Spool | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._inventory = inventory
-        self._evictor = evictor
         self._surveyor = surveyor
         self._limits = limits
-        self._lock = lock
+        self._passes = Passes(inventory, evictor, limits, lock, namespace_of, clock)
+        self._measure = Measure(inventory, reserved, disk, spool)
         self._reserved = reserved  # bytes that fills have announced; the evictor sees them too
-        self._disk = disk
-        self._namespace_of = namespace_of
+        self._spool = spool
         self._clock = clock
-        self._known = 0  # bytes, when the inventory was last asked
         self._turn = asyncio.Lock()  # of who evicts for a size
         self._scarce = asyncio.Event()  # a fill has had to wait for room: make some more
+        self._refused = Sometimes(TELL)
 
     async def run(self) -> None:
         """Look after it all, until cancelled."""
@@ -84,29 +86,33 @@ class Keeper:
                 await asyncio.sleep(SLICE)  # where nothing can go, each fill asks in vain
 
     async def make_room(self, digest: Digest, size: int) -> bool:
-        """Reserve room for a fill of so many bytes, evicting what has to go; False: it does not fit."""
+        """Reserve room for so many bytes, evicting what has to go; False: they do not fit, which is told."""
         if self._limits.of_size and not await self._fits(digest, size):
             return False
         self._reserved[digest] = self._reserved.get(digest, 0) + size
         return True
 
+    def release(self, digest: Digest, size: int) -> None:
+        """The fill is over: what it kept is in the inventory."""
+        left = self._reserved.pop(digest, 0) - size
+        if left > 0:
+            self._reserved[digest] = left
+
     async def _fits(self, digest: Digest, size: int) -> bool:
         """Whether so many bytes may be kept, now or after what had to go for them."""
         try:
-            kept, disk = await self._state()
-            over = needed(kept, size, disk, self._limits)
+            held = (await self._measure.take()).plus(digest, size)
             # What does not fit beside what is coming already would evict all, and not be kept.
-            if over and self._inventory.complete and self._could_fit(size, disk):
-                kept, disk = await self._evict_for(size)
-        except (TimeoutError, NotKept):
-            disk = await self._look_at_disk()
-            kept = self._known + sum(self._reserved.values())
-        if needed(kept, size, disk, self._limits):
-            log.warning("keeper.no_room", digest=str(digest), bytes=size, kept=kept)
-            return False
-        return True
+            if needed(held, self._limits) and not needed(held.without_the_kept(), self._limits):
+                held = await self._make_fit(digest, size)
+        except (OSError, NotKept):  # a lock that cannot be had, or a turn: then by what there is
+            held = (await self._measure.guess()).plus(digest, size)
+        if not needed(held, self._limits):
+            return True
+        self._tell_refused(digest, size, held)
+        return False
 
-    async def _evict_for(self, size: int) -> tuple[int, Disk | None]:
+    async def _make_fit(self, digest: Digest, size: int) -> Held:
         """What there is then. One fill after the other: each may have made room for the next one too.
 
         Raises TimeoutError, NotKept.
@@ -115,28 +121,57 @@ class Keeper:
         async with asyncio.timeout(ROOM):
             await self._turn.acquire()
         try:
-            kept, disk = await self._state()
+            held = (await self._measure.take()).plus(digest, size)
             # Again, for a smaller fill may have taken what was freed meanwhile; until nothing more goes.
-            while over := needed(kept, size, disk, self._limits):
-                self._scarce.set()
-                if not await self._free("room", over, until=until):
-                    break
-                kept, disk = await self._state()
-            return kept, disk
+            while over := needed(held, self._limits):
+                if not await self._shed(over):
+                    self._scarce.set()
+                    if not self._inventory.complete or not await self._free("room", over, until=until):
+                        break
+                held = (await self._measure.take()).plus(digest, size)
+            return held
         finally:
             self._turn.release()
 
-    def _could_fit(self, size: int, disk: Disk | None) -> bool:
-        """Whether it would if nothing were kept but what is coming."""
-        coming = sum(self._reserved.values())
-        empty = None if disk is None else Disk(disk.size, disk.size)
-        return not needed(coming, size, empty, self._limits)
+    async def _shed(self, wanted: int) -> int:
+        """Bytes that went of what broken fills have left: nobody reads it, and it is no whole blob."""
+        if self._spool is None:
+            return 0
+        try:
+            files, freed = await asyncio.to_thread(self._spool.shed, wanted)
+        except OSError as error:
+            log.warning("spool.not_swept", reason=str(error))
+            return 0
+        if files:
+            log.info("spool.shed", files=files, bytes=freed, reason="room")
+        return freed
 
-    def release(self, digest: Digest, size: int) -> None:
-        """The fill is over: what it kept is in the inventory."""
-        left = self._reserved.pop(digest, 0) - size
-        if left > 0:
-            self._reserved[digest] = left
+    def _tell_refused(self, digest: Digest, size: int, held: Held) -> None:
+        """One line now and then, with how many blobs found no room since the last one."""
+        count = self._refused.count(time.monotonic())
+        if not count:
+            return
+        name, limit = self._limits.short_of(held)
+        log.warning(
+            "keeper.no_room",
+            limit=f"{name} {limit}",
+            wanted=size,
+            kept=held.kept,
+            coming=held.bytes - held.kept,
+            free=held.disk.free if held.disk is not None else None,
+            digest=str(digest),
+            count=count,
+            advice=self._advice(name, held),
+        )
+
+    def _advice(self, name: str, held: Held) -> str:
+        if not self._inventory.complete:
+            return "nothing can go before all that is kept was looked at: see survey.done"
+        if needed(held.without_the_kept(), self._limits):
+            return f"it would not fit into an empty cache beside what is coming already: change {name}"
+        what = "unpin images, or make" if self._limits.pins else "make"
+        more = "raise cache.maxsize" if name == "cache.maxsize" else "free the disk or lower cache.minfree"
+        return f"what is kept was used a moment ago or is pinned: {what} more room ({more})"
 
     async def _survey(self) -> None:
         try:
@@ -168,101 +203,27 @@ class Keeper:
         try:
             while self._limits.of_size:
                 async with self._turn:
-                    kept, disk = await self._state()
-                    low = low or needed(kept, 0, disk, self._limits) > 0
-                    over = surplus(kept, disk, self._limits) if low else 0
+                    held = await self._measure.take()
+                    low = low or needed(held, self._limits) > 0
+                    over = surplus(held, self._limits) if low else 0
+                    if over and await self._shed(over):
+                        continue
                     gone = freed.images + freed.blobs
                     wanted = freed.bytes + over
                     if over:
-                        await self._evict_oldest(freed, wanted, until=time.monotonic() + SLICE)
+                        await self._passes.evict(freed, wanted, until=time.monotonic() + SLICE)
                     if freed.bytes >= wanted or freed.images + freed.blobs == gone:
                         return
         finally:
-            _tell("limit", freed, began)
-
-    async def _state(self) -> tuple[int, Disk | None]:
-        """Bytes kept or announced, and the disk.
-
-        A fill that ends while the inventory is asked may be in the answer, or not: it counts in any case.
-        """
-        disk = await self._look_at_disk()
-        announced = dict(self._reserved)
-        self._known = (await self._inventory.total()).bytes
-        return self._known + sum((announced | self._reserved).values()), disk
-
-    async def _look_at_disk(self) -> Disk | None:
-        if self._disk is None:
-            return None
-        try:
-            return await asyncio.to_thread(self._disk)
-        except OSError:  # a disk that cannot tell has no limit of its own
-            return None
+            tell("limit", freed, began)
 
     async def _free(
-        self,
-        reason: str,
-        wanted: float,
-        before: float = math.inf,
-        *,
-        until: float = math.inf,
+        self, reason: str, wanted: float, before: float = math.inf, *, until: float = math.inf
     ) -> bool:
-        """Evict, as `_evict_oldest`, and tell; whether anything went."""
+        """Evict, as `Passes.evict`, and tell; whether anything went."""
         freed, began = Freed(), time.monotonic()
         try:
-            await self._evict_oldest(freed, wanted, before, until=until)
+            await self._passes.evict(freed, wanted, before, until=until)
         finally:
-            _tell(reason, freed, began)
+            tell(reason, freed, began)
         return bool(freed.images or freed.blobs)
-
-    async def _evict_oldest(
-        self, freed: Freed, wanted: float, before: float = math.inf, *, until: float = math.inf
-    ) -> None:
-        """Evict until `wanted` bytes are freed, or all that was not used since `before` is gone.
-
-        `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
-        the inventory does not know.
-        """
-        latest = min(self._clock() - GRACE, before)
-        after: Place | None = None
-        try:
-            async with self._lock.shared():
-                while freed.bytes < wanted and time.monotonic() < until:
-                    # Behind what stays: it is pinned, being filled, or on a disk that lets nothing go.
-                    found = await self._inventory.oldest(CANDIDATES, self._clock(), after)
-                    old = [candidate for candidate in found if candidate.used < latest]
-                    for candidate in old:
-                        if freed.bytes >= wanted or time.monotonic() >= until:
-                            break
-                        if not self._is_pinned(candidate):
-                            await self._evict(candidate, freed)
-                    if len(old) < CANDIDATES:
-                        break
-                    after = old[-1].place
-        except HeldError:
-            log.info("keeper.waiting", reason="another process is deleting")
-
-    async def _evict(self, candidate: Candidate, freed: Freed) -> None:
-        try:
-            await self._evictor.evict(candidate, freed)
-        except StoreError as error:
-            failed(str(candidate.digest), error)
-
-    def _is_pinned(self, candidate: Candidate) -> bool:
-        repository = candidate.repository
-        if repository is None or not self._limits.pins:
-            return False
-        namespace = self._namespace_of(repository)
-        return any(self._limits.is_pinned(names(repository, tag, namespace)) for tag in candidate.tags)
-
-
-def _tell(reason: str, freed: Freed, began: float) -> None:
-    """Say what went, if anything did. `began`: time.monotonic()."""
-    if freed.images or freed.blobs:
-        log.info(
-            "eviction.done",
-            reason=reason,
-            images=freed.images,
-            blobs=freed.blobs,
-            bytes=freed.bytes,
-            seconds=round(time.monotonic() - began, 3),
-        )

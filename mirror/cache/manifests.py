@@ -17,6 +17,7 @@ from mirror.cache.coalesce import Coalescer
 from mirror.cache.images import Images, parsed_manifest
 from mirror.cache.memory import Memory
 from mirror.cache.pulse import Pulse
+from mirror.cache.room import Room
 from mirror.cache.tags import Tags, Word
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
@@ -38,8 +39,10 @@ class Manifests:
         tags: Tags,
         images: Images,
         pulse: Pulse,
+        room: Room,
     ) -> None:
         self._pulse = pulse
+        self._room = room
         self._knocks: Coalescer[str, None] = Coalescer()
         self._store = store
         self._upstream = upstream
@@ -209,9 +212,8 @@ class Manifests:
     async def _write(self, repository: Repository, manifest: RawManifest) -> None:
         digest = manifest.descriptor.digest
         try:
-            if not self._memory.is_kept(repository, digest):
-                await self._store.put_manifest(repository, manifest)
-                self._memory.kept(repository, digest)
+            if not self._memory.is_kept(repository, digest) and not await self._put(repository, manifest):
+                return
             while (tag := self._tags.next_waiting(repository, digest)) is not None:
                 async with self._turn(repository, tag):
                     await self._store.tag(repository, tag, digest)
@@ -219,6 +221,18 @@ class Manifests:
             log.warning(
                 "manifest.not_kept", repository=str(repository), digest=str(digest), reason=str(error)
             )
+
+    async def _put(self, repository: Repository, manifest: RawManifest) -> bool:
+        """Keep it, if there is room; whether there was. Raises StoreError."""
+        digest, size = manifest.descriptor.digest, len(manifest.body)
+        if not await self._room.make_room(digest, size):
+            return False
+        try:
+            await self._store.put_manifest(repository, manifest)
+        finally:
+            self._room.release(digest, size)
+        self._memory.kept(repository, digest)
+        return True
 
     async def _untag(self, repository: Repository, tag: Tag) -> None:
         try:

@@ -21,6 +21,7 @@ from mirror.cache.manifests import Manifests
 from mirror.cache.memory import Memory
 from mirror.cache.patience import Patience
 from mirror.cache.pulse import Pulse
+from mirror.cache.room import Room, Unlimited
 from mirror.cache.standing import Standings
 from mirror.cache.tagged import Tagged
 from mirror.cache.tags import Remembering, Tags
@@ -40,8 +41,8 @@ class PullThrough:
     """Answers from the store, else from the upstream, keeping what passes.
 
     `deadline`: seconds that asking the upstream may hold a client that could have what is kept.
-    `note_use` is told what clients are given; `clock` is the wall clock, see Standings. `close` ends the work
-    under way; all that is given here belongs to the caller.
+    `room` is asked before a manifest is kept; `note_use` is told what clients are given; `clock` is the wall
+    clock, see Standings. `close` ends the work under way; all that is given here belongs to the caller.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class PullThrough:
         policy: Policy,
         deadline: float,
         memory: Memory | None = None,
+        room: Room | None = None,
         note_use: Callable[[Digest, Repository, float], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -66,7 +68,7 @@ class PullThrough:
         self._store = store
         self._upstream = upstream
         self._images = images
-        self._manifests = Manifests(store, upstream, memory, tags, images, pulse)
+        self._manifests = Manifests(store, upstream, memory, tags, images, pulse, room or Unlimited())
         self._checks = Checks(upstream, self._manifests, tags, patience, pulse, clock)
         standings = Standings(tags, policy, clock)
         self._tagged = Tagged(upstream, self._manifests, images, standings, self._checks, patience)

@@ -15,13 +15,16 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.oci.digest import Digest, Hasher
+from mirror.oci.digest import Digest, DigestError, Hasher
+from mirror.sometimes import Sometimes
 
 REHASH_PIECE = 8 << 20  # bytes hashed per call, so that a stop need not wait for a whole blob
+TELL = 10.0  # seconds between two lines about the same trouble
 SUFFIX = ".part"
 PRIVATE = ".private"
 
@@ -69,12 +72,15 @@ class Spool:
 
     def __init__(self, folder: Path, party: str = "") -> None:
         self.folder = folder
+        self.troubles = Sometimes(TELL)  # of fills that cannot write here: a full disk stops each of them
         # Hashed: a host's name can be as long as a file's may be.
         self._mark = "." + hashlib.sha256(party.encode()).hexdigest()[:32] if party else ""
 
     def apart(self, party: str) -> Spool:
         """The spool files of this party, in the same folder."""
-        return Spool(self.folder, party)
+        found = Spool(self.folder, party)
+        found.troubles = self.troubles
+        return found
 
     def open(self, digest: Digest) -> SpoolFile:
         """This digest's spool file with what an earlier fill left in it. Raises OSError (full, read-only)."""
@@ -91,33 +97,84 @@ class Spool:
         """Bytes that may still be written here."""
         return shutil.disk_usage(self.folder).free
 
+    def sizes(self) -> dict[Digest, int]:
+        """Bytes that the files here take of the disk, whoever has them open. Raises OSError."""
+        found: dict[Digest, int] = {}
+        for path, status in self._files():
+            digest = _digest(path)
+            if digest is not None:
+                found[digest] = found.get(digest, 0) + _bytes(status)
+        return found
+
+    def shed(self, wanted: int) -> tuple[int, int]:
+        """Remove files that no fill has open, the longest untouched first, until `wanted` bytes are free.
+
+        Returns how many files went, and how many bytes. Raises OSError.
+        """
+        count = freed = 0
+        for path, status in sorted(self._files(), key=lambda found: found[1].st_mtime):
+            if freed >= wanted:
+                break
+            if _remove(path, lambda _status: True):
+                count, freed = count + 1, freed + _bytes(status)
+        return count, freed
+
     def sweep(self, older_than: float, now: float) -> list[str]:
         """Remove private and empty files, and any untouched for `older_than` seconds; returns the names.
 
-        Files that a fill has open are locked and stay.
+        Files that a fill has open are locked and stay. Raises OSError.
         """
-        removed: list[str] = []
+
+        def is_due(path: Path, status: os.stat_result) -> bool:
+            return path.suffix == PRIVATE or not status.st_size or now - status.st_mtime > older_than
+
+        paths = sorted(path for path, _ in self._files())
+        return [path.name for path in paths if _remove(path, partial(is_due, path))]
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        """All spool files, of every party. Raises OSError."""
+        found = []
         try:
-            found = sorted(self.folder.iterdir())
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith((SUFFIX, PRIVATE)):
+                        with contextlib.suppress(FileNotFoundError):  # kept, or removed, meanwhile
+                            found.append((Path(entry.path), entry.stat(follow_symlinks=False)))
         except FileNotFoundError:
-            return removed
-        for path in found:
-            if path.suffix not in (SUFFIX, PRIVATE):
-                continue
-            with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                status = os.fstat(file.fileno())
-                if path.suffix == PRIVATE or not status.st_size or now - status.st_mtime > older_than:
+            return []
+        return found
+
+
+def _digest(path: Path) -> Digest | None:
+    """Whose file it is, by its name."""
+    try:
+        return Digest.parse(path.name.partition(".")[0].replace("-", ":", 1))
+    except DigestError:
+        return None
+
+
+def _bytes(status: os.stat_result) -> int:
+    """What a file takes of the disk: of one with holes what was written (st_blocks counts 512, stat(2))."""
+    return min(status.st_size, status.st_blocks * 512)
+
+
+def _remove(path: Path, is_due: Callable[[os.stat_result], bool]) -> bool:
+    """Whether the file went: it is due, and no fill has it open."""
+    with contextlib.suppress(OSError):
+        file = _locked(path, 0)
+        if file is not None:
+            with file:
+                if is_due(os.fstat(file.fileno())):
                     path.unlink()
-                    removed.append(path.name)
-        return removed
+                    return True
+    return False
 
 
-def _locked(path: Path) -> BinaryIO | None:
-    """Open (or make) and lock the file at `path`; None when somebody else holds it."""
+def _locked(path: Path, make: int = os.O_CREAT) -> BinaryIO | None:
+    """Open (or make) and lock the file at `path`; None when somebody else holds it. Raises OSError."""
     while True:
         # The store takes the file with its permission bits: what the umask leaves, as in registry:2.
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
+        file = os.fdopen(os.open(path, os.O_RDWR | make | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy
 from mirror.cache.pullthrough import PullThrough
+from mirror.cache.room import Room
 from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
 from mirror.drivers.filesystem import FilesystemDriver
@@ -78,14 +79,17 @@ async def joined(
     policy: Policy = ALWAYS_DUE,
     clock: Callable[[], float] = time.time,
     strangers: Strangers | None = None,
+    room: Room | None = None,
 ) -> AsyncGenerator[Parts, None]:
     """A PullThrough with a store and a ledger on the disk; ended as the application ends it."""
     driver = FilesystemDriver(root, 4)
     store = ContentStore(driver)
-    fills = Fills(upstream, store, Spool(spool or root / "mirror" / "spool"), strangers)
+    fills = Fills(upstream, store, Spool(spool or root / "mirror" / "spool"), strangers, room)
     ledger = Ledger((spool.parent if spool else root / "mirror") / "ledger.sqlite")
     await ledger.open()
-    registry = PullThrough(store, upstream, fills, ledger, policy=policy, deadline=deadline, clock=clock)
+    registry = PullThrough(
+        store, upstream, fills, ledger, policy=policy, deadline=deadline, room=room, clock=clock
+    )
     try:
         yield Parts(root, store, fills, registry)
     finally:

@@ -111,7 +111,7 @@ class Life:
         self.inventory = Inventory(root / "mirror" / "inventory.sqlite")
         self.store, self.tree = BookedStore(driver, self.inventory, clock), Tree(driver)
         reserved: dict[Digest, int] = {}
-        memory = Memory(1000, 10.0)
+        memory, spool = Memory(1000, 10.0), Spool(root / "mirror" / "spool")
         evictor = Evictor(self.tree, self.inventory, memory, reserved.keys, clock)
         self.surveyor = Surveyor(self.tree, self.inventory, root, clock)
         self.keeper = Keeper(
@@ -123,13 +123,14 @@ class Life:
             reserved=reserved,
             disk=None,
             namespace_of=lambda _repository: "docker.io",
+            spool=spool,
             clock=clock,
         )
         scrubber = Scrubber(self.tree, self.inventory, memory, None, interval=0, rate=1e9, clock=clock)
         self.collector = Collector(
             self.store, self.tree, self.inventory, memory, evictor, scrubber, reserved.keys, clock
         )
-        self.fills = Fills(upstream, self.store, Spool(root / "mirror" / "spool"), None, self.keeper)
+        self.fills = Fills(upstream, self.store, spool, None, self.keeper)
         self.ledger = Ledger(root / "mirror" / "ledger.sqlite")
         self.registry = PullThrough(
             self.store,
@@ -139,6 +140,7 @@ class Life:
             policy=ALWAYS_DUE,
             deadline=5.0,
             memory=memory,
+            room=self.keeper,
             note_use=self.inventory.note_use,
             clock=clock,
         )
