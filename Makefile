@@ -2,16 +2,18 @@
 # make demo   the same against a small local upstream, without a network: a cold and a warm pull
 # make test   lint, types, import contracts, unit, integration and real clients
 # make check  the quick part of it: no real clients, no container image
+# make bench  measures the mirror beside other registries and nginx, for docs/performance.md; about 8 minutes
 # make bench-keeping  measures what docs/performance.md says of what is kept; some minutes
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NO_INDEX = The first run installs Python packages: pip needs a package index (PIP_INDEX_URL) or wheels (PIP_FIND_LINKS).
 
-.PHONY: run demo test check lint packages bench-keeping clean
+.PHONY: run demo test check lint packages bench bench-keeping clean
 
 run: $(VENV)/.run
 	$(BIN)/mirror serve
@@ -24,6 +26,9 @@ test: packages lint
 
 check: lint
 	$(BIN)/pytest -m "not clients and not image" $(PYTEST_ARGS)
+
+bench: packages $(VENV)/.dev
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 bench-keeping: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.run_keeping
