@@ -79,13 +79,14 @@ class Screen:
             return
         if event.get("event") in ("removed", "found"):
             self._items[str(event.get("kind") or "item")] += 1
-        if self._quiet:
+        if self._quiet and event.get("event") != "bad":
             return
         if event.get("event") == "progress":
             self._progress(event)
         elif line := commandstext.item(event):
             self.erase()
-            click.echo(line)
+            for each in filter(None, (line, commandstext.about(event))):
+                click.echo(f"mirror: {each}" if self._quiet else each, err=self._quiet)
 
     def end(self) -> int:
         """Show what came of it; the exit status."""

@@ -1,7 +1,8 @@
 """What long operations tell, in words for people and for scripts that read registry:2's. Pure.
 
 Events are those of `server.operations`. An item is `{"event": "removed" | "found" | "bad", "kind", "name",
-"size"}`: gone, would go, and not what its digest says. A summary has numbers: `bytes`, and how many of what
+"size"}`: gone, would go, and not what its digest says; this with "repositories", "more" of them, and where it
+is now, "moved_to". A summary has numbers: `bytes`, and how many of what
 (`images`, `blobs`); of a verification `checked` and `bad`. Where it does not count, the items are counted.
 """
 
@@ -30,6 +31,19 @@ def item(event: Event) -> str:
     return clean(f"{event.get('kind') or 'item'} {verb}{amount}: {event.get('name') or 'without a name'}")
 
 
+def about(event: Event) -> str:
+    """Of what is bad, `  of library/a, team/b and 3 more; now in .../quarantine/...`; "" for other events."""
+    if event.get("event") != "bad":
+        return ""
+    named = event.get("repositories")
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    more = _number(event, "more")
+    whose = f"of {', '.join(names)}{f' and {_count(more)} more' if more else ''}" if names else ""
+    where = event.get("moved_to")
+    parts = [part for part in (whose, f"now in {where}" if where else "now deleted") if part]
+    return clean(f"  {'; '.join(parts)}")
+
+
 def progress(event: Event) -> str:
     """`reading blobs: 12 of 300 (4 %)`; what is counted in bytes says so by `"unit": "bytes"`."""
     what = str(event.get("what") or "working")
@@ -52,7 +66,8 @@ def summary(operation: str, options: Mapping[str, str], event: Event, items: Map
         return f"{found}; nothing was changed"
     if operation == "purge":
         what = clean(options.get("what", ""))
-        return f"{what}: {counts} deleted, {size} freed" if counts else f"{what}: nothing of it is kept"
+        absent = clean(str(event.get("absent") or "nothing of it is kept"))
+        return f"{what}: {counts} deleted, {size} freed" if counts else f"{what}: {absent}"
     return f"{counts} deleted, {size} freed" if counts else "nothing to collect"
 
 

@@ -1,7 +1,8 @@
 """Collection, verification and purge, asked for by an operator; told step by step as they go.
 
 Each is a generator of events, plain values for JSON: `{"event": "progress", "done", "total", "what"}`, then
-`found`, `removed` or `bad` with `kind`, `name` and `size`, at last `summary`. Breaking off is safe at any
+`found`, `removed` or `bad` with `kind`, `name` and `size` (and `bad` with whose it is, and where it is now),
+at last `summary`. Breaking off is safe at any
 step. Raises HeldError, RegistryError, StoreError.
 """
 
@@ -29,6 +30,7 @@ from mirror.store.tree import Tree
 Event = dict[str, Any]
 
 TELL = 1000  # files between two words about the progress
+TAGS_NAMED = 10  # of a repository that has not the one that is meant
 
 
 class Collector:
@@ -89,11 +91,11 @@ class Collector:
         async with aclosing(self._tree.survey_blobs()) as batches:
             async for batch in batches:
                 for fact in batch:
-                    good = await self._scrubber.check(fact.digest)
+                    found = await self._scrubber.check(fact.digest)
                     done, size = done + 1, size + fact.size
-                    if good is False:
+                    if found is not None:
                         bad += 1
-                        yield {"event": "bad", "kind": "blob", "name": str(fact.digest), "size": fact.size}
+                        yield {"event": "bad", "name": str(fact.digest), "size": fact.size, **found.told()}
                     yield {"event": "progress", "done": done, "total": None, "what": "blobs"}
         yield {"event": "summary", "checked": done, "bytes": size, "bad": bad}
 
@@ -103,13 +105,13 @@ class Collector:
         By a tag: only the tag, where the image has another one. An index takes the images along that nothing
         else leads to.
         """
-        freed = Freed()
+        freed, gone = Freed(), False
         meant = await self._meant(repository, reference)
         if isinstance(reference, Tag) and meant:
             others = [tag for tag in await self._inventory.tags_of(repository, meant[0]) if tag != reference]
             if others and await self._evictor.tag(repository, reference):
                 yield {"event": "removed", "kind": "tag", "name": f"{repository}:{reference}", "size": 0}
-                meant = []
+                meant, gone = [], True
         while meant:
             digest = meant.pop(0)
             named = await self._tree.named(repository, digest)
@@ -125,12 +127,27 @@ class Collector:
             "images": freed.images,
             "blobs": freed.blobs,
             "bytes": freed.bytes,
+            "absent": "" if freed.images or gone else await self._absent(repository, reference),
         }
 
     async def _is_left(self, repository: Repository, digest: Digest) -> bool:
         """Whether no tag and no index leads to an image any more."""
         tags = await self._inventory.tags_of(repository, digest)
         return not tags and not await self._inventory.is_named(repository, digest)
+
+    async def _absent(self, repository: Repository, reference: Reference | None) -> str:
+        """What it is that is not kept, and what is kept instead."""
+        try:
+            page = await self._store.tags(repository, TAGS_NAMED, "")
+        except RegistryError as error:
+            if error.status == 404:
+                return f"no repository {repository} is kept"
+            raise
+        if reference is None:
+            return f"no image of {repository} is kept"
+        tags = f"{', '.join(page.names)}{', …' if page.more else ''}" or "none"
+        what = "tag" if isinstance(reference, Tag) else "image"
+        return f"{repository} has no {what} {reference}; its tags: {tags}"
 
     async def _meant(self, repository: Repository, reference: Reference | None) -> list[Digest]:
         if isinstance(reference, Digest):

@@ -1,6 +1,7 @@
 """Kept blobs read again, slowly, behind everything else: what is not what its digest says is moved aside.
 
-A bad blob is not deleted, so that somebody may find out what became of it; it is fetched again when wanted.
+A bad blob lies in the quarantine for a time, so that somebody may find out what became of it; it is fetched
+again when wanted.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from mirror.cache.memory import Memory
+from mirror.cache.quarantine import Quarantine
 from mirror.ledger.inventory import Inventory, NotKept
 from mirror.oci.digest import Digest
 from mirror.registry import RegistryError
@@ -23,13 +27,34 @@ from mirror.store.tree import Tree
 AT_ONCE = 100  # blobs asked of the inventory
 REST = 60.0  # seconds before the inventory is asked again, when nothing was due
 PLENTY = 1e12  # bytes a second: as fast as the disk
-ASIDE_LIMIT = 100  # bad blobs that are kept aside; a disk that spoils more has told its story
+LOOKED_UP = 100  # bad blobs a day of which it is said whose they are, for which all repositories are walked
+CLEAN = 86400.0  # seconds between two looks for what has been in the quarantine for long
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A digest whose data was another's. `repositories`: some of those that have it, and `more` of them."""
+
+    digest: Digest
+    kind: str  # "manifest" or "blob"
+    repositories: tuple[str, ...]
+    more: int
+    moved_to: Path | None  # None: it was deleted
+
+    def told(self) -> dict[str, Any]:
+        """For a log line, or an event; `moved_to` None: it was deleted."""
+        return {
+            "kind": self.kind,
+            "repositories": list(self.repositories),
+            "more": self.more,
+            "moved_to": str(self.moved_to) if self.moved_to else None,
+        }
+
+
 class Scrubber:
-    """`aside`: the folder of bad blobs. `rate` in bytes, `interval` in seconds (0: only when asked)."""
+    """`aside`: the quarantine's folder. `rate` in bytes, `interval` in seconds (0: only when asked)."""
 
     def __init__(
         self,
@@ -45,18 +70,25 @@ class Scrubber:
         self._tree = tree
         self._inventory = inventory
         self._memory = memory
-        self._aside = aside
+        self._quarantine = None if aside is None else Quarantine(aside)
         self._interval = interval
         self._pace = Pace(rate)
         self._clock = clock
+        self._looked_up = 0
+        self._clean_at = 0.0  # time.monotonic()
 
     async def run(self) -> None:
-        """Look at what was not looked at for the interval, until cancelled."""
-        while self._interval > 0:
+        """Look at what was not looked at for the interval, until cancelled; and empty the quarantine."""
+        while True:
+            await self._clean()
+            if self._interval <= 0:
+                return
             try:
                 due = await self._inventory.unscrubbed(AT_ONCE, self._clock() - self._interval)
                 for blob in due:
-                    await self._check(blob.digest, self._pace)
+                    bad = await self._check(blob.digest, self._pace)
+                    if bad is not None:
+                        log.error("scrub.bad", digest=str(bad.digest), **bad.told())
                 await self._inventory.flush()
             except (NotKept, RegistryError, StoreError) as error:
                 log.warning("scrub.postponed", reason=str(error))
@@ -64,38 +96,62 @@ class Scrubber:
             if not due:
                 await asyncio.sleep(REST)
 
-    async def check(self, digest: Digest) -> bool | None:
-        """Whether a blob is right, as fast as the disk allows; None: it is not here."""
+    async def check(self, digest: Digest) -> Bad | None:
+        """What is wrong with a blob, which is moved aside then. As fast as the disk allows; not logged."""
         return await self._check(digest, Pace(PLENTY))
 
-    async def _check(self, digest: Digest, pace: Pace) -> bool | None:
+    async def _check(self, digest: Digest, pace: Pace) -> Bad | None:
         good = await self._tree.rehash(digest, pace)
         if good:
             self._inventory.note_scrubbed(digest, self._clock())
         elif good is False:
-            await self._put_aside(digest)
+            return await self._put_aside(digest)
         else:
             self._inventory.note_blob_gone(digest)
-        return good
+        return None
 
-    async def _put_aside(self, digest: Digest) -> None:
+    async def _put_aside(self, digest: Digest) -> Bad:
         """Out of the tree first: from then on it is not served."""
         self._memory.forget_blob(digest)
         where: Path | None = None
-        if self._aside is not None and await asyncio.to_thread(_count, self._aside) < ASIDE_LIMIT:
+        if self._quarantine is not None:
             try:
-                where = await self._tree.set_aside(digest, self._aside)
-            except StoreError as error:
+                where = await self._tree.set_aside(digest, self._quarantine.folder)
+                if where is not None and not await asyncio.to_thread(self._quarantine.accept, where):
+                    where = None
+            except (StoreError, OSError) as error:
                 log.warning("scrub.not_put_aside", digest=str(digest), reason=str(error))
         if where is None:
             await self._tree.drop_blob(digest)
         self._inventory.note_blob_gone(digest)
-        log.error("scrub.bad", digest=str(digest), moved_to=str(where) if where else "nowhere: deleted")
+        kind, repositories, more = await self._holders(digest)
+        return Bad(digest, kind, repositories, more, where)
 
+    async def _holders(self, digest: Digest) -> tuple[str, tuple[str, ...], int]:
+        """Kind, repositories, and how many more; where that cannot be said: a blob, of nobody."""
+        if self._looked_up < LOOKED_UP:
+            self._looked_up += 1
+            try:
+                found = await self._tree.holders(digest)
+            except RegistryError as error:
+                log.warning("scrub.holders_unknown", digest=str(digest), reason=str(error))
+            else:
+                kind = "manifest" if found.is_manifest else "blob"
+                return kind, tuple(map(str, found.repositories)), found.more
+        return "blob", (), 0
 
-def _count(folder: Path) -> int:
-    """In a thread."""
-    try:
-        return sum(1 for _ in folder.iterdir())
-    except FileNotFoundError:
-        return 0
+    async def _clean(self) -> None:
+        """Once a day."""
+        if time.monotonic() < self._clean_at:
+            return
+        self._clean_at = time.monotonic() + CLEAN
+        self._looked_up = 0
+        if self._quarantine is None:
+            return
+        try:
+            cleaned = await asyncio.to_thread(self._quarantine.clean, self._clock())
+        except OSError as error:
+            log.warning("quarantine.not_cleaned", reason=str(error))
+            return
+        if cleaned.files:
+            log.info("quarantine.cleaned", files=cleaned.files, bytes=cleaned.bytes)

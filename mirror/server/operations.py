@@ -6,7 +6,8 @@ What the operation does is given by the composition root; here is how it is run 
 2. An option that this version does not know is refused: a `dry_run` that is overlooked would delete.
 3. Whoever asked may leave at any time. The step under way is let finish, the next does not begin.
 4. It is told as it happens, at the pace of whoever asked; who takes nothing for a long time has left.
-5. Each answer ends with one `summary` or `error`, which is sent when the operation has let go of everything.
+5. What is found damaged stands in the log too: who asked may be a cron job.
+6. Each answer ends with one `summary` or `error`, which is sent when the operation has let go of everything.
 """
 
 from __future__ import annotations
@@ -142,9 +143,16 @@ class _Running:
                     last = event
                 elif not self._stopped:
                     await self.events.put(event)
+                if event.get("event") == "bad":
+                    _log_bad(event)
                 if self._stopped:
                     break
         return last
+
+
+def _log_bad(event: Event) -> None:
+    told = {name: event[name] for name in event if name not in ("event", "name", "digest")}
+    log.error("scrub.bad", digest=event.get("name"), **told)
 
 
 async def _tell(request: web.Request, running: _Running) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""Reading a blob again to see whether it is still what its digest says."""
+"""Reading a blob again to see whether it is still what its digest says; and whose it is when it is not."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from mirror.drivers.base import PathNotFoundError, StorageDriver
 from mirror.oci.digest import Digest
+from mirror.oci.names import Repository
 from mirror.store import layout
+from mirror.store.links import Links
+from mirror.store.places import repository_of
+
+NAMED = 20  # repositories that are named; a base image's layer may be in hundreds
 
 Wait = Callable[[int], Awaitable[None]]
 
@@ -50,3 +56,33 @@ async def rehash(driver: StorageDriver, digest: Digest, wait: Wait) -> bool | No
     finally:
         await file.close()
     return hasher.hexdigest() == digest.hex
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The repositories that have a digest: the first NAMED of them, sorted, and how many more there are."""
+
+    is_manifest: bool  # in one of them; else a blob in all
+    repositories: tuple[Repository, ...]
+    more: int
+
+
+async def holders(driver: StorageDriver, links: Links, digest: Digest) -> Holders:
+    """Who has it, by all links there are: takes a second for a thousand repositories. Raises DriverError."""
+    looked_at: set[Repository] = set()
+    found: list[Repository] = []
+    is_manifest = False
+    async with aclosing(driver.walk(layout.REPOSITORIES, layout.PARTS)) as batches:
+        async for batch in batches:
+            for entry in batch:
+                repository = repository_of(entry.path)
+                if repository is None or repository in looked_at:
+                    continue
+                looked_at.add(repository)
+                if await links.read(layout.revision_link(repository, digest), digest) is not None:
+                    is_manifest = True
+                elif await links.read(layout.layer_link(repository, digest), digest) is None:
+                    continue
+                found.append(repository)
+    found.sort()
+    return Holders(is_manifest, tuple(found[:NAMED]), len(found[NAMED:]))

@@ -67,6 +67,11 @@ class Tree:
         with reading():
             return await scrub.rehash(self._driver, digest, wait)
 
+    async def holders(self, digest: Digest) -> scrub.Holders:
+        """Which repositories have it, and as what: by their links, whatever became of the data."""
+        with reading():
+            return await scrub.holders(self._driver, self._links, digest)
+
     # Deleting: exactly what is named. True: it was there. Empty folders go too, but not `repositories`.
 
     async def drop(self, garbage: Garbage) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirror.commandstext import failed, item, progress, summary
+from mirror.commandstext import about, failed, item, progress, summary
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -37,6 +37,20 @@ DIGEST = "sha256:" + "a" * 64
 )
 def test_an_item_is_a_line_with_its_name_at_the_end(event: dict[str, Any], line: str) -> None:
     assert item(event) == line
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        ({"repositories": ["a", "b"], "more": 0, "moved_to": "/q/x"}, "  of a, b; now in /q/x"),
+        ({"repositories": ["a"], "more": 3, "moved_to": "/q/x"}, "  of a and 3 more; now in /q/x"),
+        ({"repositories": [], "more": 0, "moved_to": None}, "  now deleted"),
+        ({"repositories": "a", "more": "b", "moved_to": "/\x1b"}, "  now in /?"),
+    ],
+)
+def test_of_what_is_bad_it_is_said_whose_it_is_and_where(event: dict[str, Any], line: str) -> None:
+    assert about({"event": "bad", **event}) == line
+    assert about({"event": "removed", **event}) == ""
 
 
 @pytest.mark.parametrize(
@@ -134,6 +148,7 @@ WHAT = {"what": "quay.io/a:1"}
             False,
         ),
         ("purge", WHAT, {}, {"images": 0, "bytes": 0}, "quay.io/a:1: nothing of it is kept", True),
+        ("purge", WHAT, {}, {"images": 0, "absent": "no tag 1"}, "quay.io/a:1: no tag 1", True),
     ],
 )
 def test_a_summary_is_a_sentence(

@@ -125,14 +125,29 @@ def test_untagged_images_are_taken_where_it_is_asked_for(folder: Folder, root: P
 
 def test_a_verification_sets_aside_what_is_damaged(folder: Folder, root: Path) -> None:
     assert run("verify").stdout.endswith(": all match their digests\n")
-    damaged = folder.blob(b"second")
-    damaged.write_bytes(b"sicond")
+    folder.blob(SHARED).write_bytes(b"spoilt")
     result = run("verify")
-    assert (result.exit_code, folder.has(b"second")) == (1, False)
-    assert "1 does not match its digest: it was set aside" in result.stderr
+    assert (result.exit_code, folder.has(SHARED)) == (1, False)
     [aside] = (root / "mirror" / "quarantine").iterdir()
-    assert aside.read_bytes() == b"sicond"
+    assert aside.read_bytes() == b"spoilt"
+    digest = hashlib.sha256(SHARED).hexdigest()
+    assert f"blob does not match its digest (6 bytes): sha256:{digest}\n" in result.stdout
+    assert f"\n  of library/a, team/b; now in {aside}\n" in result.stdout
+    assert "1 does not match its digest: it was set aside" in result.stderr
     assert run("verify").exit_code == 0
+
+
+def test_a_quiet_verification_says_what_is_damaged_and_whose(folder: Folder, root: Path) -> None:
+    digest = folder.image("team/c", "1", b"third").removeprefix("sha256:")
+    [manifest] = root.glob(f"docker/registry/v2/blobs/sha256/*/{digest}/data")
+    manifest.write_bytes(b"{}")
+    result = run("verify", "-q")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[:2] == [
+        f"mirror: manifest does not match its digest (2 bytes): sha256:{digest}",
+        f"mirror:   of team/c; now in {root}/mirror/quarantine/sha256-{digest}",
+    ]
+    assert (run("verify", "-q").exit_code, run("verify", "-q").output) == (0, "")
 
 
 @pytest.mark.parametrize("what", ["team/b:2", "docker.io/team/b:2"])
@@ -143,7 +158,20 @@ def test_a_tag_is_forgotten_with_what_it_alone_has(folder: Folder, what: str) ->
     assert result.stdout.endswith(" freed\n")
     assert (folder.tags("team/b"), folder.has(b"second"), folder.has(SHARED)) == (["1"], False, True)
     again = run("purge", what)
-    assert (again.exit_code, again.stderr) == (1, f"mirror: {what}: nothing of it is kept\n")
+    assert (again.exit_code, again.stderr) == (1, f"mirror: {what}: team/b has no tag 2; its tags: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("nope", "no repository library/nope is kept"),
+        ("team/b:3", "team/b has no tag 3; its tags: 1, 2"),
+        (f"team/b@sha256:{'0' * 64}", f"team/b has no image sha256:{'0' * 64}; its tags: 1, 2"),
+    ],
+)
+def test_what_is_not_kept_is_said_with_what_is(folder: Folder, what: str, said: str) -> None:
+    result = run("purge", what)
+    assert (result.exit_code, result.stderr) == (1, f"mirror: {what}: {said}\n")
 
 
 def test_a_repository_is_forgotten_whole(folder: Folder) -> None:

@@ -183,15 +183,17 @@ def test_quiet_says_nothing_when_all_is_well(root: Path, here: Script, args: lis
 
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
 def test_damage_is_told_also_to_who_wants_quiet(root: Path, quiet: list[str]) -> None:
-    bad = {"event": "bad", "kind": "blob", "name": DIGEST, "size": 5}
-    with listening(root / SOCKET, operate=Script(bad, {**VERIFIED, "bad": 1})):
+    bad = {"event": "bad", "kind": "manifest", "name": DIGEST, "size": 5, "repositories": ["a", "b"]}
+    with listening(root / SOCKET, operate=Script(PROGRESS, bad, {**VERIFIED, "bad": 1})):
         result = run("verify", *quiet)
     assert result.exit_code == 1
-    assert result.stdout == ("" if quiet else f"blob does not match its digest (5 bytes): {DIGEST}\n")
-    assert result.stderr == (
+    named = [f"manifest does not match its digest (5 bytes): {DIGEST}", "  of a, b; now deleted"]
+    summary = (
         "mirror: 3 blobs read, 15 bytes: 1 does not match its digest: it was set aside, "
-        "and it is fetched again when asked for\n"
+        "and it is fetched again when asked for"
     )
+    assert result.stdout.splitlines() == ([] if quiet else named)
+    assert result.stderr.splitlines() == [*(f"mirror: {line}" for line in named if quiet), summary]
 
 
 def test_what_is_not_kept_cannot_be_purged(root: Path) -> None:

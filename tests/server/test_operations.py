@@ -326,3 +326,12 @@ async def test_what_is_too_long_to_be_told_ends_it(path: Path) -> None:
 async def test_a_mirror_without_operations_says_that_they_are_not_there(path: Path) -> None:
     async with control(path, explain):
         assert (await ask(path, "/verify")).status == 404
+
+
+async def test_what_is_found_damaged_stands_in_the_log_too(path: Path, events: Events) -> None:
+    """Who asked may be a cron job that nobody reads."""
+    bad = {"event": "bad", "kind": "blob", "name": "sha256:a", "repositories": ["a"], "moved_to": "/q"}
+    async with control(path, explain, Fake(bad)):
+        assert (await events_of(path))[0] == bad
+    [line] = events.named("scrub.bad")
+    assert (line["log_level"], line["digest"], line["repositories"]) == ("error", "sha256:a", ["a"])

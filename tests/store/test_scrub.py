@@ -8,9 +8,10 @@ import pytest
 
 from mirror.drivers.base import StorageDriver
 from mirror.oci.digest import Digest
+from mirror.oci.names import Repository
 from mirror.registry import Unavailable
 from mirror.store import layout
-from mirror.store.scrub import Pace
+from mirror.store.scrub import NAMED, Holders, Pace
 from mirror.store.tree import Tree
 from tests.store.faulty import FaultyDriver
 
@@ -77,3 +78,17 @@ async def test_a_bad_blob_is_set_aside_and_reads_as_missing(driver: StorageDrive
         assert where == tmp_path / "quarantine" / f"sha256-{digest.hex}"
         assert where.read_bytes() == data
         assert [batch async for batch in tree.survey_blobs() if batch] == []
+
+
+async def test_whose_a_damaged_blob_is_stands_in_the_links(driver: StorageDriver) -> None:
+    tree, digest = Tree(driver), Digest.of(b"x")
+    assert await tree.holders(digest) == Holders(False, (), 0)
+    names = [Repository(f"team/r{number:02}") for number in range(NAMED + 2)]
+    for repository in reversed(names):
+        await driver.put(layout.layer_link(repository, digest), layout.link_bytes(digest))
+        await driver.put(layout.layer_link(repository, Digest.of(b"y")), layout.link_bytes(Digest.of(b"y")))
+    await driver.put(layout.layer_link(Repository("other"), Digest.of(b"y")), b"broken")
+    assert await tree.holders(digest) == Holders(False, tuple(names[:NAMED]), 2)
+    manifest = Digest.of(b"y")
+    await driver.put(layout.revision_link(names[3], manifest), layout.link_bytes(manifest))
+    assert (await tree.holders(manifest)).is_manifest
