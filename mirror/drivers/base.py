@@ -7,12 +7,13 @@ threads.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 WALK_BATCH = 250  # entries; whoever handles one on the event loop takes 2 ms or so
+BATCH_TIME = 0.05  # seconds after which a driver gives its thread back, also without a full batch
 
 
 class DriverError(Exception):
@@ -89,6 +90,13 @@ class StorageDriver(Protocol):
     async def get(self, path: str, limit: int) -> bytes:
         """A small file whole. DriverError when it has more than `limit` bytes."""
 
+    async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
+        """Small files whole, as by `get`: the first of these, as many as take some BATCH_TIME or have `total`
+        bytes together, at least one (so there is one more of at most `limit` bytes).
+
+        In the place of what cannot be had stands the error with which `get` fails.
+        """
+
     async def put(self, path: str, data: bytes) -> None:
         """Write a small file: atomic (readers see the old or the new one) and durable on return."""
 
@@ -111,6 +119,14 @@ class StorageDriver(Protocol):
         raised, so that a walk which ends has seen everything.
         """
 
+    def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
+        """The files below a folder that fit any of these patterns: as `walk`, without looking at all others.
+
+        A pattern is a path below the folder. In it `*` stands for any one name, and `**`, which may only come
+        first, for any folders, or none, on the way to the first that has the name behind it; folders with a
+        name that stands behind any of the `**` are on no way. Raises ValueError for what is no pattern.
+        """
+
     async def list(self, path: str) -> list[str]:
         """The names in a folder, sorted; PathNotFoundError when there is no such folder."""
 
@@ -122,6 +138,13 @@ class StorageDriver(Protocol):
 
         `path` is below `keep`, and need not be there. A write into one of these folders at the same time
         succeeds: a folder with anything in it stays, and a write makes a folder again that went.
+        """
+
+    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+        """Delete these one after the other, each as by `delete` and then `prune`; whether each was there.
+
+        With `durable` none of them is there again after a power cut, once this has returned; without it any
+        may be, and they may have gone in any order.
         """
 
     async def sweep(self, before: float) -> int:

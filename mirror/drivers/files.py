@@ -12,13 +12,13 @@ import shutil
 import stat as modes
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from mirror.drivers import paths
-from mirror.drivers.base import DriverError, Info, NoSpaceError, PathNotFoundError
+from mirror.drivers.base import BATCH_TIME, DriverError, Info, NoSpaceError, PathNotFoundError
 
 COPY_CHUNK = 1 << 20  # bytes; a copy to another file system holds no more in memory
 # A folder may go between its making and its use: a prune on its way up takes one in each try at worst, and a
@@ -85,6 +85,23 @@ def read_whole(target: Path, path: str, limit: int) -> bytes:
             parts.append(read_at(file, path, offset, size - offset))
             offset += len(parts[-1])
     return b"".join(parts)
+
+
+def read_many(targets: Sequence[tuple[Path, str]], limit: int, total: int) -> list[bytes | DriverError]:
+    """The first of these files, as drivers.base says; the error in the place of each that cannot be had."""
+    found: list[bytes | DriverError] = []
+    stop = time.monotonic() + BATCH_TIME
+    for target, path in targets:
+        try:
+            data = read_whole(target, path, limit)
+        except DriverError as error:
+            found.append(error)
+        else:
+            found.append(data)
+            total -= len(data)
+        if total <= 0 or time.monotonic() > stop:
+            break
+    return found
 
 
 def stat(target: Path, path: str) -> Info:

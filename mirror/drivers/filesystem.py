@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import BinaryIO, TypeVar
 
 from mirror.drivers import files, paths, removal
 from mirror.drivers.base import DriverError, Entry, Info, OpenFile
+from mirror.drivers.finding import Find
 from mirror.drivers.walking import Sweep, Walk
 
 CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
@@ -42,6 +43,10 @@ class FilesystemDriver:
 
     async def get(self, path: str, limit: int) -> bytes:
         return await self._threads.run(partial(files.read_whole, self._locate(path), path, limit))
+
+    async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
+        targets = [(self._locate(path), path) for path in wanted]
+        return await self._threads.run(partial(files.read_many, targets, limit, total))
 
     async def put(self, path: str, data: bytes) -> None:
         await self._threads.run(partial(files.write, self._locate_below(path), path, data))
@@ -67,6 +72,11 @@ class FilesystemDriver:
         while (batch := await self._threads.run(walk.batch)) is not None:
             yield batch
 
+    async def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
+        find = Find(self._root, path, patterns)
+        while (batch := await self._threads.run(find.batch)) is not None:
+            yield batch
+
     async def list(self, path: str) -> list[str]:
         return await self._threads.run(partial(files.names, self._locate(path), path))
 
@@ -76,6 +86,14 @@ class FilesystemDriver:
     async def prune(self, path: str, keep: str) -> None:
         paths.check_below(path, keep)
         await self._threads.run(partial(removal.prune, self._locate(path), self._locate(keep), path))
+
+    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+        """As the Protocol says; syncs no folder more than once."""
+        for path in doomed:
+            paths.check_below(path, keep)
+        targets = [(self._locate(path), path) for path in doomed]
+        work = partial(removal.remove, self._root, targets, self._locate(keep), durable=durable)
+        return await self._threads.run(work)
 
     async def sweep(self, before: float) -> int:
         sweep, removed = Sweep(self._root, before), 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from mirror.drivers.base import (
     OpenFile,
     PathNotFoundError,
 )
+from mirror.drivers.patterns import Wanted, parse
 
 CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
 LIMIT = 4 << 30  # bytes of content; some bound must be there before the machine's memory is
@@ -52,6 +54,20 @@ class InMemoryDriver:
         if len(data) > limit:
             raise DriverError(path, f"has {len(data)} bytes, more than the {limit} allowed")
         return data
+
+    async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
+        found: list[bytes | DriverError] = []
+        for path in wanted:
+            try:
+                data = await self.get(path, limit)
+            except DriverError as error:
+                found.append(error)
+                continue
+            found.append(data)
+            total -= len(data)
+            if total <= 0:
+                break
+        return found
 
     async def put(self, path: str, data: bytes) -> None:
         self._set(path, bytes(data))
@@ -95,6 +111,13 @@ class InMemoryDriver:
             while batch := list(islice(entries, WALK_BATCH)):
                 yield batch
 
+    async def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
+        """What is there at the first step."""
+        start = parse(patterns)
+        async with aclosing(self.walk(path)) as batches:
+            async for batch in batches:
+                yield [entry for entry in batch if _fits(entry.path[len(path) :].lstrip("/"), start)]
+
     async def list(self, path: str) -> list[str]:
         node = self._node(path)
         if not isinstance(node, dict):
@@ -119,6 +142,20 @@ class InMemoryDriver:
     async def prune(self, path: str, keep: str) -> None:
         """An empty folder is gone with the last file in it."""
         paths.check_below(path, keep)
+
+    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+        """Nothing here is there after a power cut."""
+        for path in doomed:
+            paths.check_below(path, keep)
+        found = []
+        for path in doomed:
+            try:
+                await self.delete(path)
+            except PathNotFoundError:
+                found.append(False)
+            else:
+                found.append(True)
+        return found
 
     async def sweep(self, before: float) -> int:
         """Nothing here outlives its process."""
@@ -199,6 +236,12 @@ def _entries(path: str, folder: _Folder, leaves: Collection[str]) -> Iterator[En
             yield from _entries(below, node, leaves)
         else:
             yield Entry(below, len(node.data), node.modified)
+
+
+def _fits(path: str, left: Wanted) -> bool:
+    for name in path.split("/"):
+        left = left.below(name)
+    return left.ends
 
 
 class _InMemoryFile:

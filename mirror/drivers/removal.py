@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat as modes
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mirror.drivers import files
@@ -19,14 +20,60 @@ _IN_USE = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY}
 def delete(root: Path, target: Path, path: str) -> None:
     """Delete a file, a link or a folder's tree: rule 3 of the driver. No link is followed."""
     with naming(path):
-        if not modes.S_ISDIR(os.lstat(target).st_mode):
-            target.unlink()
-            files.sync_folder(target.parent)
-            return
-        files.sweep(root)
-        aside = _move_aside(root, target)
-        files.sync_folder(target.parent)
-        shutil.rmtree(aside)
+        _delete(root, target, lambda: files.sync_folder(target.parent))
+
+
+def remove(root: Path, doomed: Sequence[tuple[Path, str]], keep: Path, *, durable: bool) -> list[bool]:
+    """Delete each, and the folders above it, below `keep`, that are empty then; whether each was there.
+
+    With `durable` a folder is synced once for all that went from it: a folder that went with them is gone for
+    good when the one that it was in is synced, and whatever was in it with it. Also what was gone already is
+    synced: it may have gone just now, by a call of which nobody has learned that it was done.
+    """
+    found, changed = [], dict[Path, None]()  # a set that keeps the order
+    for target, path in doomed:
+        with naming(path):
+            try:
+                _delete(root, target, _nothing)
+            except FileNotFoundError:
+                found.append(False)
+            else:
+                found.append(True)
+            changed[_prune(target.parent, keep)] = None
+    if durable:
+        with naming(""):
+            _sync(changed)
+    return found
+
+
+def _delete(root: Path, target: Path, gone: Callable[[], None]) -> None:
+    """`gone` is called once it cannot be seen any more. Raises OSError."""
+    if not modes.S_ISDIR(os.lstat(target).st_mode):
+        target.unlink()
+        gone()
+        return
+    files.sweep(root)
+    aside = _move_aside(root, target)
+    gone()
+    shutil.rmtree(aside)
+
+
+def _nothing() -> None:
+    """What `remove` does after each: at the end it syncs for all of them."""
+
+
+def _sync(folders: Iterable[Path]) -> None:
+    """Sync each once; instead of one that was pruned meanwhile, the one above it. Raises OSError."""
+    synced = set[Path]()
+    for each in folders:
+        folder = each
+        while folder not in synced:
+            try:
+                files.sync_folder(folder)
+            except FileNotFoundError:
+                folder = folder.parent
+            else:
+                synced.add(folder)
 
 
 def prune(target: Path, keep: Path, path: str) -> None:
@@ -35,16 +82,22 @@ def prune(target: Path, keep: Path, path: str) -> None:
     Nothing is synced: an empty folder that is there again after a power cut is removed the next time.
     """
     with naming(path):
-        while target != keep:
-            try:
-                target.rmdir()
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                if error.errno in _IN_USE:
-                    return
-                raise
-            target = target.parent
+        _prune(target, keep)
+
+
+def _prune(target: Path, keep: Path) -> Path:
+    """As `prune`; the lowest folder that is left. Raises OSError."""
+    while target != keep:
+        try:
+            target.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno in _IN_USE:
+                return target
+            raise
+        target = target.parent
+    return target
 
 
 def move_out(target: Path, place: Path, path: str) -> None:

@@ -27,6 +27,14 @@ MANIFESTS = "_manifests"
 LAYERS = "_layers"
 UPLOADS = "_uploads"
 PARTS = (MANIFESTS, LAYERS, UPLOADS)  # of a repository; no name has a component like these
+# All that is kept, as `find` takes it: the data below BLOBS, and those links below REPOSITORIES that say
+# what is there now (a tag's index says what was).
+DATA = ("*/*/*/data",)
+LINKS = (
+    f"**/{LAYERS}/*/*/link",
+    f"**/{MANIFESTS}/revisions/*/*/link",
+    f"**/{MANIFESTS}/tags/*/current/link",
+)
 LINK_LIMIT = 256  # bytes; the longest digest's text, of sha512, has 135
 
 

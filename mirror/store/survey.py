@@ -14,7 +14,6 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.store import layout
 from mirror.store.links import Links
-from mirror.store.manifests import in_batches
 from mirror.store.places import CurrentLink, IndexLink, LayerLink, Place, RevisionLink, blob_of, place_of
 
 
@@ -62,7 +61,7 @@ _Found = tuple[Entry, Place]
 
 async def blobs(driver: StorageDriver) -> AsyncGenerator[list[BlobFact], None]:
     """All blobs, in batches of at most WALK_BATCH, which may be empty. Raises DriverError."""
-    async with aclosing(driver.walk(layout.BLOBS)) as batches:
+    async with aclosing(driver.find(layout.BLOBS, layout.DATA)) as batches:
         async for batch in batches:
             yield [fact for entry in batch if (fact := _blob(entry)) is not None]
 
@@ -73,15 +72,14 @@ async def repositories(driver: StorageDriver, links: Links) -> AsyncGenerator[li
     A blob's or a manifest's link that has the right size is believed, unread, to name what it stands for.
     """
 
-    async def read(found: _Found) -> RepositoryFact | None:
-        entry, place = found
-        return _fact(entry, place, await links.read(entry.path, stands_for(place)))
-
-    async with aclosing(driver.walk(layout.REPOSITORIES)) as batches:
+    async with aclosing(driver.find(layout.REPOSITORIES, layout.LINKS)) as batches:
         async for batch in batches:
             facts, doubtful = _sort(batch)
-            async with aclosing(in_batches(doubtful, read)) as looked_at:
-                facts.extend([fact async for fact in looked_at if fact is not None])
+            read = await links.read_many([(entry.path, stands_for(place)) for entry, place in doubtful])
+            for (entry, place), names in zip(doubtful, read, strict=True):
+                fact = _fact(entry, place, names)
+                if fact is not None:
+                    facts.append(fact)
             yield facts
 
 

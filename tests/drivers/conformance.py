@@ -62,7 +62,18 @@ async def walk(driver: StorageDriver, path: str, leaves: Collection[str] = ()) -
         return [entry async for batch in batches for entry in batch]
 
 
-WALKS: list[Verb] = [walk, lambda driver, path: driver.prune(path, "")]
+async def find(driver: StorageDriver, path: str, patterns: list[str]) -> list[Entry]:
+    """All that is found."""
+    async with aclosing(driver.find(path, patterns)) as batches:
+        return [entry async for batch in batches for entry in batch]
+
+
+WALKS: list[Verb] = [
+    walk,
+    lambda driver, path: driver.prune(path, ""),
+    lambda driver, path: find(driver, path, ["*"]),
+    lambda driver, path: driver.remove([path], "", durable=True),
+]
 
 
 class DriverConformance:
@@ -316,6 +327,110 @@ class DriverConformance:
             await driver.put(path, b"")
         found = {entry.path: entry.is_folder for entry in await walk(driver, "top", ["_leaf"])}
         assert found == {"top/a/_leaf": True, "top/_leaf": True, "top/b/_leaf": False, "top/b/c": False}
+
+    @pytest.mark.parametrize(
+        ("patterns", "found"),
+        [
+            (["*/data"], {"a/data", "b/data"}),
+            (["*"], {"data"}),
+            (["a/*/*"], {"a/b/data", "a/b/other"}),
+            (["a/data", "a/b/other", "none/data"], {"a/data", "a/b/other"}),
+            (["**/_one/y/link", "**/_two/_one/*/link"], {"r/s/_one/y/link", "r/_two/_one/x/link"}),
+            (["**/s/*/x/link"], {"r/s/_one/x/link"}),
+            (
+                ["**/_one/x/link", "**/_two/link"],
+                {"_one/x/link", "r/_one/x/link", "r/s/_one/x/link", "r/_two/link"},
+            ),
+            (["**/data"], {"data", "a/data", "b/data", "a/b/data"}),
+            (["*/data", "*/*/data"], {"a/data", "b/data", "a/b/data"}),
+            (["data/data", "*/*/*/*/*/*"], set()),
+        ],
+    )
+    async def test_what_is_looked_for_is_found_and_nothing_else(
+        self, driver: StorageDriver, patterns: list[str], found: set[str]
+    ) -> None:
+        below = ("data", "a/data", "a/b/data", "a/b/other", "b/data", "c/data/file")
+        links = ("_one/x/link", "r/_one/x/link", "r/s/_one/x/link", "r/s/_one/y/link", "r/_two/link")
+        hidden = ("r/_two/_one/x/link", "_one/_two/link")
+        for path in (*below, *links, *hidden):
+            await driver.put(f"top/{path}", path.encode())
+        await driver.put("data", b"")
+        entries = await find(driver, "top", patterns)
+        paths = [entry.path.removeprefix("top/") for entry in entries]
+        assert set(paths) == found
+        assert len(paths) == len(found)
+        for entry in entries:
+            info = await driver.stat(entry.path)
+            assert (entry.size, entry.modified, entry.is_folder) == (info.size, info.modified, False)
+
+    async def test_looking_in_what_is_no_folder_finds_nothing(self, driver: StorageDriver) -> None:
+        await driver.put("folder/file", b"x")
+        for path in ("nothing", "folder/file", "folder/file/below"):
+            assert await find(driver, path, ["*", "*/*", "file"]) == []
+        assert [entry.path for entry in await find(driver, "", ["folder/file"])] == ["folder/file"]
+
+    @pytest.mark.parametrize("pattern", ["", "/a", "a/**/b", "**", "**/*", "**/**", "a*", "../a", "a//b"])
+    async def test_what_is_no_pattern_is_refused(self, driver: StorageDriver, pattern: str) -> None:
+        with pytest.raises(ValueError, match="pattern"):
+            await find(driver, "", [pattern])
+
+    async def test_finding_comes_in_batches(self, driver: StorageDriver) -> None:
+        number = WALK_BATCH * 2 + 7
+        for index in range(number):
+            await driver.put(f"many/{index}/data", b"")
+        async with aclosing(driver.find("many", ["*/data"])) as batches:
+            sizes = [len(batch) async for batch in batches]
+        assert sum(sizes) == number
+        assert max(sizes) <= WALK_BATCH
+
+    async def test_many_files_are_read_until_they_have_so_many_bytes_together(
+        self, driver: StorageDriver
+    ) -> None:
+        for index in range(5):
+            await driver.put(f"f/{index}", b"x" * 10)
+        paths = [f"f/{index}" for index in range(5)]
+        everything = [b"x" * 10] * 5
+        read: list[bytes | DriverError] = []
+        while len(read) < 5:  # a busy machine may give fewer at a time
+            some = await driver.get_many(paths[len(read) :], 10, 1000)
+            assert some
+            read += some
+        assert read == everything
+        assert len(await driver.get_many(paths, 10, 15)) <= 2
+        assert await driver.get_many(paths, 10, 1) == [b"x" * 10]
+        assert await driver.get_many([], 10, 1) == []
+
+    async def test_what_cannot_be_read_among_many_is_an_error_in_its_place(
+        self, driver: StorageDriver
+    ) -> None:
+        await driver.put("f/a", b"x")
+        await driver.put("f/long", b"x" * 11)
+        for path, kind in (("f/none", PathNotFoundError), ("f", PathNotFoundError), ("f/long", DriverError)):
+            (error,) = await driver.get_many([path], 10, 100)
+            assert type(error) is kind
+            assert await driver.get_many(["f/a"], 10, 100) == [b"x"]
+
+    async def test_a_removal_takes_files_and_trees_with_the_folders_that_are_empty_then(
+        self, driver: StorageDriver
+    ) -> None:
+        for path in ("keep/a/b/one", "keep/a/b/two", "keep/t/x/file", "keep/t/y/file", "keep/s/file"):
+            await driver.put(path, b"x")
+        found = await driver.remove(["keep/a/b/one", "keep/none/file", "keep/t"], "keep", durable=True)
+        assert found == [True, False, True]
+        assert await driver.list("keep") == ["a", "s"]
+        assert await driver.remove(["keep/a/b/two", "keep/s/file"], "keep", durable=False) == [True, True]
+        await driver.put("keep/file", b"x")
+        assert await driver.list("keep") == ["file"]
+
+    async def test_a_removal_takes_nothing_that_is_not_below_what_is_to_stay(
+        self, driver: StorageDriver
+    ) -> None:
+        await driver.put("keep/file", b"x")
+        await driver.put("other", b"x")
+        for path in ("keep", "other", "", "keep/../other"):
+            with pytest.raises(DriverError):
+                await driver.remove(["keep/file", path], "keep", durable=True)
+        assert await driver.get("keep/file", 1) == await driver.get("other", 1) == b"x"
 
     async def test_a_file_deleted_or_written_while_walking_breaks_nothing(
         self, driver: StorageDriver

@@ -15,13 +15,14 @@ from typing import BinaryIO
 
 import pytest
 
-from mirror.drivers import files, walking
+from mirror.drivers import base, files, walking
 from mirror.drivers.base import DriverError, NoSpaceError, PathNotFoundError, StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
-from tests.drivers.conformance import DriverConformance, walk
+from tests.drivers.conformance import DriverConformance, find, walk
 from tests.drivers.syscalls import Syscalls
 from tests.support.memory import memory_folder
-from tests.support.programs import find, require, require_root
+from tests.support.programs import find as find_program
+from tests.support.programs import require, require_root
 
 
 def left_behind(root: Path) -> list[Path]:
@@ -405,7 +406,9 @@ async def test_no_more_threads_work_than_were_given_and_never_the_event_loop(
 
 
 def run(*argv: str) -> None:
-    done = subprocess.run([find(argv[0]), *argv[1:]], check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [find_program(argv[0]), *argv[1:]], check=False, capture_output=True, text=True, timeout=30
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -481,6 +484,94 @@ async def test_a_walk_follows_links_to_folders_and_says_so(driver: FilesystemDri
     assert await walk(driver, "to-file") == await walk(driver, "loop") == []
 
 
+async def test_what_is_behind_links_to_folders_is_found_and_links_to_files_are_not(
+    driver: FilesystemDriver, root: Path, outside: Path
+) -> None:
+    (outside / "deep").mkdir()
+    (outside / "deep/file").touch()
+    await driver.put("own/file", b"x")
+    (root / "own/again").symlink_to(root / "own")
+    (root / "other").mkdir()
+    (root / "other/file").symlink_to(root / "own/file")
+    entries = await find(driver, "", ["*/file", "*/*/file", "*/*/*/file"])
+    assert {entry.path: entry.linked for entry in entries} == {
+        "own/file": False,
+        "own/again/file": True,
+        "to-folder/file": True,
+        "to-folder/deep/file": True,
+    }
+
+
+async def test_nothing_temporary_or_foreign_is_found(driver: FilesystemDriver, root: Path) -> None:
+    name = ".tmp-" + "0" * 32
+    await driver.put("a/file", b"x")
+    (root / "a" / name).touch()
+    (root / name).mkdir()
+    (root / name / "file").touch()
+    os.mkfifo(root / "a/fifo")
+    assert [entry.path for entry in await find(driver, "", ["*", "*/*", "*/file"])] == ["a/file"]
+
+
+async def test_a_folder_that_cannot_be_read_ends_a_search_with_its_path(
+    driver: FilesystemDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await driver.put("tree/bad/deep/file", b"x")
+    real = os.scandir
+
+    def fail(place: str) -> object:
+        if place.endswith("/bad"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(DriverError, match="tree/bad: Input/output error"):
+        await find(driver, "tree", ["*/*/file"])
+
+
+async def test_folders_of_one_known_name_are_not_listed(
+    driver: FilesystemDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a hundred thousand blobs each has a folder of its own."""
+    for index in range(20):
+        await driver.put(f"tree/{index}/data", b"x")
+    real = os.scandir
+    listed: list[str] = []
+
+    def count(place: str) -> object:
+        listed.append(place)
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", count)
+    assert len(await find(driver, "tree", ["*/data"])) == 20
+    assert len(listed) == 1
+
+
+async def test_names_are_gone_for_good_before_a_durable_removal_returns(
+    driver: FilesystemDriver, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("keep/r/a/link", "keep/r/b/link", "keep/s/a/link", "keep/s/b/link", "keep/t/x/link"):
+        await driver.put(path, b"x")
+    calls = Syscalls()
+    calls.install(monkeypatch)
+    synced: list[Path] = []
+    real = files.sync_folder
+
+    def sync(folder: Path) -> None:
+        real(folder)
+        synced.append(folder)
+
+    monkeypatch.setattr(files, "sync_folder", sync)
+    await driver.remove(["keep/r/a/link", "keep/s/a/link", "keep/r/b/link", "keep/t"], "keep", durable=True)
+    last_name = max(at for at, name in enumerate(calls.seen) if name in ("unlink", "rename", "rmdir"))
+    assert calls.seen.index("fsync") > last_name
+    # What went from `r` has gone with it, out of `keep`.
+    assert sorted(synced) == [root / "keep", root / "keep/s"]
+    await driver.put("keep/u/link", b"x")
+    synced.clear()
+    await driver.remove(["keep/u/link"], "keep", durable=False)
+    assert synced == []
+
+
 async def test_links_in_circles_end_a_walk(driver: FilesystemDriver, root: Path) -> None:
     for name in "abc":
         await driver.put(f"{name}/file", b"x")
@@ -520,7 +611,7 @@ async def test_a_folder_that_cannot_be_read_ends_a_walk_with_its_path(
 async def test_a_walk_gives_its_thread_back_now_and_then(
     driver: FilesystemDriver, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walking, "BATCH_TIME", -1.0)
+    monkeypatch.setattr(base, "BATCH_TIME", -1.0)
     for index in range(5):
         await driver.put(f"tree/{index}/file", b"x")
     async with aclosing(driver.walk("tree")) as batches:

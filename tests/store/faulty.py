@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
@@ -51,6 +51,16 @@ class FaultyDriver:
         self._check(path)
         return await self._inner.get(path, limit)
 
+    async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
+        """Each is a call of its own."""
+        found: list[bytes | DriverError] = []
+        for path in wanted:
+            if self._fails():
+                found.append(self._failure(path, "injected"))
+            else:
+                found += await self._inner.get_many([path], limit, total)
+        return found
+
     async def put(self, path: str, data: bytes) -> None:
         fails = self._fails()
         if not fails or self._after:
@@ -82,6 +92,13 @@ class FaultyDriver:
                 yield batch
                 self._check(path)
 
+    async def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
+        self._check(path)
+        async with aclosing(self._inner.find(path, patterns)) as batches:
+            async for batch in batches:
+                yield batch
+                self._check(path)
+
     async def list(self, path: str) -> list[str]:
         self._check(path)
         return await self._inner.list(path)
@@ -101,6 +118,18 @@ class FaultyDriver:
             self.writes.append(("prune", path))
         if fails:
             raise self._failure(path, "injected")
+
+    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+        """Each is a call of its own."""
+        found: Sequence[bool] = []
+        for path in doomed:
+            fails = self._fails()
+            if not fails or self._after:
+                found = [*found, *await self._inner.remove([path], keep, durable=durable)]
+                self.writes.append(("remove", path))
+            if fails:
+                raise self._failure(path, "injected")
+        return found
 
     async def sweep(self, before: float) -> int:
         self._check("")
