@@ -61,7 +61,8 @@ def docker(space: Workspace) -> Dockerd:
     root = space.folder("rootfs")
     release, uri = debian()
     run(["debootstrap", "--variant=minbase", f"--include={INCLUDE}", release, str(root), uri])
-    without = [f"--exclude=./{path}/*" for path in WITHOUT]
+    # without bytecode, as python:3.13-slim
+    without = ["--exclude=__pycache__", *(f"--exclude=./{path}/*" for path in WITHOUT)]
     archive = root.with_suffix(".tar")
     run(["tar", "-C", str(root), "-cf", str(archive), *without, "."])
     shutil.rmtree(root)

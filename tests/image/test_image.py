@@ -177,3 +177,13 @@ def test_the_image_has_no_build_tools_and_no_sources(docker: Dockerd, image: str
     names = {line.split("-")[0] for line in listing.splitlines()}
     assert {"etc", "mirror", "aiohttp"} <= names
     assert names.isdisjoint({"src", "image", "pip", "setuptools", "wheel"})
+
+
+def test_all_that_a_start_imports_is_there_as_bytecode(docker: Dockerd, image: str) -> None:
+    """Of the standard library too, which the base image has as sources only."""
+    imports = "import mirror.app, mirror.cli, mirror.commandsrun, mirror.configfile, tldextract"
+    told = once(docker, image, "sh", "-c", f"python3 -v -c '{imports}' 2>&1").splitlines()
+    code = [line for line in told if line.startswith("# code object from ")]
+    compiled = [line for line in code if line.endswith(".py")]
+    assert len(code) > 500
+    assert not compiled
