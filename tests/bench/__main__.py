@@ -7,9 +7,11 @@ then ends what it has started and deletes what it has made.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from tests.support.procs import HarnessError, Workspace
 from tests.support.programs import SEARCH_PATH
 
 RUNS = 3
+ROOM = 30e9  # bytes of the disk: each peer keeps some 5 GB
 LIMIT = 20 * 60  # seconds for everything
 LIMIT_FULL = 90 * 60
 T = TypeVar("T", Row, Kind)
@@ -54,9 +57,15 @@ def main() -> None:
     signal.signal(signal.SIGALRM, _end)
     signal.alarm(LIMIT_FULL if options.full else LIMIT)
     began, load = time.monotonic(), os.getloadavg()[0]
-    logs = Path(tempfile.mkdtemp(prefix="mirror-bench-logs-"))
-    print(f"logs: {logs}; load of the machine: {load:.1f}", flush=True)
-    with Workspace(logs) as space:
+    if not options.quick and shutil.disk_usage(tempfile.gettempdir()).free < ROOM:
+        sys.exit(
+            f"{tempfile.gettempdir()} has less than {ROOM / 1e9:.0f} GB free: set TMPDIR to another folder"
+        )
+    print(f"load of the machine: {load:.1f}", flush=True)
+    with contextlib.ExitStack() as stack:
+        logs = options.logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mirror-logs-")))
+        logs.mkdir(exist_ok=True)
+        space = stack.enter_context(Workspace(logs))
         results = measure(space, scale, kinds, rows, 1 if options.quick else options.runs)
         text = report(results, rows, kinds, space.root)
     print(f"\n{text}\n\n{time.monotonic() - began:.0f} s; load {load:.1f} then, {os.getloadavg()[0]:.1f} now")
@@ -66,8 +75,8 @@ def main() -> None:
 
 def measure(space: Workspace, scale: Scale, kinds: Sequence[Kind], rows: Sequence[Row], runs: int) -> Results:
     """All of it: row by row, the peers in turn, so that they share what the machine does meanwhile."""
-    results = Results()
     stage = Stage(space, scale, kinds)
+    results = Results(lacking=stage.lacking)
     for row in rows:
         failed: set[str] = set()
         for run in range(min(runs, row.runs)):
@@ -99,7 +108,8 @@ def _one(results: Results, stage: Stage, row: Row, peer: Peer) -> bool:
 
 def report(results: Results, rows: Sequence[Row], kinds: Sequence[Kind], folder: Path) -> str:
     """The text for the document."""
-    columns = [kind.name for kind in kinds if kind.installed] + [DIRECTLY]
+    measured = [kind.name for kind in kinds if kind.installed and kind.name not in results.lacking]
+    columns = [*measured, DIRECTLY]
     body = []
     for line in (line for row in rows for line in row.lines):
         cells = [results.cell(line, column) for column in columns]
@@ -111,7 +121,8 @@ def report(results: Results, rows: Sequence[Row], kinds: Sequence[Kind], folder:
         for kind in kinds
         if kind.expected and not kind.installed
     ]
-    return "\n".join([_conditions(kinds, folder), "", document.table(head, body), *lacking])
+    lacking += [f"- {name}: {why}" for name, why in results.lacking.items()]
+    return "\n".join([_conditions(kinds, folder), "", document.table(head, body), "", *lacking]).strip()
 
 
 def _conditions(kinds: Sequence[Kind], folder: Path) -> str:
@@ -158,6 +169,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", default="", metavar="PEER,…", help=", ".join(kind.key for kind in KINDS))
     parser.add_argument("--quick", action="store_true", help="small sizes, one run: whether it works")
     parser.add_argument("--full", action="store_true", help="with 100,000 images, which takes an hour")
+    parser.add_argument("--logs", type=Path, help="a folder in which the peers' logs stay")
     parser.add_argument("--dry", action="store_true", help="print, and write no document")
     return parser.parse_args()
 

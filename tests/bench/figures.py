@@ -58,6 +58,7 @@ class Results:
     """All that was measured, by line and column."""
 
     figures: dict[tuple[str, str], list[float | str]] = field(default_factory=dict)
+    lacking: dict[str, str] = field(default_factory=dict)  # peers that were not measured, and why
 
     def add(self, figure: Figure, peer: str) -> None:
         self.figures.setdefault((figure.line, figure.who or peer), []).append(figure.value)

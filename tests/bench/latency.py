@@ -188,6 +188,7 @@ ROWS = [
             *_lines("fill", "during a cold fill of 1 GB"),
             Line("fill-ratio", "p99 of hits during the fill ÷ idle", "<= 3", 1),
         ],
+        runs=2,
     ),
     Row(
         "eviction",
