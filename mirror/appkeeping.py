@@ -115,7 +115,7 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     inventory = Inventory(folder / INVENTORY)
     store, tree = BookedStore(driver, inventory), Tree(driver)
     memory = Memory(config.storage.cache.blobdescriptorsize, config.proxy.negative)
-    evictor = Evictor(tree, inventory, memory, reserved.keys)
+    evictor = Evictor(tree, inventory, memory, reserved.keys, store.turns)
     surveyor = Surveyor(tree, inventory, root)
     lock = Lock(folder / LOCK)
     keeper = Keeper(

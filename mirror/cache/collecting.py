@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ from mirror.store.tree import Tree
 Event = dict[str, Any]
 
 TELL = 1000  # files between two words about the progress
+UNSURVEYED = (
+    "the mirror has not looked at all that is kept yet, and cannot tell which blobs other images need: try"
+    " again when its log says survey.done"
+)
 TAGS_NAMED = 10  # of a repository that has not the one that is meant
 
 
@@ -62,6 +66,7 @@ class Collector:
         `untagged`: and manifests to which no tag leads.
         """
         seen = told = count = size = 0
+        began = self._clock()
         if not dry_run:  # first: a folder with nothing else in it is empty then
             await self._tree.sweep(self._clock() - GRACE)
         async with aclosing(self._tree.collect(now=self._clock(), untagged=untagged)) as steps:
@@ -73,7 +78,7 @@ class Collector:
                 for garbage in step.garbage:
                     if garbage.kind is Kind.BLOB and garbage.digest in self._busy():
                         continue
-                    if not dry_run and not await self._drop(garbage):
+                    if not dry_run and not await self._drop(garbage, began):
                         continue
                     count, size = count + 1, size + garbage.size
                     yield {
@@ -105,6 +110,9 @@ class Collector:
         By a tag: only the tag, where the image has another one. An index takes the images along that nothing
         else leads to.
         """
+        if not self._inventory.complete:
+            yield {"event": "error", "error": UNSURVEYED}
+            return
         freed, gone = Freed(), False
         meant = await self._meant(repository, reference)
         if isinstance(reference, Tag) and meant:
@@ -161,10 +169,30 @@ class Collector:
                 raise
         return await self._inventory.images(repository)
 
-    async def _drop(self, garbage: Garbage) -> bool:
-        """Whether it went; memory and inventory know then."""
-        if not await self._tree.drop(garbage):
-            return False
+    async def _drop(self, garbage: Garbage, began: float) -> bool:
+        """Whether it went; memory and inventory know then.
+
+        What was used or linked since the collection began stays: a file that was there is not written again,
+        so that the tree does not show it.
+        """
+        async with self._turn(garbage):
+            digest = garbage.digest
+            if digest is not None and await self._inventory.is_used_since(digest, began):
+                return False
+            if not await self._tree.drop(garbage):
+                return False
+            self._forget(garbage)
+        return True
+
+    def _turn(self, garbage: Garbage) -> AbstractAsyncContextManager[None]:
+        """That of whoever writes the same."""
+        turns = self._evictor.turns
+        if garbage.repository is not None and garbage.tag is not None:
+            return turns.of((garbage.repository, garbage.tag))
+        return turns.of(garbage.digest) if garbage.digest is not None else nullcontext()
+
+    def _forget(self, garbage: Garbage) -> None:
+        """Tell memory and inventory that it went."""
         match garbage:
             case Garbage(kind=Kind.BLOB, digest=Digest() as digest):
                 self._memory.forget_blob(digest)
@@ -180,7 +208,6 @@ class Collector:
                 self._inventory.note_tag_gone(repository, garbage.tag, self._clock())
             case _:
                 pass
-        return True
 
 
 def _name(garbage: Garbage) -> str:

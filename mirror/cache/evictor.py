@@ -19,6 +19,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.store.errors import StoreError
 from mirror.store.tree import Tree
+from mirror.store.turns import Turns
 
 log = structlog.get_logger()
 
@@ -33,7 +34,7 @@ class Freed:
 
 
 class Evictor:
-    """`busy`: digests that are being filled, and stay."""
+    """`busy`: digests that are being filled, and stay. `turns`: those of who writes into the same tree."""
 
     def __init__(
         self,
@@ -41,12 +42,14 @@ class Evictor:
         inventory: Inventory,
         memory: Memory,
         busy: Callable[[], Collection[Digest]],
+        turns: Turns,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tree = tree
         self._inventory = inventory
         self._memory = memory
         self._busy = busy
+        self.turns = turns
         self._clock = clock
 
     async def evict(self, candidate: Candidate, freed: Freed) -> bool:
@@ -59,15 +62,16 @@ class Evictor:
         self, repository: Repository, digest: Digest, freed: Freed, unused_since: float = float("inf")
     ) -> bool:
         """An image with its tags, and all that no other image names."""
-        dropped = await self._inventory.drop_image(repository, digest, unused_since)
-        if dropped is None:
-            return False
-        try:
-            await self._tree.drop_image(repository, digest, dropped.tags)
-        finally:  # not before: a client might have it read, and held for kept, once more
-            self._memory.forget_image(repository, digest)
-        for tag in dropped.tags:
-            self._inventory.note_tag_gone(repository, tag, self._clock())
+        async with self.turns.of(digest):
+            dropped = await self._inventory.drop_image(repository, digest, unused_since)
+            if dropped is None:
+                return False
+            try:
+                for tag in dropped.tags:
+                    await self._tag_to(repository, tag, digest)
+                await self._tree.drop_image(repository, digest)
+            finally:  # not before: a client might have it read, and held for kept, once more
+                self._memory.forget_image(repository, digest)
         for link in dropped.links:
             await self._link(repository, link)
         for loose in dropped.blobs:
@@ -77,30 +81,41 @@ class Evictor:
 
     async def tag(self, repository: Repository, tag: Tag) -> bool:
         """Only the name; what it pointed to stays. Whether there was one."""
-        found = await self._tree.drop_tag(repository, tag)
-        self._inventory.note_tag_gone(repository, tag, self._clock())
+        async with self.turns.of((repository, tag)):
+            found = await self._tree.drop_tag(repository, tag)
+            self._inventory.note_tag_gone(repository, tag, self._clock())
         return found
+
+    async def _tag_to(self, repository: Repository, tag: Tag, digest: Digest) -> None:
+        """A tag, unless it has moved."""
+        async with self.turns.of((repository, tag)):
+            if await self._tree.drop_tag_to(repository, tag, digest):
+                self._inventory.note_tag_gone(repository, tag, self._clock())
 
     async def _blob(self, digest: Digest, freed: Freed, unused_since: float = float("inf")) -> bool:
         """A blob that no image names, with its links."""
         if digest in self._busy():
             return False
-        loose = await self._inventory.drop_blob(digest, unused_since)
-        if loose is None:
-            return False
-        await self.data(loose)
+        async with self.turns.of(digest):
+            loose = await self._inventory.drop_blob(digest, unused_since)
+            if loose is None:
+                return False
+            await self._data(loose)
         freed.blobs += 1
         freed.bytes += loose.size
         return True
 
-    async def data(self, loose: Loose) -> None:
-        """The links, then the bytes."""
-        for repository in loose.repositories:
-            await self._link(repository, loose.digest)
-        await self._tree.drop_blob(loose.digest)
-        self._memory.forget_blob(loose.digest)
-        # A client may have had it linked again between the decision and the deletion.
-        self._inventory.note_blob_gone(loose.digest)
+    async def _data(self, loose: Loose) -> None:
+        """The links, then the bytes. In the digest's turn."""
+        try:
+            for repository in loose.repositories:
+                await self._link(repository, loose.digest)
+            await self._tree.drop_blob(loose.digest)
+        except StoreError:  # what may still be there counts, and goes first the next time
+            self._inventory.note_blob(None, loose.digest, loose.size, 0.0)
+            raise
+        finally:
+            self._memory.forget_blob(loose.digest)
 
     async def _link(self, repository: Repository, digest: Digest) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from cachetools import TTLCache
 
@@ -16,9 +17,20 @@ from mirror.store.content import ContentStore
 
 LARGE = 64 << 10  # bytes; a larger manifest is parsed in a thread
 KNOWN = 10_000  # images whose completeness is remembered
-WHOLE_SECONDS = 60.0  # for so long it is believed that all of an image is here: each warm pull needs to know
+# For so long it is believed that all of an image is here, unless some of it is deleted: each warm pull asks.
+WHOLE_SECONDS = 60.0
 PARTLY_SECONDS = 5.0  # and that something is missing: it may be coming just now
 CHILDREN = 64  # of an index, that are looked at: more platforms than any image has
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was found at a moment of `Memory.gone`, and what it rests on: the digests that were there."""
+
+    missing: int
+    total: int
+    present: tuple[Digest, ...]
+    moment: int
 
 
 class Images:
@@ -27,9 +39,9 @@ class Images:
     def __init__(self, store: ContentStore, memory: Memory) -> None:
         self._store = store
         self._memory = memory
-        self._looks: Coalescer[tuple[Repository, Digest], tuple[int, int]] = Coalescer()
-        self._whole: TTLCache[tuple[Repository, Digest], tuple[int, int]] = TTLCache(KNOWN, WHOLE_SECONDS)
-        self._partly: TTLCache[tuple[Repository, Digest], tuple[int, int]] = TTLCache(KNOWN, PARTLY_SECONDS)
+        self._looks: Coalescer[tuple[Repository, Digest], _Found] = Coalescer()
+        self._whole: TTLCache[tuple[Repository, Digest], _Found] = TTLCache(KNOWN, WHOLE_SECONDS)
+        self._partly: TTLCache[tuple[Repository, Digest], _Found] = TTLCache(KNOWN, PARTLY_SECONDS)
 
     async def missing(self, repository: Repository, manifest: RawManifest) -> tuple[int, int]:
         """(parts that are not here, parts). Of an index its best child counts: no client wants all.
@@ -38,31 +50,34 @@ class Images:
         """
         key = (repository, manifest.descriptor.digest)
         found = self._whole.get(key) or self._partly.get(key)
-        if found is None:
+        if found is None or self._memory.gone.any_since(found.moment, found.present):
             found = await self._looks.run(key, lambda: self._look(repository, manifest))
-            (self._partly if found[0] else self._whole)[key] = found
-        return found
+            self._whole.pop(key, None)
+            (self._partly if found.missing else self._whole)[key] = found
+        return found.missing, found.total
 
     async def close(self) -> None:
         """End what runs."""
         await self._looks.close()
 
-    async def _look(self, repository: Repository, manifest: RawManifest) -> tuple[int, int]:
+    async def _look(self, repository: Repository, manifest: RawManifest) -> _Found:
+        moment = self._memory.gone.now
         parsed = await parsed_manifest(manifest)
         if parsed is None:
-            return 0, 0
+            return _Found(0, 0, (), moment)
         if not parsed.children:
-            return await self._blobs(parsed)
-        best: tuple[int, int] | None = None
+            return await self._blobs(parsed, (), moment)
+        best: _Found | None = None
         for child in parsed.children[:CHILDREN]:
             inner = await self.child(repository, child.digest)
             if inner is None:
                 continue
-            found = await self._blobs(inner)
-            if not found[0]:
+            found = await self._blobs(inner, (child.digest,), moment)
+            if not found.missing:
                 return found
-            best = min(best, found) if best else found
-        return best or (len(parsed.children), len(parsed.children))
+            if best is None or (found.missing, found.total) < (best.missing, best.total):
+                best = found
+        return best or _Found(len(parsed.children), len(parsed.children), (), moment)
 
     async def child(self, repository: Repository, digest: Digest) -> Manifest | None:
         """A manifest of this repository, parsed, if it is here."""
@@ -74,13 +89,10 @@ class Images:
                 return None
         return await parsed_manifest(manifest)
 
-    async def _blobs(self, manifest: Manifest) -> tuple[int, int]:
+    async def _blobs(self, manifest: Manifest, present: tuple[Digest, ...], moment: int) -> _Found:
         wanted = [each.digest for each in manifest.blobs if each.digest not in manifest.foreign]
-        missing = 0
-        for digest in wanted:
-            if await self.size(digest) is None:
-                missing += 1
-        return missing, len(wanted)
+        here = [digest for digest in wanted if await self.size(digest) is not None]
+        return _Found(len(wanted) - len(here), len(wanted), (*present, *here), moment)
 
     async def size(self, digest: Digest) -> int | None:
         """Bytes of a blob's data; None when it is not here, or nobody can tell."""

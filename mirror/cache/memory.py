@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cachetools import LRUCache, TTLCache
 
 from mirror.oci.descriptor import Descriptor
@@ -13,6 +15,7 @@ from mirror.registry import RawManifest, RegistryError
 MANIFEST_BYTES = 64 << 20  # bytes of manifests held
 NAMED = 100_000  # descriptors that manifests name, about 300 bytes each
 ABSENT = 10_000  # digests of which the upstream said that it does not have them
+DELETED = 10_000  # digests of which it is known when they were deleted, 1 MB
 
 Key = tuple[Repository, Digest]
 
@@ -32,6 +35,7 @@ class Memory:
         self._named: LRUCache[Key, Descriptor] = LRUCache(NAMED)
         self._linked: LRUCache[Key, bool] = LRUCache(descriptors)
         self._sound: LRUCache[Digest, int] = LRUCache(descriptors)
+        self.gone = Gone()
         # Of a repository and a digest, either may be there while the other is not.
         self.absent_manifests = Absent(negative)
         self.absent_blobs = Absent(negative)
@@ -86,6 +90,7 @@ class Memory:
 
     def forget_image(self, repository: Repository, digest: Digest) -> None:
         """This repository has the manifest no more."""
+        self.gone.note(digest)
         self._manifests.pop((repository, digest), None)
         self._kept.pop((repository, digest), None)
 
@@ -98,10 +103,32 @@ class Memory:
 
         Looks at all manifests in memory, some thousands: deletions are rare.
         """
+        self.gone.note(digest)
         self._sound.pop(digest, None)
         for known in (self._manifests, self._kept):
             for key in [key for key in known if key[1] == digest]:
                 known.pop(key, None)
+
+
+class Gone:
+    """What was deleted since some moment: whoever has looked at something asks whether it still holds."""
+
+    def __init__(self) -> None:
+        self.now = 0  # a moment: how many deletions there were
+        self._deleted: dict[Digest, int] = {}  # when
+        self._known_from = 0  # deletions before are forgotten
+
+    def note(self, digest: Digest) -> None:
+        """It was deleted, here or in one repository."""
+        if len(self._deleted) >= DELETED:
+            self._deleted.clear()
+            self._known_from = self.now + 1
+        self.now += 1
+        self._deleted[digest] = self.now
+
+    def any_since(self, moment: int, digests: Iterable[Digest]) -> bool:
+        """Whether any of these may have been deleted after the moment."""
+        return moment < self._known_from or any(self._deleted.get(each, 0) > moment for each in digests)
 
 
 class Absent:

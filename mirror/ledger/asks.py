@@ -38,6 +38,9 @@ _LINKED = """SELECT repository.name FROM layer JOIN repository ON repository.id 
 _STRAY = """SELECT 1 FROM layer WHERE blob = ?1 AND repository = ?2
     AND NOT EXISTS (SELECT 1 FROM part WHERE part.blob = ?1 AND part.repository = ?2)
     AND NOT EXISTS (SELECT 1 FROM image WHERE image.blob = ?1 AND image.repository = ?2)"""
+_USED_SINCE = """SELECT 1 FROM blob WHERE digest = ?1 AND (used > ?2 OR EXISTS (
+    SELECT 1 FROM part CROSS JOIN image ON image.blob = part.image AND image.repository = part.repository
+    WHERE part.blob = blob.id AND image.used > ?2))"""
 _KEPT = "SELECT id, digest, size, seen, used, hits, scrubbed FROM blob WHERE size IS NOT NULL"
 
 _KeptRow = tuple[int, bytes, int, float, float, int, float]
@@ -188,6 +191,11 @@ def blob(connection: sqlite3.Connection, digest: bytes) -> KeptBlob | None:
     """What is known of a blob that is kept."""
     row = connection.execute(f"{_KEPT} AND digest = ?", (digest,)).fetchone()
     return row and _kept(connection, row)
+
+
+def is_used_since(connection: sqlite3.Connection, digest: bytes, since: float) -> bool:
+    """Whether it, or an image that names it, was used later."""
+    return connection.execute(_USED_SINCE, (digest, since)).fetchone() is not None
 
 
 def unscrubbed(connection: sqlite3.Connection, limit: int, before: float) -> list[KeptBlob]:

@@ -136,8 +136,11 @@ class Inventory:
         """It was given to a client out of this repository; None: of any."""
         self._wait(self._waiting.use((digest, repository), _time(now)))
 
-    def note_blob(self, repository: Repository, digest: Digest, size: int, now: float) -> None:
-        """A blob was kept and linked in this repository; or only linked, there being its data already."""
+    def note_blob(self, repository: Repository | None, digest: Digest, size: int, now: float) -> None:
+        """A blob was kept and linked in this repository; or only linked, there being its data already.
+
+        `repository` None: its data is there, be it linked or not.
+        """
         self._note(BlobKept(repository, digest, _size(size), _time(now)))
 
     def note_image(
@@ -210,6 +213,10 @@ class Inventory:
     async def loose(self, limit: int, before: float) -> list[Loose]:
         """Blobs that no image names and that were last used before, the longest unused first."""
         return await self._read(lambda connection: asks.loose(connection, limit, before))
+
+    async def is_used_since(self, digest: Digest, since: float) -> bool:
+        """Whether it, or an image that names it, was kept, linked or given to a client later than that."""
+        return await self._read(lambda connection: asks.is_used_since(connection, raw(digest), since))
 
     async def unscrubbed(self, limit: int, before: float) -> list[KeptBlob]:
         """Blobs whose bytes were last compared with their digests before, the longest ago first."""

@@ -17,9 +17,9 @@ from mirror.oci.names import Repository, Tag
 
 @dataclass(frozen=True, slots=True)
 class BlobKept:
-    """A blob was written, with its link; its bytes matched its digest."""
+    """A blob was written, with its link; its bytes matched its digest. `repository` None: without a link."""
 
-    repository: Repository
+    repository: Repository | None
     digest: Digest
     size: int
     now: float
@@ -115,7 +115,8 @@ def _write(rows: Rows, note: Note) -> None:
     match note:
         case BlobKept(repository, digest, size, now):
             rows.keep_blob(raw(digest), size, now, now)
-            rows.keep_layer(repository.name, raw(digest))
+            if repository is not None:
+                rows.keep_layer(repository.name, raw(digest))
         case ImageKept(repository, digest, size, parts, now):
             rows.keep_blob(raw(digest), size, now, now)
             rows.keep_image(repository.name, raw(digest), [raw(part) for part in parts], now)

@@ -6,7 +6,9 @@ Told after it was done: what a crash leaves unsaid, a survey of the tree finds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Protocol
 
 from mirror.drivers.base import StorageDriver
@@ -15,7 +17,9 @@ from mirror.oci.manifest import ManifestError, parse
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RawManifest, RegistryError
 from mirror.store.content import ContentStore
+from mirror.store.errors import StoreError
 from mirror.store.manifests import off_loop
+from mirror.store.turns import Turns
 
 UPSTREAM = "upstream"  # who says where a tag points
 
@@ -23,7 +27,7 @@ UPSTREAM = "upstream"  # who says where a tag points
 class Book(Protocol):
     """Who is told: see `ledger.inventory.Inventory`. Nothing here waits or fails."""
 
-    def note_blob(self, repository: Repository, digest: Digest, size: int, now: float) -> None: ...
+    def note_blob(self, repository: Repository | None, digest: Digest, size: int, now: float) -> None: ...
 
     def note_image(
         self, repository: Repository, digest: Digest, size: int, parts: Sequence[Digest], now: float
@@ -39,42 +43,71 @@ class Book(Protocol):
 
 
 class BookedStore(ContentStore):
-    """A ContentStore; `clock` is the wall clock, in seconds."""
+    """A ContentStore; `clock` is the wall clock, in seconds.
+
+    What is written and told has its turn in `turns`: whoever deletes takes the same.
+    """
 
     def __init__(self, driver: StorageDriver, book: Book, clock: Callable[[], float] = time.time) -> None:
         super().__init__(driver)
         self._book = book
         self._clock = clock
+        self.turns = Turns()
 
     async def put_manifest(
         self, repository: Repository, manifest: RawManifest, tag: Tag | None = None
     ) -> None:
-        await super().put_manifest(repository, manifest, tag)
         parts = await off_loop(manifest.body, lambda: _parts(manifest))
-        descriptor = manifest.descriptor
-        self._book.note_image(repository, descriptor.digest, descriptor.size, parts, self._clock())
+        digest, size = manifest.descriptor.digest, manifest.descriptor.size
+        async with self._writing(digest):
+            await super().put_manifest(repository, manifest)
+            self._book.note_image(repository, digest, size, parts, self._clock())
+        if tag is not None:
+            await self.tag(repository, tag, digest)
 
     async def tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
-        await super().tag(repository, tag, digest)
-        self._book.note_tag(repository, tag, digest, self._clock(), UPSTREAM)
+        async with self.turns.of((repository, tag)):
+            await super().tag(repository, tag, digest)
+            self._book.note_tag(repository, tag, digest, self._clock(), UPSTREAM)
 
     async def untag(self, repository: Repository, tag: Tag) -> None:
-        await super().untag(repository, tag)
-        self._book.note_tag_gone(repository, tag, self._clock(), UPSTREAM)
+        async with self.turns.of((repository, tag)):
+            await super().untag(repository, tag)
+            self._book.note_tag_gone(repository, tag, self._clock(), UPSTREAM)
+
+    async def adopt_blob(self, repository: Repository, digest: Digest, source: Path) -> None:
+        async with self._writing(digest):
+            await super().adopt_blob(repository, digest, source)
+            await self._note_data(repository, digest)
 
     async def link_blob(self, repository: Repository, digest: Digest) -> None:
-        """Also the last step of `adopt_blob`: so the data is there."""
-        await super().link_blob(repository, digest)
+        async with self.turns.of(digest):
+            await super().link_blob(repository, digest)
+            await self._note_data(repository, digest)
+
+    async def discard_blob(self, digest: Digest) -> None:
+        async with self.turns.of(digest):
+            await super().discard_blob(digest)
+            self._book.note_blob_gone(digest)
+
+    @asynccontextmanager
+    async def _writing(self, digest: Digest) -> AsyncGenerator[None, None]:
+        """The digest's turn. What fails after its data was written has left bytes, which count."""
+        async with self.turns.of(digest):
+            try:
+                yield
+            except StoreError:
+                await self._note_data(None, digest)
+                raise
+
+    async def _note_data(self, repository: Repository | None, digest: Digest) -> None:
+        """Tell of a blob's data, if it is there. `repository` None: it is linked in none for sure."""
         try:
             size = await self.blob_size(digest)
         except RegistryError:
             return
         if size is not None:
             self._book.note_blob(repository, digest, size, self._clock())
-
-    async def discard_blob(self, digest: Digest) -> None:
-        await super().discard_blob(digest)
-        self._book.note_blob_gone(digest)
 
 
 def _parts(manifest: RawManifest) -> list[Digest]:

@@ -199,10 +199,13 @@ class ContentStore:
             except PathNotFoundError:
                 if await self._size(digest, digest) is None:
                     raise
-        await self.link_blob(repository, digest)
+        await self._link(repository, digest)
 
     async def link_blob(self, repository: Repository, digest: Digest) -> None:
         """Let this repository have a blob."""
+        await self._link(repository, digest)
+
+    async def _link(self, repository: Repository, digest: Digest) -> None:
         with writing():
             await self._links.ensure(layout.layer_link(repository, digest), digest)
 

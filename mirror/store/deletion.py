@@ -31,12 +31,20 @@ async def drop_image(
 ) -> bool:
     """Delete those of `tags` that point to the manifest, then the manifest's link; whether there was one."""
     for tag in tags:
-        # What the caller knows of the tag may be older than what it points to.
-        if await links.read(layout.tag_current_link(repository, tag)) in (digest, None):
-            await drop_tag(driver, repository, tag)
-        else:
-            await drop_file(driver, layout.tag_index_link(repository, tag, digest), layout.REPOSITORIES)
+        await drop_tag_to(driver, links, repository, tag, digest)
     return await drop_file(driver, layout.revision_link(repository, digest), layout.REPOSITORIES)
+
+
+async def drop_tag_to(
+    driver: StorageDriver, links: Links, repository: Repository, tag: Tag, digest: Digest
+) -> bool:
+    """Delete a tag that points to this manifest; whether it is gone. Where it does not, its history does."""
+    # What the caller knows of the tag may be older than what it points to.
+    if await links.read(layout.tag_current_link(repository, tag)) in (digest, None):
+        await drop_tag(driver, repository, tag)
+        return True
+    await drop_file(driver, layout.tag_index_link(repository, tag, digest), layout.REPOSITORIES)
+    return False
 
 
 async def drop_layer(driver: StorageDriver, repository: Repository, digest: Digest) -> bool:

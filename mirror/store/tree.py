@@ -84,6 +84,11 @@ class Tree:
         with writing():
             return await deletion.drop_tag(self._driver, repository, tag)
 
+    async def drop_tag_to(self, repository: Repository, tag: Tag, digest: Digest) -> bool:
+        """Delete a tag if it points to this manifest, or to nothing; whether it is gone."""
+        with writing():
+            return await deletion.drop_tag_to(self._driver, self._links, repository, tag, digest)
+
     async def drop_image(self, repository: Repository, digest: Digest, tags: Iterable[Tag] = ()) -> bool:
         """Take a manifest from a repository: first those of `tags` that point to it, then its link."""
         with writing():

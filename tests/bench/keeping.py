@@ -95,7 +95,9 @@ class Mirror:
         self._store, tree = BookedStore(driver, self.inventory, self.clock), Tree(driver)
         self._writing = 0  # bytes of manifests under way: they ask for no room
         self._reserved: dict[Digest, int] = {}
-        evictor = Evictor(tree, self.inventory, Memory(1000, 10.0), self._reserved.keys, self.clock)
+        evictor = Evictor(
+            tree, self.inventory, Memory(1000, 10.0), self._reserved.keys, self._store.turns, self.clock
+        )
         self.surveyor = Surveyor(tree, self.inventory, None, self.clock)
         self.keeper = Keeper(
             self.inventory,

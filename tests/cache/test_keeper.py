@@ -23,6 +23,7 @@ from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
 from mirror.cache.spool import Spool
 from mirror.cache.surveyor import Surveyor
+from mirror.drivers.base import StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.ledger.facts import Candidate
 from mirror.ledger.inventory import Inventory
@@ -52,6 +53,8 @@ class Shop:
     collector: Collector
     surveyor: Surveyor
     reserved: dict[Digest, int]
+    evictor: Evictor
+    memory: Memory
     lock: Lock
     spool: Spool
 
@@ -116,15 +119,16 @@ async def shop(
     disk: Disk | None = None,
     clock: Clock | None = None,
     namespace: str = "docker.io",
+    driver: StorageDriver | None = None,
 ) -> AsyncIterator[Shop]:
     """Everything joined, and surveyed."""
     clock = clock or Clock()
-    driver = FilesystemDriver(root, 4)
+    driver = driver or FilesystemDriver(root, 4)
     inventory = Inventory(root / "mirror" / "inventory.sqlite")
     await inventory.open()
     store, tree, memory = BookedStore(driver, inventory, clock), Tree(driver), Memory(100, 10.0)
     reserved: dict[Digest, int] = {}
-    evictor = Evictor(tree, inventory, memory, reserved.keys, clock)
+    evictor = Evictor(tree, inventory, memory, reserved.keys, store.turns, clock)
     surveyor = Surveyor(tree, inventory, root, clock)
     lock, spool = Lock(root / "mirror" / "keeper.lock"), Spool(root / "mirror" / "spool")
     keeper = Keeper(
@@ -144,7 +148,9 @@ async def shop(
     collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys, clock)
     try:
         await surveyor.survey()
-        yield Shop(root, clock, store, inventory, keeper, collector, surveyor, reserved, lock, spool)
+        yield Shop(
+            root, clock, store, inventory, keeper, collector, surveyor, reserved, evictor, memory, lock, spool
+        )
     finally:
         await inventory.close()
         await driver.close()

@@ -112,7 +112,7 @@ class Life:
         self.store, self.tree = BookedStore(driver, self.inventory, clock), Tree(driver)
         reserved: dict[Digest, int] = {}
         memory, spool = Memory(1000, 10.0), Spool(root / "mirror" / "spool")
-        evictor = Evictor(self.tree, self.inventory, memory, reserved.keys, clock)
+        evictor = Evictor(self.tree, self.inventory, memory, reserved.keys, self.store.turns, clock)
         self.surveyor = Surveyor(self.tree, self.inventory, root, clock)
         self.keeper = Keeper(
             self.inventory,
