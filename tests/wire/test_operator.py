@@ -80,8 +80,10 @@ def mirror(space: Workspace) -> Iterator[MirrorProcess]:
         mirror = MirrorProcess(space, upstream.url, name="operated")
         for path in ("manifests/1", *(f"blobs/{digest}" for digest in image.blobs)):
             assert fetch(f"{mirror.url}/v2/{NAME}/{path}").status == 200
-        tag = mirror.storage / f"docker/registry/v2/repositories/{NAME}/_manifests/tags/1/current/link"
-        wait_until(tag.exists, "the tag is kept")
+        home = mirror.storage / "docker/registry/v2/repositories" / NAME
+        links = [home / f"_layers/{digest.replace(':', '/')}/link" for digest in image.blobs]
+        links.append(home / "_manifests/tags/1/current/link")
+        wait_until(lambda: all(link.exists() for link in links), "all of it is kept")
         yield mirror
         mirror.stop()
 
