@@ -10,12 +10,11 @@ from typing import Any
 
 import structlog
 
+from mirror.cache.pace import Pace
+
 AGAIN = 60.0  # seconds before work that failed is begun again
 FIRST = 3600.0  # seconds after the start, when a mirror is busiest, until the first collection
 DAILY = 86400.0  # seconds between two
-REST = (
-    0.05  # seconds of rest for each step of a collection, which takes some milliseconds: answers come first
-)
 
 log = structlog.get_logger()
 
@@ -36,10 +35,11 @@ async def daily(collect: Callable[[], AsyncGenerator[dict[str, Any], None]]) -> 
     while True:
         began = time.monotonic()
         last: dict[str, Any] = {}
+        pace = Pace()
         async with aclosing(collect()) as events:
             async for event in events:
                 last = event
-                await asyncio.sleep(REST)
+                await pace.rest()
         seconds = round(time.monotonic() - began, 3)
         if last.get("event") == "summary":
             log.info("collection.done", removed=last["removed"], bytes=last["bytes"], seconds=seconds)

@@ -3,6 +3,12 @@
 Whatever stops a deletion, what is left is right: names go first and data last, a name is deleted in one step,
 and an empty folder is nothing. The same deletion, made again, completes; that there is nothing to delete is
 no error. All raise DriverError.
+
+A power cut may bring back what was deleted. What leads to bytes is a manifest's link: that one is gone for
+good before anything that the manifest names is touched, and so is a tag that is deleted for its own sake. All
+else need not be, which saves several waits for the disk at each image: a tag without its manifest, and a
+blob's link without its data, read as missing and are found by the next survey and the next collection; so is
+data that is there again.
 """
 
 from __future__ import annotations
@@ -21,9 +27,7 @@ from mirror.store.marks import look
 
 async def drop_tag(driver: StorageDriver, repository: Repository, tag: Tag) -> bool:
     """Delete a tag and its history; whether there was one."""
-    found = await _delete(driver, layout.tag_folder(repository, tag))
-    await driver.prune(layout.tags(repository), layout.REPOSITORIES)
-    return found
+    return await _drop(driver, layout.tag_folder(repository, tag), layout.REPOSITORIES, durable=True)
 
 
 async def drop_image(
@@ -32,7 +36,8 @@ async def drop_image(
     """Delete those of `tags` that point to the manifest, then the manifest's link; whether there was one."""
     for tag in tags:
         await drop_tag_to(driver, links, repository, tag, digest)
-    return await drop_file(driver, layout.revision_link(repository, digest), layout.REPOSITORIES)
+    link = layout.revision_link(repository, digest)
+    return await _drop(driver, link, layout.REPOSITORIES, durable=True)
 
 
 async def drop_tag_to(
@@ -41,7 +46,7 @@ async def drop_tag_to(
     """Delete a tag that points to this manifest; whether it is gone. Where it does not, its history does."""
     # What the caller knows of the tag may be older than what it points to.
     if await links.read(layout.tag_current_link(repository, tag)) in (digest, None):
-        await drop_tag(driver, repository, tag)
+        await drop_file(driver, layout.tag_folder(repository, tag), layout.REPOSITORIES)
         return True
     await drop_file(driver, layout.tag_index_link(repository, tag, digest), layout.REPOSITORIES)
     return False
@@ -88,7 +93,7 @@ async def drop(driver: StorageDriver, links: Links, garbage: Garbage) -> bool:
         assert garbage.repository is not None
         assert garbage.tag is not None
         return await drop_tag(driver, garbage.repository, garbage.tag)
-    return await drop_file(driver, garbage.path, keep)
+    return await _drop(driver, garbage.path, keep, durable=garbage.kind is Kind.IMAGE)
 
 
 async def _has_changed(driver: StorageDriver, links: Links, garbage: Garbage) -> bool:
@@ -127,15 +132,10 @@ async def _is_there(driver: StorageDriver, path: str) -> bool:
 
 
 async def drop_file(driver: StorageDriver, path: str, keep: str) -> bool:
-    """Delete one file, and the folders that are empty then, up to `keep`; whether there was one."""
-    found = await _delete(driver, path)
-    await driver.prune(path.rpartition("/")[0], keep)
+    """Delete one file or tree, and the folders that are empty then, up to `keep`; whether there was one."""
+    return await _drop(driver, path, keep, durable=False)
+
+
+async def _drop(driver: StorageDriver, path: str, keep: str, *, durable: bool) -> bool:
+    (found,) = await driver.remove([path], keep, durable=durable)
     return found
-
-
-async def _delete(driver: StorageDriver, path: str) -> bool:
-    try:
-        await driver.delete(path)
-    except PathNotFoundError:
-        return False
-    return True
