@@ -59,6 +59,11 @@ def born(connection: sqlite3.Connection) -> float | None:
     return found
 
 
+def surveyed(connection: sqlite3.Connection) -> bool:
+    """Whether a survey has ever ended, in this file."""
+    return bool(connection.execute("SELECT complete FROM state").fetchone()[0])
+
+
 def tags_of(connection: sqlite3.Connection, repository: str, digest: bytes) -> list[Tag]:
     """The tags that point to an image."""
     found = connection.execute(

@@ -230,6 +230,10 @@ class Inventory:
         """When the first survey began, of what may have been lost before; None: there was none yet."""
         return await self._read(asks.born)
 
+    async def surveyed(self) -> bool:
+        """Whether a survey has ever ended; not since the file was lost."""
+        return await self._read(asks.surveyed)
+
     async def tags_of(self, repository: Repository, digest: Digest) -> list[Tag]:
         """The tags that point to an image."""
         return await self._read(lambda connection: asks.tags_of(connection, repository.name, raw(digest)))
