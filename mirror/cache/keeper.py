@@ -33,6 +33,7 @@ from mirror.sometimes import Sometimes
 
 PASS = 60.0  # seconds between two looks at limits and ages
 SLICE = 2.0  # seconds of a pass over the limits, between which fills that need room have their turn
+LEAST_GAP = 3600.0  # seconds between two such looks after which ages begin anew; a pass may take minutes
 AGAIN = 600.0  # seconds before a survey that failed is begun again
 ROOM = 10.0  # seconds that a fill waits for room; then it is decided by what there is
 TELL = 10.0  # seconds between two lines about what found no room: a pull of one image has dozens
@@ -185,15 +186,21 @@ class Keeper:
             return
         try:
             if self._limits.ttl is not None:
-                before = self._clock() - self._limits.ttl
-                # NB: of uses before the inventory was begun nothing is known: the files' ages say when they
-                # were fetched. A folder that was adopted, or has lost its inventory, begins anew.
-                born = await self._inventory.born()
-                if born is not None and born < before:
-                    await self._free("ttl", math.inf, before)
+                await self._expire(self._clock(), self._limits.ttl)
             await self._shrink()
         except (NotKept, OSError) as error:  # OSError: the lock cannot be had, as on a read-only disk
             log.warning("keeper.postponed", reason=str(error))
+
+    async def _expire(self, now: float, ttl: float) -> None:
+        """What was not used for so long goes.
+
+        NB: of uses before the inventory was begun nothing is known: the files' ages say when they were
+        fetched. So a folder that was adopted, or has lost its inventory, begins anew; and so does one whose
+        clock was put forward, or whose mirror was away for long: all of it would look unused.
+        """
+        since = await self._inventory.known_since(now, max(ttl / 2, LEAST_GAP))
+        if since is not None and since < now - ttl:
+            await self._free("ttl", math.inf, now - ttl)
 
     async def _shrink(self) -> None:
         """Back to where fills need not wait for room, if what is kept has come to the limits."""

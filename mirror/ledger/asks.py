@@ -53,10 +53,17 @@ def total(connection: sqlite3.Connection) -> Total:
     return Total(blobs, size)
 
 
-def born(connection: sqlite3.Connection) -> float | None:
-    """Since when uses are known; None before the first survey."""
-    found: float | None = connection.execute("SELECT born FROM state").fetchone()[0]
-    return found
+def known_since(connection: sqlite3.Connection, now: float, gap: float) -> float | None:
+    """Since when uses are known, by a clock that ran on; None before the first survey.
+
+    After a `gap` (the clock was put forward, or nobody was there) that is now; and never is it in the future.
+    """
+    clamp(connection, now)
+    born, alive = connection.execute("SELECT born, alive FROM state").fetchone()
+    if born is not None and (born > now or (alive is not None and now - alive > gap)):
+        born = now
+    connection.execute("UPDATE state SET born = ?, alive = ?", (born, now))
+    return float(born) if born is not None else None
 
 
 def surveyed(connection: sqlite3.Connection) -> bool:

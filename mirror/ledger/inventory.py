@@ -226,9 +226,13 @@ class Inventory:
         """What is known of a blob; None: its data is not kept."""
         return await self._read(lambda connection: asks.blob(connection, raw(digest)))
 
-    async def born(self) -> float | None:
-        """When the first survey began, of what may have been lost before; None: there was none yet."""
-        return await self._read(asks.born)
+    async def known_since(self, now: float, gap: float) -> float | None:
+        """Since when uses are known: nothing counts as unused before. None: there was no survey yet.
+
+        To be asked now and then. When it was not for longer than `gap`, by the clock, uses count from now on:
+        the clock was wrong, or the mirror was not there, and nobody could use anything.
+        """
+        return await self._change(lambda rows: asks.known_since(rows.connection, now, gap))
 
     async def surveyed(self) -> bool:
         """Whether a survey has ever ended; not since the file was lost."""

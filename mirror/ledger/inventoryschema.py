@@ -15,7 +15,7 @@ from __future__ import annotations
 from mirror.ledger.tables import Tables
 from mirror.oci.digest import HEX_LENGTH, Digest
 
-INVENTORY_SCHEMA = 1  # user_version
+INVENTORY_SCHEMA = 2  # user_version
 CACHE = 24 << 10  # KiB; most of the file at 100,000 blobs: a survey comes by every page many times
 # Pages, 16 MB. Emptying the journal takes 20 ms and more for each 1000; so it is done between the commits,
 # and by one of them only where there was no time in between.
@@ -23,11 +23,12 @@ CHECKPOINT = 4000
 
 _STATE = """CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1), token TEXT NOT NULL, complete INTEGER NOT NULL,
-    running INTEGER NOT NULL, blobs INTEGER NOT NULL, bytes INTEGER NOT NULL, born REAL
+    running INTEGER NOT NULL, blobs INTEGER NOT NULL, bytes INTEGER NOT NULL, born REAL,
+    alive REAL
 )"""
-# `token` is another one in every new file. `running`: not closed, or not well. `born`: when the first survey
-# began; of what was used before nothing is known.
-_STATE_ROW = "INSERT INTO state VALUES (1, hex(randomblob(16)), 0, 0, 0, 0, NULL)"
+# `token` is another one in every new file. `running`: not closed, or not well. `born`: since when uses are
+# known: when the first survey began, or the clock was put right. `alive`: when that was last asked for.
+_STATE_ROW = "INSERT INTO state VALUES (1, hex(randomblob(16)), 0, 0, 0, 0, NULL, NULL)"
 _REPOSITORY = "CREATE TABLE repository (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)"
 _BLOB = """CREATE TABLE blob (
     id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, size INTEGER, seen REAL NOT NULL,
@@ -83,7 +84,7 @@ INVENTORY = Tables(
     INVENTORY_SCHEMA,
     (_STATE, _STATE_ROW, _REPOSITORY, _BLOB, _IMAGE, _PART, _LAYER, _TAG, _HISTORY, *_INDEXES, *_TRIGGERS),
     (
-        "SELECT token, complete, running, blobs, bytes, born FROM state",
+        "SELECT token, complete, running, blobs, bytes, born, alive FROM state",
         "SELECT id, digest, size, seen, used, hits, scrubbed, loose FROM blob WHERE id = 0",
         "SELECT id, repository, blob, seen, used, hits FROM image WHERE id = 0",
         "SELECT id, repository, blob FROM layer WHERE id = 0",

@@ -15,14 +15,14 @@ from mirror.drivers.base import DriverError, StorageDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST
-from mirror.oci.names import Repository, Tag
+from mirror.oci.names import Tag
 from mirror.registry import RegistryError
-from mirror.store import deletion
+from mirror.store import deletion, layout
 from mirror.store.errors import StoreError
 from mirror.store.links import Links
 from mirror.store.tree import Tree
 from tests.cache.kit import A, B, Clock
-from tests.cache.test_keeper import KIB, Shop, _descriptor, shop
+from tests.cache.test_keeper import HOUR, KIB, Shop, _descriptor, shop
 
 LATE = 5e9  # seconds since the epoch: all files are old then
 TURNS = 200  # of the loop: more than any write into memory takes
@@ -127,13 +127,14 @@ async def test_a_tag_that_moves_while_its_old_image_goes_stays(
 ) -> None:
     async with shop(tmp_path, Limits(), driver=InMemoryDriver()) as at:
         old, new = await at.image(A, "1", b"a" * KIB), await at.image(A, "2", b"b" * KIB)
-        drop, moves = deletion.drop_tag, list[asyncio.Future[object]]()
+        drop, moves = deletion.drop_file, list[asyncio.Future[object]]()
 
-        async def moved_meanwhile(driver: StorageDriver, repository: Repository, tag: Tag) -> bool:
-            moves.append(await begun(at.store.tag(A, Tag("1"), new)))
-            return await drop(driver, repository, tag)
+        async def moved_meanwhile(driver: StorageDriver, path: str, keep: str) -> bool:
+            if path == layout.tag_folder(A, Tag("1")):
+                moves.append(await begun(at.store.tag(A, Tag("1"), new)))
+            return await drop(driver, path, keep)
 
-        monkeypatch.setattr(deletion, "drop_tag", moved_meanwhile)
+        monkeypatch.setattr(deletion, "drop_file", moved_meanwhile)
         assert await at.evictor.image(A, old, Freed())
         await asyncio.gather(*moves)
         assert len(moves) == 1
@@ -222,3 +223,20 @@ async def test_a_repository_that_is_purged_while_it_is_pulled_is_whole_or_fetche
         else:
             assert found.body == manifest.body
             assert await at.inventory.images(A) == [digest]
+
+
+@pytest.mark.parametrize("jump", [40 * 365 * 86400.0, -40 * 365 * 86400.0])
+async def test_a_clock_that_is_put_right_expires_nothing_at_once_and_what_is_unused_then(
+    tmp_path: Path, jump: float
+) -> None:
+    async with shop(tmp_path, Limits(ttl=10 * HOUR), clock=late()) as at:
+        image = await at.image(A, "1", b"a" * KIB)
+        await at.keeper._look()
+        at.clock.now += jump
+        for hours in (0, 3, 3, 3):
+            at.clock.now += hours * HOUR
+            await at.keeper._look()
+            assert await at.has(A, image)
+        at.clock.now += 3 * HOUR
+        await at.keeper._look()
+        assert not await at.has(A, image)

@@ -43,7 +43,7 @@ steps = st.one_of(
     pulls,
     upkeep,
     st.tuples(images, layers, st.booleans()).map(lambda move: ("move", *move[0], move[1], move[2])),
-    st.sampled_from((120.0, 2 * HOUR, 30 * HOUR)).map(lambda seconds: ("wait", seconds)),
+    st.sampled_from((120.0, 2 * HOUR, 13 * HOUR)).map(lambda seconds: ("wait", seconds)),
     st.booleans().map(lambda killed: ("restart", killed)),
     st.lists(works, min_size=2, max_size=4).map(lambda several: ("together", several)),
     st.tuples(works, st.integers(0, 60), st.booleans(), st.booleans()).map(lambda doom: ("fail", *doom)),

@@ -40,7 +40,7 @@ from tests.support.puppet import Puppet, Transfer
 
 KIB = 1024
 LIMIT = 40 * KIB  # of what is kept; the catalogue has about 90
-TTL = 50 * 3600.0  # seconds
+TTL = 28 * 3600.0  # seconds
 REPOSITORIES = ("library/a", "library/b", "quay.io/org/c")
 TAGS = ("1", "2", "latest")
 LAYERS = tuple(hashlib.sha256(bytes([n])).digest() * 64 * (n + 1) for n in range(9))  # 2 to 18 KiB

@@ -353,12 +353,33 @@ async def test_the_images_of_a_repository_their_tags_and_what_they_name_are_its_
 
 async def test_uses_are_known_since_the_first_survey_began(path: Path) -> None:
     async with running(path) as inventory:
-        assert await inventory.born() is None
+        assert await inventory.known_since(T0, 100) is None
         for began in (T0 + 5, T0 + 9):
             await inventory.begin_survey(began)
             await inventory.end_survey()
     async with running(path) as inventory:
-        assert await inventory.born() == T0 + 5
+        assert await inventory.known_since(T0 + 90, 100) == T0 + 5
+        assert await inventory.known_since(T0 + 190, 100) == T0 + 5
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "since"),
+    [
+        (T0, T0 + 101, T0 + 101),  # put forward, or switched off for long
+        (T0, T0 - 1000, T0 - 1000),  # it was in the future when all began
+        (T0, T0 + 99, T0),
+    ],
+)
+async def test_after_a_jump_of_the_clock_uses_count_from_then_on(
+    path: Path, first: float, then: float, since: float
+) -> None:
+    async with running(path) as inventory:
+        await inventory.begin_survey(first)
+        await inventory.end_survey()
+        assert await inventory.known_since(first, 100) == first
+    async with running(path) as inventory:
+        assert await inventory.known_since(then, 100) == since
+        assert await inventory.known_since(then + 50, 100) == since
 
 
 async def test_loose_blobs_are_those_that_no_image_names() -> None:
