@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from mirror.cache import keeper
+from mirror.cache import keeper, passes
 from mirror.cli import main
 
 GRACE = 0.2  # seconds that what was used stays
 PASS = 0.1  # seconds between two looks
 
 if __name__ == "__main__":
-    vars(keeper).update(GRACE=GRACE, PASS=PASS)
+    vars(keeper).update(PASS=PASS)
+    vars(passes).update(GRACE=GRACE)
     sys.argv.insert(1, "serve")
     main()

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from mirror.cache import keeper
+from mirror.cache import keeper, passes
 from tests.support.scripted import Image, Upstream, serve
 from tests.wire.conftest import Mirror, running
 
@@ -27,7 +27,7 @@ PATIENT = {"connect": "10s", "firstbyte": "10s", "stall": "10s"}  # the machine 
 @pytest.fixture(autouse=True)
 def hasty() -> Iterator[None]:
     """A keeper that looks all the time, and spares nothing."""
-    with mock.patch.multiple(keeper, GRACE=0.0, PASS=0.05):
+    with mock.patch.object(keeper, "PASS", 0.05), mock.patch.object(passes, "GRACE", 0.0):
         yield
 
 
