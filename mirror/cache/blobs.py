@@ -148,6 +148,7 @@ class Blobs:
         """
         if self._memory.is_linked(repository, digest):
             return True
+        moment = self._memory.gone.now
         try:
             linked = await self._store.is_linked(repository, digest)
         except Unavailable:  # a link that cannot be read is no link
@@ -160,7 +161,8 @@ class Blobs:
             # Where not: for this time. What the upstream has not confirmed is written down nowhere.
             await self._authorise(repository, digest, link=True)
             return True
-        self._memory.linked(repository, digest)
+        if not self._memory.gone.any_since(moment, (digest,)):  # else the link was read just before it went
+            self._memory.linked(repository, digest)
         return True
 
     async def _authorise(self, repository: Repository, digest: Digest, *, link: bool = False) -> bool:

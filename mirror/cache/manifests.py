@@ -132,14 +132,16 @@ class Manifests:
             if not self._memory.is_kept(repository, digest):
                 self.keep(repository, manifest)  # there was no room when it came
             return manifest
+        moment = self._memory.gone.now
         try:
             manifest = await self._store.manifest(repository, digest)
         except RegistryError as error:
             if isinstance(error, Unavailable):
                 log.warning("store.unreadable", repository=str(repository), reason=str(error))
             return None
-        self._memory.kept(repository, digest)
-        await self.remember(repository, manifest)
+        if not self._memory.gone.any_since(moment, (digest,)):  # else it may have been read just before
+            self._memory.kept(repository, digest)
+        await self.remember(repository, manifest, moment)
         return manifest
 
     async def copy(self, repository: Repository, tag: Tag, word: Word | None) -> RawManifest | None:
@@ -170,9 +172,11 @@ class Manifests:
         """Whether the upstream said a moment ago that it does not have it."""
         return self._memory.absent_manifests.get(repository, digest) is not None
 
-    async def remember(self, repository: Repository, manifest: RawManifest) -> None:
-        """Hold it in memory."""
-        self._memory.remember(repository, manifest, await parsed_manifest(manifest))
+    async def remember(
+        self, repository: Repository, manifest: RawManifest, moment: int | None = None
+    ) -> None:
+        """Hold it in memory. `moment` of `Memory.gone`: when the store was asked for it."""
+        self._memory.remember(repository, manifest, await parsed_manifest(manifest), moment)
 
     def keep(self, repository: Repository, manifest: RawManifest) -> None:
         """Write it, and the tags that wait for it, behind the answer."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cachetools import LRUCache, TTLCache
 
+from mirror.cache.bydigest import ByDigest, Key
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -13,11 +15,18 @@ from mirror.oci.names import Repository
 from mirror.registry import RawManifest, RegistryError
 
 MANIFEST_BYTES = 64 << 20  # bytes of manifests held
-NAMED = 100_000  # descriptors that manifests name, about 300 bytes each
+NAMED = 100_000  # descriptors that manifests name, about 400 bytes each
 ABSENT = 10_000  # digests of which the upstream said that it does not have them
 DELETED = 10_000  # digests of which it is known when they were deleted, 1 MB
 
-Key = tuple[Repository, Digest]
+
+@dataclass(frozen=True, slots=True)
+class _Naming:
+    """A blob's descriptor in a manifest that was here at a moment of `Memory.gone`."""
+
+    descriptor: Descriptor
+    manifest: Digest
+    moment: int
 
 
 class Memory:
@@ -28,11 +37,11 @@ class Memory:
 
         `negative`: seconds that "not there" is believed.
         """
-        self._manifests: LRUCache[Key, RawManifest] = LRUCache(
-            MANIFEST_BYTES, getsizeof=lambda manifest: len(manifest.body) + 512
+        self._manifests: ByDigest[RawManifest] = ByDigest(
+            MANIFEST_BYTES, lambda manifest: len(manifest.body) + 512
         )
-        self._kept: LRUCache[Key, bool] = LRUCache(descriptors)
-        self._named: LRUCache[Key, Descriptor] = LRUCache(NAMED)
+        self._kept: ByDigest[bool] = ByDigest(descriptors)
+        self._named: LRUCache[Key, _Naming] = LRUCache(NAMED)
         self._linked: LRUCache[Key, bool] = LRUCache(descriptors)
         self._sound: LRUCache[Digest, int] = LRUCache(descriptors)
         self.gone = Gone()
@@ -46,19 +55,36 @@ class Memory:
         """A manifest that this repository has."""
         return self._manifests.get((repository, digest))
 
-    def remember(self, repository: Repository, manifest: RawManifest, parsed: Manifest | None) -> None:
+    def remember(
+        self,
+        repository: Repository,
+        manifest: RawManifest,
+        parsed: Manifest | None,
+        moment: int | None = None,
+    ) -> None:
         """Hold a manifest that this repository has, and what it names of blobs (None: not understood).
 
-        Blobs that no registry checks at a push do not count: anybody can name anybody's.
+        Blobs that no registry checks at a push do not count: anybody can name anybody's. `moment` of `gone`:
+        when the store was asked for it, if it was; what has gone since is not held.
         """
-        self._manifests[repository, manifest.descriptor.digest] = manifest
+        by = manifest.descriptor.digest
+        moment = self.gone.now if moment is None else moment
+        if self.gone.any_since(moment, (by,)):
+            return
+        self._manifests[repository, by] = manifest
         for descriptor in parsed.blobs if parsed else ():
             if parsed and descriptor.digest not in parsed.foreign:
-                self._named[repository, descriptor.digest] = descriptor
+                self._named[repository, descriptor.digest] = _Naming(descriptor, by, moment)
 
     def named(self, repository: Repository, digest: Digest) -> Descriptor | None:
-        """The descriptor by which a manifest of this repository names the blob."""
-        return self._named.get((repository, digest))
+        """The descriptor by which a manifest of this repository names the blob; None also of one that went.
+
+        There may be another one, that is not in memory.
+        """
+        found = self._named.get((repository, digest))
+        if found is None or self.gone.any_since(found.moment, (found.manifest,)):
+            return None
+        return found.descriptor
 
     def is_kept(self, repository: Repository, digest: Digest) -> bool:
         """Whether the store is known to have the manifest."""
@@ -89,25 +115,23 @@ class Memory:
     # What is deleted.
 
     def forget_image(self, repository: Repository, digest: Digest) -> None:
-        """This repository has the manifest no more."""
+        """This repository has the manifest no more, and no right to what only that names."""
         self.gone.note(digest)
         self._manifests.pop((repository, digest), None)
         self._kept.pop((repository, digest), None)
+        self._linked.pop((repository, digest), None)  # by a manifest's link it may be read as a blob
 
     def forget_link(self, repository: Repository, digest: Digest) -> None:
         """This repository has the blob no more."""
+        self.gone.note(digest)
         self._linked.pop((repository, digest), None)
 
     def forget_blob(self, digest: Digest) -> None:
-        """The bytes are gone, a blob's or a manifest's: whoever asks next is to have them fetched and kept.
-
-        Looks at all manifests in memory, some thousands: deletions are rare.
-        """
+        """The bytes are gone, a blob's or a manifest's: for whoever asks next they are fetched and kept."""
         self.gone.note(digest)
         self._sound.pop(digest, None)
-        for known in (self._manifests, self._kept):
-            for key in [key for key in known if key[1] == digest]:
-                known.pop(key, None)
+        self._manifests.forget(digest)
+        self._kept.forget(digest)
 
 
 class Gone:
