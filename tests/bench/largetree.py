@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from random import Random
@@ -17,6 +18,8 @@ BLOBS_EACH = 5  # new blobs for each image, its manifest and its config among th
 TAGS_EACH = 10  # images of a repository
 SHARING = 5  # images that share a base layer
 SEED = 4
+# Seconds since the epoch: older than what a collection or an eviction lets be because it may be in use.
+MODIFIED = 1_700_000_000.0
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
@@ -45,6 +48,13 @@ def make(root: Path, images: int = IMAGES) -> None:
         _keep(root, repository, Tag(f"v{number % TAGS_EACH}"), manifest, [config, *layers])
 
 
+def add_orphans(root: Path, count: int) -> None:
+    """`count` blobs that nothing names, as long as a layer each."""
+    random = Random(SEED + 1)
+    for data in (random.randbytes(1024) for _ in range(count)):
+        _write(root, layout.blob_data(Digest.of(data)), data)
+
+
 def _keep(root: Path, repository: Repository, tag: Tag, manifest: bytes, blobs: list[bytes]) -> None:
     digest = Digest.of(manifest)
     for blob in blobs:
@@ -63,6 +73,7 @@ def _write(root: Path, path: str, data: bytes) -> None:
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
+    os.utime(target, (MODIFIED, MODIFIED))
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
