@@ -1,9 +1,10 @@
 """What long operations tell, in words for people and for scripts that read registry:2's. Pure.
 
 Events are those of `server.operations`. An item is `{"event": "removed" | "found" | "bad", "kind", "name",
-"size"}`: gone, would go, and not what its digest says; this with "repositories", "more" of them, and where it
-is now, "moved_to". A summary has numbers: `bytes`, and how many of what
-(`images`, `blobs`); of a verification `checked` and `bad`. Where it does not count, the items are counted.
+"size"}`: gone, would go, and not what its digest says ("unreadable": nobody knows); this with "repositories",
+"more" of them, and where it is now, "moved_to" ("stays": where it was). A summary has numbers: `bytes`, and
+how many of what (`images`, `blobs`); of a verification `checked` and `bad`. Where it does not count, the
+items are counted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def item(event: Event) -> str:
     verb = VERBS.get(str(event.get("event")))
     if verb is None:
         return ""
+    if event.get("unreadable") is True:
+        verb = "cannot be read"
     size = _number(event, "size")
     amount = f" ({data(size)})" if size else ""
     return clean(f"{event.get('kind') or 'item'} {verb}{amount}: {event.get('name') or 'without a name'}")
@@ -40,7 +43,8 @@ def about(event: Event) -> str:
     more = _number(event, "more")
     whose = f"of {', '.join(names)}{f' and {_count(more)} more' if more else ''}" if names else ""
     where = event.get("moved_to")
-    parts = [part for part in (whose, f"now in {where}" if where else "now deleted") if part]
+    left = "it could be neither moved nor deleted" if event.get("stays") is True else "now deleted"
+    parts = [part for part in (whose, f"now in {where}" if where else left) if part]
     return clean(f"  {'; '.join(parts)}")
 
 

@@ -1,7 +1,7 @@
 """Kept blobs read again, slowly, behind everything else: what is not what its digest says is moved aside.
 
-A bad blob lies in the quarantine for a time, so that somebody may find out what became of it; it is fetched
-again when wanted.
+So is what cannot be read, on a disk that can: one bad file ends nothing. A bad blob lies in the quarantine
+for a time, so that somebody may find out what became of it; it is fetched again when wanted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mirror.cache.memory import Memory
 from mirror.cache.quarantine import Quarantine
 from mirror.ledger.inventory import Inventory, NotKept
 from mirror.oci.digest import Digest
-from mirror.registry import RegistryError
+from mirror.registry import RegistryError, Unavailable
 from mirror.store.errors import StoreError
 from mirror.store.scrub import Pace
 from mirror.store.tree import Tree
@@ -27,6 +28,9 @@ from mirror.store.tree import Tree
 AT_ONCE = 100  # blobs asked of the inventory
 REST = 60.0  # seconds before the inventory is asked again, when nothing was due
 PLENTY = 1e12  # bytes a second: as fast as the disk
+IN_A_ROW = (
+    20  # unreadable blobs, one after the other, after which it is the disk: that needs time, or somebody
+)
 LOOKED_UP = 100  # bad blobs a day of which it is said whose they are, for which all repositories are walked
 CLEAN = 86400.0  # seconds between two looks for what has been in the quarantine for long
 
@@ -35,18 +39,22 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A digest whose data was another's. `repositories`: some of those that have it, and `more` of them."""
+    """A digest whose data is another's. `repositories`: some of those that have it, and `more` of them."""
 
     digest: Digest
     kind: str  # "manifest" or "blob"
     repositories: tuple[str, ...]
     more: int
     moved_to: Path | None  # None: it was deleted
+    unreadable: bool = False  # nobody knows whose data it is
+    stays: bool = False  # it could be neither moved nor deleted
 
     def told(self) -> dict[str, Any]:
-        """For a log line, or an event; `moved_to` None: it was deleted."""
+        """For a log line, or an event; `moved_to` None: it was deleted, unless it `stays`."""
         return {
             "kind": self.kind,
+            "unreadable": self.unreadable,
+            "stays": self.stays,
             "repositories": list(self.repositories),
             "more": self.more,
             "moved_to": str(self.moved_to) if self.moved_to else None,
@@ -75,6 +83,7 @@ class Scrubber:
         self._pace = Pace(rate)
         self._clock = clock
         self._looked_up = 0
+        self._unreadable = 0  # in a row
         self._clean_at = 0.0  # time.monotonic()
 
     async def run(self) -> None:
@@ -101,31 +110,68 @@ class Scrubber:
         return await self._check(digest, Pace(PLENTY))
 
     async def _check(self, digest: Digest, pace: Pace) -> Bad | None:
-        good = await self._tree.rehash(digest, pace)
+        """Raises RegistryError where it is not this blob that cannot be read, but the disk."""
+        try:
+            good, unreadable = await self._tree.rehash(digest, pace), False
+        except RegistryError:
+            good = await self._once_more(digest, pace)
+            unreadable = good is False
+        else:
+            self._unreadable = 0
         if good:
             self._inventory.note_scrubbed(digest, self._clock())
         elif good is False:
-            return await self._put_aside(digest)
+            return await self._put_aside(digest, unreadable=unreadable)
         else:
             self._inventory.note_blob_gone(digest)
         return None
 
-    async def _put_aside(self, digest: Digest) -> Bad:
+    async def _once_more(self, digest: Digest, pace: Pace) -> bool | None:
+        """As `Tree.rehash`, of what could not be read a moment ago; False also where it still cannot.
+
+        Raises RegistryError where the folder cannot be read either, or many blobs in a row: a disk that is
+        away for a while must not cost what is on it.
+        """
+        self._unreadable += 1
+        if self._unreadable > IN_A_ROW:
+            self._unreadable = 0
+            raise Unavailable(f"{IN_A_ROW} blobs in a row could not be read: see to the disk")
+        async with aclosing(self._tree.survey_blobs()) as batches:
+            async for _ in batches:
+                break
+        try:
+            return await self._tree.rehash(digest, pace)
+        except RegistryError:
+            return False
+
+    async def _put_aside(self, digest: Digest, *, unreadable: bool) -> Bad:
         """Out of the tree first: from then on it is not served."""
         self._memory.forget_blob(digest)
-        where: Path | None = None
-        if self._quarantine is not None:
-            try:
-                where = await self._tree.set_aside(digest, self._quarantine.folder)
-                if where is not None and not await asyncio.to_thread(self._quarantine.accept, where):
-                    where = None
-            except (StoreError, OSError) as error:
-                log.warning("scrub.not_put_aside", digest=str(digest), reason=str(error))
+        where, stays = await self._move(digest), False
         if where is None:
-            await self._tree.drop_blob(digest)
-        self._inventory.note_blob_gone(digest)
+            try:
+                await self._tree.drop_blob(digest)
+            except StoreError as error:
+                stays = True
+                log.warning("scrub.stays", digest=str(digest), reason=str(error))
+        if stays:  # there is nothing more to be done: the others are to have their turn
+            self._inventory.note_scrubbed(digest, self._clock())
+        else:
+            self._inventory.note_blob_gone(digest)
         kind, repositories, more = await self._holders(digest)
-        return Bad(digest, kind, repositories, more, where)
+        return Bad(digest, kind, repositories, more, where, unreadable, stays)
+
+    async def _move(self, digest: Digest) -> Path | None:
+        """Where it is in the quarantine; None: it is not there."""
+        if self._quarantine is None:
+            return None
+        try:
+            where = await self._tree.set_aside(digest, self._quarantine.folder)
+            if where is not None and await asyncio.to_thread(self._quarantine.accept, where):
+                return where
+        except (StoreError, OSError) as error:
+            log.warning("scrub.not_put_aside", digest=str(digest), reason=str(error))
+        return None
 
     async def _holders(self, digest: Digest) -> tuple[str, tuple[str, ...], int]:
         """Kind, repositories, and how many more; where that cannot be said: a blob, of nobody."""

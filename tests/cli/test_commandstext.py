@@ -28,6 +28,10 @@ DIGEST = "sha256:" + "a" * 64
             {"event": "bad", "kind": "blob", "name": DIGEST, "size": 5},
             f"blob does not match its digest (5 bytes): {DIGEST}",
         ),
+        (
+            {"event": "bad", "kind": "blob", "name": DIGEST, "size": 5, "unreadable": True},
+            f"blob cannot be read (5 bytes): {DIGEST}",
+        ),
         ({"event": "removed", "kind": "tag", "name": "a\x1b[2J"}, "tag deleted: a?[2J"),
         ({"event": "removed"}, "item deleted: without a name"),
         ({"event": "progress", "what": "a"}, ""),
@@ -45,6 +49,7 @@ def test_an_item_is_a_line_with_its_name_at_the_end(event: dict[str, Any], line:
         ({"repositories": ["a", "b"], "more": 0, "moved_to": "/q/x"}, "  of a, b; now in /q/x"),
         ({"repositories": ["a"], "more": 3, "moved_to": "/q/x"}, "  of a and 3 more; now in /q/x"),
         ({"repositories": [], "more": 0, "moved_to": None}, "  now deleted"),
+        ({"repositories": ["a"], "stays": True}, "  of a; it could be neither moved nor deleted"),
         ({"repositories": "a", "more": "b", "moved_to": "/\x1b"}, "  now in /?"),
     ],
 )
