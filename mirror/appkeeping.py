@@ -93,7 +93,7 @@ class Keeping:
             yield {"event": "error", "error": "another process is deleting in this folder: try again later"}
         except RegistryError as error:
             yield {"event": "error", "error": error.message}
-        except (StoreError, NotKept) as error:
+        except (StoreError, NotKept, OSError) as error:  # OSError: the lock's file cannot be had
             yield {"event": "error", "error": str(error)}
 
     def _events(self, operation: str, options: Mapping[str, str]) -> AsyncGenerator[dict[str, Any], None]:

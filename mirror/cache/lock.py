@@ -1,13 +1,25 @@
-"""Who deletes: one process at a time."""
+"""Who deletes: one process at a time.
+
+Where the file system has no locks (NFS without its lock daemon, some of FUSE and 9p) this goes on without,
+and says so once: a folder that grows over its limits is worse than two who delete in it at the same time, of
+whom each finds not there what the other has deleted.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+import structlog
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of flock: not here, whoever asks
+
+log = structlog.get_logger()
 
 
 class HeldError(Exception):
@@ -23,6 +35,7 @@ class Lock:
         self._taking = asyncio.Lock()
         self._file: BinaryIO | None = None
         self._holders = 0
+        self._told = False  # that there are no locks
 
     @asynccontextmanager
     async def held(self, *, wait: bool = False) -> AsyncGenerator[None, None]:
@@ -44,7 +57,7 @@ class Lock:
         """
         async with self._taking:
             if not self._holders and self._path is not None:
-                self._file = await asyncio.to_thread(_lock, self._path)
+                self._file = await asyncio.to_thread(self._open, self._path)
             self._holders += 1
         try:
             yield
@@ -54,14 +67,25 @@ class Lock:
                 self._file.close()
                 self._file = None
 
+    def _open(self, path: Path) -> BinaryIO:
+        """In a thread. Closing the file lets go. Raises HeldError, OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+        try:
+            self._lock(file)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
-def _lock(path: Path) -> BinaryIO:
-    """In a thread. Closing the file lets go. Raises HeldError, OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise HeldError from error
-    return file
+    def _lock(self, file: BinaryIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HeldError from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            if not self._told:
+                self._told = True
+                log.warning("keeper.no_locks", file=str(self._path), reason=error.strerror)
