@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mirror.cache.collecting import Collector
-from mirror.cache.eviction import Disk, Limits
+from mirror.cache.disks import measured
+from mirror.cache.eviction import Limits
 from mirror.cache.evictor import Evictor
 from mirror.cache.freshness import Rule
 from mirror.cache.housekeeping import daily, steadily
@@ -33,6 +33,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import InvalidNameError, Reference, Repository
 from mirror.oci.reference import Image
 from mirror.registry import RegistryError
+from mirror.store import layout
 from mirror.store.booked import BookedStore
 from mirror.store.errors import StoreError
 from mirror.store.tree import Tree
@@ -117,7 +118,7 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     memory = Memory(config.storage.cache.blobdescriptorsize, config.proxy.negative)
     evictor = Evictor(tree, inventory, memory, reserved.keys, store.turns)
     surveyor = Surveyor(tree, inventory, root)
-    lock = Lock(folder / LOCK)
+    lock, spool = Lock(folder / LOCK), Spool(folder / SPOOL)
     keeper = Keeper(
         inventory,
         evictor,
@@ -125,9 +126,9 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
         _limits(config),
         lock,
         reserved=reserved,
-        disk=None if root is None else lambda: _disk(root),
+        disk=None if root is None else lambda: measured(root / layout.BLOBS, spool),
         namespace_of=lambda repository: names.split(repository).namespace,
-        spool=Spool(folder / SPOOL),
+        spool=spool,
     )
     scrub = config.cache.scrub
     scrubber = Scrubber(
@@ -162,8 +163,3 @@ def _limits(config: Config) -> Limits:
         ttl=config.proxy.ttl if config.proxy.ttl > 0 else None,
         pins=tuple(Rule(pattern, 0.0) for pattern in config.cache.pin),
     )
-
-
-def _disk(root: Path) -> Disk:
-    usage = shutil.disk_usage(root)
-    return Disk(usage.total, usage.free)
