@@ -4,7 +4,7 @@ Events are those of `server.operations`. An item is `{"event": "removed" | "foun
 "size"}`: gone, would go, and not what its digest says ("unreadable": nobody knows); this with "repositories",
 "more" of them, and where it is now, "moved_to" ("stays": where it was). A summary has numbers: `bytes`, and
 how many of what (`images`, `blobs`); of a verification `checked` and `bad`. Where it does not count, the
-items are counted.
+items are counted. `failed`: how many could not be deleted.
 """
 
 from __future__ import annotations
@@ -72,11 +72,21 @@ def summary(operation: str, options: Mapping[str, str], event: Event, items: Map
         what = clean(options.get("what", ""))
         absent = clean(str(event.get("absent") or "nothing of it is kept"))
         return f"{what}: {counts} deleted, {size} freed" if counts else f"{what}: {absent}"
-    return f"{counts} deleted, {size} freed" if counts else "nothing to collect"
+    left = _number(event, "failed") or 0
+    done = (
+        f"{counts} deleted, {size} freed"
+        if counts
+        else "nothing was deleted"
+        if left
+        else "nothing to collect"
+    )
+    return f"{done}; {_amount(left, 'item')} could not be deleted: see the log" if left else done
 
 
 def failed(operation: str, event: Event, items: Mapping[str, int]) -> bool:
     """Whether the summary is of something that a caller must look at: bad blobs, nothing to purge."""
+    if _number(event, "failed"):
+        return True
     if operation == "verify":
         return bool(_number(event, "bad"))
     return operation == "purge" and not _counts(event, items)

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mirror.cache.evictor import Evictor, Freed
+from mirror.cache.evictor import Evictor, Freed, failed
 from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
 from mirror.ledger.inventory import Inventory
@@ -24,6 +24,7 @@ from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import RegistryError
 from mirror.store.collect import GRACE
 from mirror.store.content import ContentStore
+from mirror.store.errors import StoreError
 from mirror.store.garbage import Garbage, Kind
 from mirror.store.tree import Tree
 
@@ -63,12 +64,12 @@ class Collector:
     async def collect(self, *, dry_run: bool = False, untagged: bool = False) -> AsyncGenerator[Event, None]:
         """Delete what nothing leads to any more, and what writes that broke off have left.
 
-        `untagged`: and manifests to which no tag leads.
+        `untagged`: and manifests to which no tag leads. What cannot be deleted is told, and passed over.
         """
-        seen = told = count = size = 0
+        seen = told = count = size = failures = 0
         began = self._clock()
         if not dry_run:  # first: a folder with nothing else in it is empty then
-            await self._tree.sweep(self._clock() - GRACE)
+            failures += not await self._sweep()
         async with aclosing(self._tree.collect(now=self._clock(), untagged=untagged)) as steps:
             async for step in steps:
                 seen += step.seen
@@ -78,7 +79,12 @@ class Collector:
                 for garbage in step.garbage:
                     if garbage.kind is Kind.BLOB and garbage.digest in self._busy():
                         continue
-                    if not dry_run and not await self._drop(garbage, began):
+                    try:
+                        if not dry_run and not await self._drop(garbage, began):
+                            continue
+                    except StoreError as error:
+                        failures += 1
+                        failed(_name(garbage), error)
                         continue
                     count, size = count + 1, size + garbage.size
                     yield {
@@ -88,7 +94,14 @@ class Collector:
                         "size": garbage.size,
                     }
                 await asyncio.sleep(0)
-        yield {"event": "summary", "seen": seen, "removed": count, "bytes": size, "dry_run": dry_run}
+        yield {
+            "event": "summary",
+            "seen": seen,
+            "removed": count,
+            "bytes": size,
+            "failed": failures,
+            "dry_run": dry_run,
+        }
 
     async def verify(self) -> AsyncGenerator[Event, None]:
         """Compare every blob with its digest; a bad one is moved aside, and fetched again when wanted."""
@@ -168,6 +181,15 @@ class Collector:
                     return []
                 raise
         return await self._inventory.images(repository)
+
+    async def _sweep(self) -> bool:
+        """Whether what writes that broke off have left is gone."""
+        try:
+            await self._tree.sweep(self._clock() - GRACE)
+        except StoreError as error:
+            failed("unfinished writes", error)
+            return False
+        return True
 
     async def _drop(self, garbage: Garbage, began: float) -> bool:
         """Whether it went; memory and inventory know then.

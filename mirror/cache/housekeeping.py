@@ -42,7 +42,13 @@ async def daily(collect: Callable[[], AsyncGenerator[dict[str, Any], None]]) -> 
                 await pace.rest()
         seconds = round(time.monotonic() - began, 3)
         if last.get("event") == "summary":
-            log.info("collection.done", removed=last["removed"], bytes=last["bytes"], seconds=seconds)
+            log.info(
+                "collection.done",
+                removed=last["removed"],
+                bytes=last["bytes"],
+                failed=last.get("failed", 0),
+                seconds=seconds,
+            )
         else:
             log.warning("collection.failed", reason=last.get("error", "unknown"))
         await asyncio.sleep(DAILY)

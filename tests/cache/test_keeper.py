@@ -495,11 +495,11 @@ async def test_room_is_made_beside_a_long_pass_over_ages(
         held, go_on = asyncio.Event(), asyncio.Event()
         evict = Evictor.evict
 
-        async def slow(evictor: Evictor, candidate: Candidate, freed: Freed) -> bool:
+        async def slow(evictor: Evictor, candidate: Candidate, freed: Freed, since: float) -> bool:
             if not held.is_set():
                 held.set()
                 await go_on.wait()
-            return await evict(evictor, candidate, freed)
+            return await evict(evictor, candidate, freed, since)
 
         monkeypatch.setattr(Evictor, "evict", slow)
         ages = asyncio.create_task(at.keeper._look())
@@ -559,8 +559,8 @@ async def test_a_fill_gets_its_room_though_a_smaller_one_takes_what_was_freed(
         at.clock.now += HOUR
         evict, thief = Evictor.evict, Digest.of(b"thief")
 
-        async def robbed(evictor: Evictor, candidate: Candidate, freed: Freed) -> bool:
-            gone = await evict(evictor, candidate, freed)
+        async def robbed(evictor: Evictor, candidate: Candidate, freed: Freed, since: float) -> bool:
+            gone = await evict(evictor, candidate, freed, since)
             if thief not in at.reserved:
                 assert await at.keeper.make_room(thief, 5 * KIB)
             return gone

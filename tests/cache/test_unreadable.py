@@ -193,3 +193,28 @@ async def test_what_can_be_neither_read_nor_moved_nor_deleted_ends_no_scrub(
         assert (bad["stays"], bad["moved_to"]) == (True, None)
         assert await at.inventory.unscrubbed(9, LATE - 1) == []
         assert (await at.inventory.total()).bytes == 3 * KIB
+
+
+@pytest.mark.parametrize("what", ["drop", "sweep"])
+async def test_what_cannot_be_deleted_ends_no_collection_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
+        digests = await _blobs(at, 5)
+        real, calls = getattr(Tree, what), list[Any]()
+
+        async def refuses_the_first(*args: Any) -> Any:
+            calls.append(args[1:])
+            if calls[0] == args[1:]:
+                raise StoreError("Operation not permitted")
+            return await real(*args)
+
+        monkeypatch.setattr(Tree, what, refuses_the_first)
+        with capture_logs() as logs:
+            events = [event async for event in at.collector.collect()]
+        assert events[-1]["failed"] == 1
+        assert [entry["reason"] for entry in logs if entry["event"] == "eviction.failed"] == [
+            "Operation not permitted"
+        ]
+        assert [await at.store.blob_size(each) for each in digests] == [None] * 5
+        assert (await at.inventory.total()).bytes == 0

@@ -107,6 +107,22 @@ WHAT = {"what": "quay.io/a:1"}
         ),
         ("garbage-collect", DRY, {}, {}, "nothing is eligible for deletion; nothing was changed", False),
         (
+            "garbage-collect",
+            {},
+            {"blob": 2},
+            {"bytes": 1024, "failed": 1},
+            "2 blobs deleted, 1.0 KiB freed; 1 item could not be deleted: see the log",
+            True,
+        ),
+        (
+            "garbage-collect",
+            {},
+            {},
+            {"failed": 2},
+            "nothing was deleted; 2 items could not be deleted: see the log",
+            True,
+        ),
+        (
             "verify",
             {},
             {},
