@@ -46,6 +46,7 @@ class Images:
     async def missing(self, repository: Repository, manifest: RawManifest) -> tuple[int, int]:
         """(parts that are not here, parts). Of an index its best child counts: no client wants all.
 
+        What is only attached to another child (BuildKit's provenance) counts where there is nothing else.
         Layers that the publisher may leave out are no parts. What we do not understand has none.
         """
         key = (repository, manifest.descriptor.digest)
@@ -67,8 +68,10 @@ class Images:
             return _Found(0, 0, (), moment)
         if not parsed.children:
             return await self._blobs(parsed, (), moment)
+        children = [child for child in parsed.children if child.digest not in parsed.attached]
+        children = children or list(parsed.children)
         best: _Found | None = None
-        for child in parsed.children[:CHILDREN]:
+        for child in children[:CHILDREN]:
             inner = await self.child(repository, child.digest)
             if inner is None:
                 continue
@@ -77,7 +80,7 @@ class Images:
                 return found
             if best is None or (found.missing, found.total) < (best.missing, best.total):
                 best = found
-        return best or _Found(len(parsed.children), len(parsed.children), (), moment)
+        return best or _Found(len(children), len(children), (), moment)
 
     async def child(self, repository: Repository, digest: Digest) -> Manifest | None:
         """A manifest of this repository, parsed, if it is here."""

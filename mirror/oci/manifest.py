@@ -8,7 +8,7 @@ does: a digest that we could not check, or a document that is both an index and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -48,6 +48,11 @@ FOREIGN_TYPES = (
     "application/vnd.oci.image.layer.nondistributable.",
 )
 
+# Of a descriptor in an index, by BuildKit: what the manifest says about another one ("attestation-manifest").
+# https://docs.docker.com/build/metadata/attestations/attestation-storage/
+ATTACHED = "vnd.docker.reference.type"
+NO_PLATFORM = {"os": "unknown", "architecture": "unknown"}
+
 _NAMING = frozenset(
     {"config", "layers", "digest", "mediatype", "urls"}
 )  # keys, folded, that say what is named
@@ -70,6 +75,8 @@ class Manifest:
     # Of `blobs`, those that may be named by one who does not have them: at a push distribution looks for none
     # that has `urls`, others for no foreign layer. All, where it may have read another document than we.
     foreign: frozenset[Digest]
+    # Of `children`, those that no client runs: provenance and lists of packages, named beside the images.
+    attached: frozenset[Digest] = frozenset()
 
 
 def parse(body: bytes, content_type: str | None = None) -> Manifest:
@@ -90,11 +97,12 @@ def parse(body: bytes, content_type: str | None = None) -> Manifest:
         blobs: tuple[Descriptor, ...] = ()
         children = _descriptors(document, "manifests")
         foreign: frozenset[Digest] = frozenset()
+        attached = _attached(document.get("manifests") or ())
     else:
         _refuse(document, media_type, "manifests")
         config = _descriptor(document.get("config"), "config")
         blobs = _unique((config, *_descriptors(document, "layers")))
-        children = ()
+        children, attached = (), frozenset()
         named = (document["config"], *(document.get("layers") or ()))
         foreign = frozenset(Digest.parse(one["digest"]) for one in named if ambiguous or _is_foreign(one))
     subject = document.get("subject") if oci else None  # means nothing in Docker's types
@@ -106,6 +114,7 @@ def parse(body: bytes, content_type: str | None = None) -> Manifest:
         artifact_type=_artifact_type(document, config),
         annotations=_annotations(document.get("annotations")),
         foreign=foreign,
+        attached=attached,
     )
 
 
@@ -220,6 +229,19 @@ def _is_foreign(value: dict[str, Any]) -> bool:
         return True
     # Go, in which registries are written, reads "URLs" and even "url\u017f" as "urls".
     return any(urls and key.casefold() == "urls" for key, urls in value.items())
+
+
+def _attached(entries: Sequence[dict[str, Any]]) -> frozenset[Digest]:
+    """The digests of an index's entries that are for no client to run, whichever of them names it."""
+    attached: set[str] = set()
+    others: set[str] = set()
+    for entry in entries:
+        platform, annotations = entry.get("platform"), entry.get("annotations")
+        is_attached = (isinstance(annotations, dict) and bool(annotations.get(ATTACHED))) or (
+            isinstance(platform, dict) and NO_PLATFORM.items() <= platform.items()
+        )
+        (attached if is_attached else others).add(entry["digest"])
+    return frozenset(map(Digest.parse, attached - others))
 
 
 def _unique(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:

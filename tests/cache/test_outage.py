@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -419,6 +420,29 @@ async def test_an_index_is_complete_with_any_one_platform(tmp_path: Path) -> Non
         assert (await told(parts, here))[0].body == IMAGE
         with pytest.raises(Unavailable, match="1 of 3 parts"):
             await told(parts, elsewhere)
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+async def test_what_is_attached_to_an_image_makes_no_index_whole(tmp_path: Path, is_alone: bool) -> None:
+    upstream = Puppet()
+    provenance_of = upstream.add_manifest(IMAGE)
+    entries = [
+        {**describe(NEWER), "platform": {"os": "linux", "architecture": "amd64"}},
+        {**describe(IMAGE), "platform": {"os": "unknown", "architecture": "unknown"}},
+    ]
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries[is_alone:]}).encode()
+    upstream.add_manifest(index, "library/a", "1")
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        parts.put(CONFIG, LAYER)
+        for reference in (ONE, provenance_of):
+            await parts.registry.manifest(A, reference)
+        await parts.registry.settle()
+        upstream.well = Condition("upstream.test", trouble=AWAY, blobs=AWAY)
+        if is_alone:
+            assert (await told(parts))[0].body == index
+        else:
+            with pytest.raises(Unavailable, match="1 of 1 parts"):
+                await told(parts)
 
 
 async def test_a_cold_image_is_refused_when_only_its_blobs_cannot_be_had(

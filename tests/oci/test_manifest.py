@@ -83,6 +83,31 @@ def test_an_index_names_its_manifests() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("entry", "attached"),
+    [
+        ({"platform": {"os": "unknown", "architecture": "unknown"}}, True),
+        ({"platform": {"os": "unknown", "architecture": "unknown", "variant": "v1"}}, True),
+        ({"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}, True),
+        ({"platform": {"os": "linux", "architecture": "unknown"}}, False),
+        ({"platform": {"os": "unknown"}}, False),
+        ({"platform": None, "annotations": None}, False),
+        ({"platform": "unknown", "annotations": "vnd.docker.reference.type"}, False),
+        ({"platform": {"os": ["unknown"], "architecture": {}}, "annotations": [1]}, False),
+        ({"annotations": {"vnd.docker.reference.type": ""}}, False),
+        ({"annotations": {"vnd.docker.reference.digest": "sha256:1"}}, False),
+        ({}, False),
+    ],
+)
+def test_what_is_attached_to_images_is_known(entry: dict[str, Any], attached: bool) -> None:
+    """BuildKit lists provenance beside the images of which it tells; no client runs it."""
+    child = descriptor("child", **entry)
+    found = read(index(manifests=[descriptor("image"), child]))
+    assert found.attached == ({Digest.of(b"child")} if attached else set())
+    assert len(found.children) == 2
+    assert read(index(manifests=[child, descriptor("child")])).attached == set(), "some client may run it"
+
+
 def test_each_digest_is_named_once() -> None:
     """Images repeat their empty layer; indexes list one manifest for two platforms."""
     found = read(
