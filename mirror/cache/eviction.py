@@ -9,6 +9,9 @@
 5. What broken fills have left in the spool counts as kept, and goes before anything else.
 6. What is pinned, and what was used in the last GRACE seconds, stays: better over the limit than a pull that
    loses its blobs on the way.
+7. A layer in use is its image in use, and an index in use is all of it in use: see `ledger.uses`. What is
+   being filled is in use until it is here, however long a pull takes. A blob that was used in any other way
+   stays when its image goes, and goes by its own age.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from mirror.oci.digest import Digest
 
 LOW = 0.9  # of maxsize that is left after a pass
 MORE = 1.25  # of minfree that is free after a pass
-GRACE = 60.0  # seconds between a client's manifest and its last blob's first byte, mostly
+GRACE = 60.0  # seconds between two things that a client asks for, mostly: each counts for the whole image
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ left over is taken by the next collection. Those who read on read on; whoever co
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -52,16 +53,33 @@ class Evictor:
         self.turns = turns
         self._clock = clock
 
-    async def evict(self, candidate: Candidate, freed: Freed) -> bool:
-        """Delete it, unless it was used since; whether it went. Raises NotKept, StoreError."""
+    def hold_what_comes(self) -> None:
+        """What is being filled is in use, and so is the image that is being pulled: it stays whole."""
+        now = self._clock()
+        for digest in self._busy():
+            self._inventory.note_coming(digest, now)
+
+    async def evict(self, candidate: Candidate, freed: Freed, unused_since: float) -> bool:
+        """Delete it, unless it was used meanwhile; whether it went. Raises NotKept, StoreError.
+
+        What it leaves goes with it, but for blobs used after `unused_since`: they go by their own age.
+        """
         if candidate.repository is None:
             return await self._blob(candidate.digest, freed, candidate.used)
-        return await self.image(candidate.repository, candidate.digest, freed, candidate.used)
+        return await self.image(
+            candidate.repository, candidate.digest, freed, candidate.used, blobs_unused_since=unused_since
+        )
 
     async def image(
-        self, repository: Repository, digest: Digest, freed: Freed, unused_since: float = float("inf")
+        self,
+        repository: Repository,
+        digest: Digest,
+        freed: Freed,
+        unused_since: float = math.inf,
+        *,
+        blobs_unused_since: float = math.inf,
     ) -> bool:
-        """An image with its tags, and all that no other image names."""
+        """An image with its tags, and all that no other image names; unless they were used later."""
         async with self.turns.of(digest):
             dropped = await self._inventory.drop_image(repository, digest, unused_since)
             if dropped is None:
@@ -75,7 +93,7 @@ class Evictor:
         for link in dropped.links:
             await self._link(repository, link)
         for loose in dropped.blobs:
-            await self._blob(loose.digest, freed)
+            await self._blob(loose.digest, freed, blobs_unused_since)
         freed.images += 1
         return True
 
@@ -92,7 +110,7 @@ class Evictor:
             if await self._tree.drop_tag_to(repository, tag, digest):
                 self._inventory.note_tag_gone(repository, tag, self._clock())
 
-    async def _blob(self, digest: Digest, freed: Freed, unused_since: float = float("inf")) -> bool:
+    async def _blob(self, digest: Digest, freed: Freed, unused_since: float = math.inf) -> bool:
         """A blob that no image names, with its links."""
         if digest in self._busy():
             return False

@@ -49,6 +49,7 @@ class Passes:
         `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
         the inventory does not know. Raises NotKept, OSError where the lock cannot be had.
         """
+        self._evictor.hold_what_comes()
         latest = min(self._clock() - GRACE, before)
         after: Place | None = None
         try:
@@ -61,16 +62,16 @@ class Passes:
                         if freed.bytes >= wanted or time.monotonic() >= until:
                             break
                         if not self._is_pinned(candidate):
-                            await self._evict(candidate, freed)
+                            await self._evict(candidate, freed, latest)
                     if len(old) < CANDIDATES:
                         break
                     after = old[-1].place
         except HeldError:
             log.info("keeper.waiting", reason="another process is deleting")
 
-    async def _evict(self, candidate: Candidate, freed: Freed) -> None:
+    async def _evict(self, candidate: Candidate, freed: Freed, latest: float) -> None:
         try:
-            await self._evictor.evict(candidate, freed)
+            await self._evictor.evict(candidate, freed, latest)
         except StoreError as error:
             failed(str(candidate.digest), error)
 

@@ -133,8 +133,12 @@ class Inventory:
     # What is noted. Never waits, never fails.
 
     def note_use(self, digest: Digest, repository: Repository | None, now: float) -> None:
-        """It was given to a client out of this repository; None: of any."""
+        """It was given to a client out of this repository; None: of any. See `ledger.uses`."""
         self._wait(self._waiting.use((digest, repository), _time(now)))
+
+    def note_coming(self, digest: Digest, now: float) -> None:
+        """It is being fetched: the image that names it, the one used last, is in use."""
+        self._wait(self._waiting.use((digest, None), _time(now), 0))
 
     def note_blob(self, repository: Repository | None, digest: Digest, size: int, now: float) -> None:
         """A blob was kept and linked in this repository; or only linked, there being its data already.

@@ -1,16 +1,13 @@
-"""What is noted in passing, and how it gets into the inventory's rows: in order, and twice without harm.
-
-A use of what is not known counts for nothing, for a survey or a note will say when it came. Only before the
-first survey has ended it is kept under the bare name, because what is used then may have been here for long.
-"""
+"""What is noted in passing, and how it gets into the inventory's rows: in order, and twice without harm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror.ledger.inventoryschema import raw
 from mirror.ledger.rows import Rows
+from mirror.ledger.uses import use_above
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 
@@ -88,11 +85,7 @@ class Scrubbed:
     now: float
 
 
-_USED = "UPDATE image SET used = max(used, ?), hits = hits + ?"
-
 Note = BlobKept | ImageKept | TagKept | BlobGone | LayerGone | ImageGone | TagGone | Scrubbed
-UseKey = tuple[Digest, Repository | None]  # None: in whatever repository
-Uses = Mapping[UseKey, tuple[float, int]]  # when last, and how often
 
 
 def write_notes(rows: Rows, notes: Sequence[Note]) -> None:
@@ -114,12 +107,14 @@ def _digests(note: Note) -> tuple[Digest, ...]:
 def _write(rows: Rows, note: Note) -> None:
     match note:
         case BlobKept(repository, digest, size, now):
-            rows.keep_blob(raw(digest), size, now, now)
+            blob = rows.keep_blob(raw(digest), size, now, now)
             if repository is not None:
                 rows.keep_layer(repository.name, raw(digest))
+                use_above(rows, blob, rows.repository(repository.name), now)
         case ImageKept(repository, digest, size, parts, now):
-            rows.keep_blob(raw(digest), size, now, now)
+            blob = rows.keep_blob(raw(digest), size, now, now)
             rows.keep_image(repository.name, raw(digest), [raw(part) for part in parts], now)
+            use_above(rows, blob, rows.repository(repository.name), now)
         case TagKept(repository, tag, digest, now, origin):
             rows.keep_tag(repository.name, tag.name, raw(digest), now, origin)
         case BlobGone(digest):
@@ -136,23 +131,3 @@ def _write(rows: Rows, note: Note) -> None:
             rows.connection.execute(
                 "UPDATE blob SET scrubbed = max(scrubbed, ?) WHERE digest = ?", (now, raw(digest))
             )
-
-
-def write_uses(rows: Rows, uses: Uses, *, complete: bool) -> None:
-    """Write them; `complete`: what is not known is not there. Raises sqlite3.Error."""
-    rows.learn([raw(digest) for digest, _repository in uses])
-    blobs: list[tuple[float, int, int]] = []
-    images: list[tuple[float, int, int, int | None]] = []
-    anywhere: list[tuple[float, int, int]] = []
-    for (digest, repository), (used, hits) in uses.items():
-        blob = rows.find_blob(raw(digest)) if complete else rows.name(raw(digest))
-        if blob is None:
-            continue
-        blobs.append((used, hits, blob))
-        if repository is None:
-            anywhere.append((used, hits, blob))
-        else:
-            images.append((used, hits, blob, rows.find_repository(repository.name)))
-    rows.connection.executemany("UPDATE blob SET used = max(used, ?), hits = hits + ? WHERE id = ?", blobs)
-    rows.connection.executemany(f"{_USED} WHERE blob = ?", anywhere)
-    rows.connection.executemany(f"{_USED} WHERE blob = ? AND repository = ?", images)

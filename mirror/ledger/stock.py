@@ -24,10 +24,11 @@ from mirror.ledger.facts import SeenLink, Surveyed
 from mirror.ledger.file import DatabaseFile, NotKept
 from mirror.ledger.inventoryschema import INVENTORY
 from mirror.ledger.marks import Marks
-from mirror.ledger.notes import write_notes, write_uses
+from mirror.ledger.notes import write_notes
 from mirror.ledger.recall import copy, recall, size
 from mirror.ledger.rows import Rows
 from mirror.ledger.tables import transaction
+from mirror.ledger.uses import write_uses
 from mirror.ledger.waiting import Batches
 
 ROOM_FACTOR = 4  # times its size: how much room there must be before memory is written to the file

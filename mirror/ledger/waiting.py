@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from mirror.ledger.notes import ImageKept, Note, UseKey
+from mirror.ledger.notes import ImageKept, Note
+from mirror.ledger.uses import UseKey
 
 USES_EARLY = 10_000  # digests that were used; so many are to be written at once, which takes 0.4 s
 USES_LIMIT = 50_000  # some 20 MB; of more than that the uses are not counted
@@ -30,13 +31,14 @@ class Waiting:
     def __bool__(self) -> bool:
         return bool(self._notes or self._uses or self.lost)
 
-    def use(self, key: UseKey, now: float) -> bool:
+    def use(self, key: UseKey, now: float, hits: int = 1) -> bool:
         """One use more; whether so many wait now that they are to be written."""
-        used, hits = self._uses.get(key, (0.0, 0))
-        if not hits and len(self._uses) >= USES_LIMIT:
+        is_new = key not in self._uses
+        if is_new and len(self._uses) >= USES_LIMIT:
             return False
-        self._uses[key] = max(used, now), hits + 1
-        return not hits and len(self._uses) == USES_EARLY
+        used, before = self._uses.get(key, (0.0, 0))
+        self._uses[key] = max(used, now), before + hits
+        return is_new and len(self._uses) == USES_EARLY
 
     def note(self, note: Note) -> bool:
         """One note more; whether so many wait now that they are to be written."""
@@ -62,7 +64,7 @@ class Waiting:
         uses = dict(batches.uses)  # which a thread may still be reading, if nobody has waited for it
         for key, (used, hits) in self._uses.items():
             before, counted = uses.get(key, (0.0, 0))
-            if counted or len(uses) < USES_LIMIT:
+            if key in uses or len(uses) < USES_LIMIT:
                 uses[key] = max(used, before), hits + counted
         self._uses = uses
 

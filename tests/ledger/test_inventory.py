@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from mirror.ledger import inventory as module
 from mirror.ledger import rows as rows_module
-from mirror.ledger import waiting
+from mirror.ledger import uses, waiting
 from mirror.ledger.facts import Loose, Move, Total, Use
 from mirror.ledger.file import NotKept
 from mirror.ledger.inventory import Inventory
@@ -73,7 +73,7 @@ async def test_a_child_of_an_index_is_an_image_and_its_manifest_stays_with_the_i
         pull(inventory, "i", "a", T0 + 1)
         pull(inventory, "j", "b", T0 + 2)
         found = await inventory.oldest(10, T0)
-        assert name(found, "xijab") == ["x", "i", "j"]
+        assert name(found, "xijab") == ["i", "x", "j"]  # the index was used when its last child was
         assert [candidate.tags for candidate in found] == [(Tag("latest"),)] * 3
         child = await inventory.drop_image(APP, digest("i"))
         assert child is not None
@@ -190,6 +190,80 @@ async def test_a_use_counts_for_the_image_of_its_repository_only() -> None:
         kept = await inventory.blob(digest("i"))
         assert kept is not None
         assert (kept.used, kept.hits) == (T0 + 3, 3)
+
+
+async def used(inventory: Inventory, known: str, repository: Repository = APP) -> dict[str, float]:
+    """When the images of a repository were used last, in seconds after T0."""
+    found = [each for each in await inventory.oldest(100, T0 + 1e6) if each.repository == repository]
+    return dict(zip(name(found, known), [each.used - T0 for each in found], strict=True))
+
+
+async def test_a_layer_in_use_is_its_image_in_use_and_so_is_the_index_above() -> None:
+    async with running(None) as inventory:
+        pull(inventory, "x", "ij")
+        pull(inventory, "i", "a")
+        pull(inventory, "j", "b")
+        pull(inventory, "i", "a", repository=OTHER)
+        inventory.note_use(digest("a"), APP, T0 + 5)
+        assert await used(inventory, "xij") == {"x": 5, "i": 5, "j": 0}
+        assert await used(inventory, "i", OTHER) == {"i": 0}
+
+
+async def test_a_layer_in_use_keeps_only_the_image_that_was_used_last_of_those_that_name_it() -> None:
+    async with running(None) as inventory:
+        for number, image in enumerate("ijk"):
+            pull(inventory, image, "a", T0 + number)
+        inventory.note_use(digest("a"), APP, T0 + 7)
+        inventory.note_use(digest("j"), APP, T0 + 5)  # in one batch: which was noted first does not matter
+        assert await used(inventory, "ijk") == {"i": 0, "j": 7, "k": 2}
+
+
+async def test_a_layer_that_is_kept_counts_as_a_use_of_its_image() -> None:
+    """The manifest was asked for when the pull began; a large layer comes much later."""
+    async with running(None) as inventory:
+        pull(inventory, "i", "")
+        pull(inventory, "j", "ab", T0 + 1)
+        inventory.note_blob(APP, digest("b"), SIZE, T0 + 600)
+        inventory.note_blob(None, digest("a"), SIZE, T0 + 900)  # what a broken write has left is no use
+        assert await used(inventory, "ij") == {"i": 0, "j": 600}
+
+
+async def test_an_index_in_use_is_all_its_kept_children_in_use() -> None:
+    async with running(None) as inventory:
+        pull(inventory, "x", "ijz")  # z never came
+        pull(inventory, "i", "a")
+        pull(inventory, "j", "a")
+        pull(inventory, "k", "a")
+        inventory.note_use(digest("x"), APP, T0 + 5)
+        assert await used(inventory, "xijk") == {"k": 0, "x": 5, "i": 5, "j": 5}
+
+
+async def test_what_is_coming_is_in_use_and_nobody_was_given_it() -> None:
+    async with running(None) as inventory:
+        inventory.note_image(APP, digest("i"), SIZE, [digest("a")], T0)
+        inventory.note_image(OTHER, digest("j"), SIZE, [digest("a")], T0 + 1)
+        inventory.note_coming(digest("a"), T0 + 5)
+        inventory.note_coming(digest("unknown"), T0 + 5)
+        assert await used(inventory, "i") == {"i": 0}
+        assert await used(inventory, "j", OTHER) == {"j": 5}
+        inventory.note_blob(OTHER, digest("a"), SIZE, T0 + 6)
+        kept = await inventory.blob(digest("a"))
+        assert kept is not None
+        assert kept.hits == 0
+
+
+async def test_of_very_many_images_that_name_a_layer_the_newest_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uses, "ABOVE_LIMIT", 2)
+    async with running(None) as inventory:
+        pull(inventory, "i", "a", T0 + 3)
+        pull(inventory, "j", "a", T0 + 2)
+        pull(inventory, "k", "", T0)
+        inventory.note_image(APP, digest("k"), SIZE, [digest("a")], T0)
+        pull(inventory, "l", "a", T0)
+        inventory.note_use(digest("a"), APP, T0 + 5)
+        assert await used(inventory, "ijkl") == {"i": 3, "j": 5, "k": 0, "l": 0}
 
 
 async def test_the_order_of_uses_does_not_matter() -> None:

@@ -30,6 +30,8 @@ from tests.ledger.inventorykit import APP, OTHER, SIZE, digest
 # Images by what they name: two of them are indexes, and `x` names one that may never come.
 PARTS = {"i": "ab", "j": "bc", "k": "cd", "x": "ijz", "y": "k"}
 FAR = 1e9  # later than anything here: nothing counts as used since
+ROWS = """SELECT name, digest, image.used, image.id FROM image JOIN blob ON blob.id = image.blob
+    JOIN repository ON repository.id = image.repository"""
 REPOSITORIES = st.sampled_from([APP, OTHER])
 IMAGES = st.sampled_from(sorted(PARTS))
 BLOBS = st.sampled_from("abcdijkxyz")
@@ -52,6 +54,7 @@ class Inventory(RuleBasedStateMachine):
         self.blobs: set[str] = set()
         self.layers: set[tuple[Repository, str]] = set()
         self.tags: dict[tuple[Repository, Tag], str] = {}
+        self.bare: set[str] = set()  # used before the first survey has ended
         self.surveying = False
         self.touched: set[object] = set()  # noted or gone since the survey began
 
@@ -61,6 +64,7 @@ class Inventory(RuleBasedStateMachine):
 
     @rule(repository=REPOSITORIES, blob=BLOBS)
     def blob_kept(self, repository: Repository, blob: str) -> None:
+        self.use_above(repository, blob, self.now)
         self.note(BlobKept(repository, digest(blob), SIZE, self.now))
         self.blobs.add(blob)
         self.layers.add((repository, blob))
@@ -68,8 +72,9 @@ class Inventory(RuleBasedStateMachine):
 
     @rule(repository=REPOSITORIES, image=IMAGES)
     def image_kept(self, repository: Repository, image: str) -> None:
+        self.use_above(repository, image, self.now)
+        self.images[repository, image] = self.now
         self.note(ImageKept(repository, digest(image), SIZE, digests(PARTS[image]), self.now))
-        self.images[repository, image] = self.now - 1
         self.blobs.add(image)
         self.touched |= {("blob", image), ("image", repository, image)}
 
@@ -79,12 +84,32 @@ class Inventory(RuleBasedStateMachine):
         self.tags[repository, tag] = image
         self.touched.add(("tag", repository, tag))
 
-    @rule(repository=REPOSITORIES, image=IMAGES)
-    def used(self, repository: Repository, image: str) -> None:
+    @rule(repository=REPOSITORIES, blob=BLOBS)
+    def used(self, repository: Repository, blob: str) -> None:
         self.now += 1
-        self.stock.write(Batches([], {(digest(image), repository): (self.now, 1)}))
-        if (repository, image) in self.images:
-            self.images[repository, image] = self.now
+        if (repository, blob) in self.images:
+            for each in {blob, *PARTS[blob]}:
+                if (repository, each) in self.images:
+                    self.images[repository, each] = self.now
+        self.use_above(repository, blob, self.now)
+        if not self.stock.complete:
+            self.bare.add(blob)
+        self.stock.write(Batches([], {(digest(blob), repository): (self.now, 1)}))
+
+    def use_above(self, repository: Repository, blob: str, now: float) -> None:
+        """What names it, the one used last, was used too; and what names that. To be told before it is."""
+        rows = self.stock.read(lambda connection: connection.execute(ROWS).fetchall())
+        written = {(name, value): (used, number) for name, value, used, number in rows}
+        for _level in range(2):
+            above = []
+            for (place, image), used in self.images.items():
+                if place == repository and blob in PARTS[image]:
+                    before, number = written[place.name, raw(digest(image))]
+                    above.append((before if used is None else used, number, image))
+            if not above:
+                return
+            blob = max(above)[2]
+            self.images[repository, blob] = now
 
     @rule(blob=BLOBS)
     def blob_gone(self, blob: str) -> None:
@@ -231,7 +256,7 @@ class Inventory(RuleBasedStateMachine):
         mentioned = self.named() | self.blobs | {blob for _, blob in self.layers} | set(self.tags.values())
         found = self.stock.read(lambda connection: connection.execute("SELECT digest FROM blob").fetchall())
         bare = {value for (value,) in found} - {raw(digest(each)) for each in mentioned}
-        assert bare <= {raw(digest(image)) for image in PARTS}  # used before the first survey
+        assert bare <= {raw(digest(each)) for each in self.bare}
 
     def teardown(self) -> None:
         self.stock.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mirror.ledger import waiting
-from mirror.ledger.notes import BlobGone, BlobKept, ImageKept, Note, UseKey
+from mirror.ledger.notes import BlobGone, BlobKept, ImageKept, Note
+from mirror.ledger.uses import UseKey
 from mirror.ledger.waiting import Batches, Waiting
 from tests.ledger.inventorykit import APP, SIZE, T0, digest
 
