@@ -432,16 +432,20 @@ async def test_what_is_attached_to_an_image_makes_no_index_whole(tmp_path: Path,
     ]
     index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries[is_alone:]}).encode()
     upstream.add_manifest(index, "library/a", "1")
+    missing = "2 of 2 parts" if is_alone else "1 of 1 parts"
     async with joined(tmp_path, upstream, policy=POLICY) as parts:
-        parts.put(CONFIG, LAYER)
         for reference in (ONE, provenance_of):
             await parts.registry.manifest(A, reference)
         await parts.registry.settle()
         upstream.well = Condition("upstream.test", trouble=AWAY, blobs=AWAY)
+        with pytest.raises(Unavailable, match=missing):
+            await told(parts)
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        parts.put(CONFIG, LAYER)
         if is_alone:
             assert (await told(parts))[0].body == index
         else:
-            with pytest.raises(Unavailable, match="1 of 1 parts"):
+            with pytest.raises(Unavailable, match=missing):
                 await told(parts)
 
 
