@@ -6,6 +6,7 @@ A row whose digest or name makes no sense is passed over; the next survey remove
 from __future__ import annotations
 
 import heapq
+import math
 import sqlite3
 from collections.abc import Generator
 from contextlib import closing
@@ -175,13 +176,18 @@ def drop_image(rows: Rows, repository: str, digest: bytes, unused_since: float) 
 
 
 def drop_blob(rows: Rows, digest: bytes, unused_since: float) -> Loose | None:
-    """Forget its data and links; None: an image names it, it was used later, or it is not kept."""
+    """Forget its data and links; None: an image names it, it was used later, or it is not kept.
+
+    While a survey goes on, what has come since it began stays too, unless it is to go in any case: an image
+    that was not read yet may name it.
+    """
     row = rows.connection.execute(
         "SELECT id, digest, size FROM blob WHERE digest = ? AND loose = 1 AND size IS NOT NULL AND used <= ?",
         (digest, unused_since),
     ).fetchone()
+    is_unread = row is not None and rows.marks is not None and rows.marks.is_new("blob", row[0])
     loose = row and _loose(rows.connection, row)
-    if not loose:
+    if not loose or (is_unread and math.isfinite(unused_since)):
         return None
     for repository in loose.repositories:
         rows.lose_layer(repository.name, digest)

@@ -36,7 +36,11 @@ class Marks:
 
     def has(self, table: str, number: int) -> bool:
         """Whether the row of this id is there, or came later."""
-        return number > self._tops[table] or bool(self._bits[table][number >> 3] >> (number & 7) & 1)
+        return self.is_new(table, number) or bool(self._bits[table][number >> 3] >> (number & 7) & 1)
+
+    def is_new(self, table: str, number: int) -> bool:
+        """Whether the row of this id came since the survey began, by a note or by the survey."""
+        return number > self._tops[table]
 
     def is_gone(self, key: Key) -> bool:
         """Whether this has gone since the survey began, and not come back."""

@@ -2,6 +2,9 @@
 
 The marks of what was seen are in memory, so that a survey that finds nothing new writes nothing. What was
 noted while it went on is newer than what it reads, and is marked too.
+
+A blob that a survey finds counts as named until it ends: an image that was not read yet may name it, and
+evictions go on beside a survey that is not the first.
 """
 
 from __future__ import annotations
@@ -27,6 +30,10 @@ _SWEEP = {
     "image": "SELECT id, blob, repository, used FROM image",
     "blob": "SELECT id, id, size, used FROM blob",
 }
+# All images are known now. Looks also at what a survey that did not end has left.
+_LOOSEN = """UPDATE blob SET loose = 1 WHERE id > ? AND id <= ? AND loose = 0
+    AND NOT EXISTS (SELECT 1 FROM part WHERE part.blob = blob.id)
+    AND NOT EXISTS (SELECT 1 FROM image WHERE image.blob = blob.id)"""
 _REMOVE = {"tag": "DELETE FROM tag WHERE id = ?", "layer": "DELETE FROM layer WHERE id = ?"}
 
 _Row = tuple[int, int, int | None, float | None]
@@ -53,11 +60,14 @@ def see_blobs(rows: Rows, marks: Marks, facts: Sequence[SeenBlob]) -> None:
         if digest not in sizes:
             new.append((digest, fact.size, used, used))
         elif sizes[digest] != fact.size:
-            rows.keep_blob(digest, fact.size, used, 0.0)
+            blob = rows.keep_blob(digest, fact.size, used, 0.0)
+            rows.connection.execute("UPDATE blob SET loose = 0 WHERE id = ?", (blob,))
         else:
             marks.add(key, rows.name(digest))
     rows.connection.executemany(
-        "INSERT OR IGNORE INTO blob (digest, size, seen, used, hits, scrubbed) VALUES (?, ?, ?, ?, 0, 0)", new
+        "INSERT OR IGNORE INTO blob (digest, size, seen, used, hits, scrubbed, loose)"
+        " VALUES (?, ?, ?, ?, 0, 0, 0)",
+        new,
     )
 
 
@@ -155,6 +165,8 @@ class Sweep:
         found: list[_Row] = rows.connection.execute(
             f"{_SWEEP[table]} WHERE id > ? ORDER BY id LIMIT ?", (self._after, SWEPT_AT_ONCE)
         ).fetchall()
+        if table == "blob" and found:
+            rows.connection.execute(_LOOSEN, (self._after, found[-1][0]))
         changed = 0
         for row in found:
             self._after = row[0]

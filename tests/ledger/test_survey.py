@@ -346,3 +346,42 @@ def test_marks_know_each_row_of_before_and_count_later_ones_as_seen() -> None:
     assert [number for number in range(1, 30) if not marks.has("blob", number)] == [
         number for number in range(1, 20) if number not in (1, 8, 9)
     ]
+
+
+async def test_what_a_survey_finds_is_not_evicted_before_it_knows_all_images() -> None:
+    """Another registry has brought it: `a` and `b` belong to images of which only one was read so far."""
+    tree = Tree().add("i", "ab", tag="1").add("j", "bc", tag="2")
+    tree.blobs["loose"] = T0
+    first = Tree().add("i", "ab")
+    async with running(None) as inventory:
+        await surveyed(inventory, Tree())
+        await inventory.begin_survey(LATER)
+        await inventory.seen_blobs([SeenBlob(digest(name), SIZE, T0) for name in tree.blobs])
+        assert await inventory.oldest(10, LATER) == []
+        assert await inventory.loose(10, LATER) == []
+        first.blobs = {}
+        await first.show(inventory)
+        await inventory.used([])  # what waits to be written is written
+        dropped = await inventory.drop_image(APP, digest("i"))
+        assert dropped is not None
+        assert {loose.digest for loose in dropped.blobs} == {digest("i"), digest("a"), digest("b")}
+        for each in "iab":
+            assert await inventory.drop_blob(digest(each), LATER) is None
+        assert await inventory.drop_blob(digest("a")) is not None  # but by whoever wants it gone
+        await tree.show(inventory)
+        await inventory.end_survey()
+        found = await inventory.loose(10, LATER)
+        assert {loose.digest for loose in found} == {digest("i"), digest("loose")}
+
+
+async def test_what_a_survey_that_did_not_end_has_found_is_loose_after_the_next(path: Path) -> None:
+    tree = Tree()
+    tree.blobs = {"a": T0, "b": T0}
+    async with running(path) as inventory:
+        inventory.note_tag(APP, Tag("1"), digest("b"), T0, "upstream")  # a name without data so far
+        await inventory.begin_survey(LATER)
+        await tree.show(inventory)
+    async with running(path) as inventory:
+        assert await inventory.loose(10, LATER) == []
+        await surveyed(inventory, tree)
+        assert {loose.digest for loose in await inventory.loose(10, LATER)} == {digest("a"), digest("b")}
