@@ -227,6 +227,7 @@ class Collector:
                     self._memory.forget_image(repository, digest)
                     self._inventory.note_image_gone(repository, digest)
             case Garbage(kind=Kind.TAG, repository=Repository() as repository) if garbage.tag is not None:
+                self._memory.forget_tag(repository, garbage.tag)
                 self._inventory.note_tag_gone(repository, garbage.tag, self._clock())
             case _:
                 pass

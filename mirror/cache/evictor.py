@@ -101,6 +101,7 @@ class Evictor:
         """Only the name; what it pointed to stays. Whether there was one."""
         async with self.turns.of((repository, tag)):
             found = await self._tree.drop_tag(repository, tag)
+            self._memory.forget_tag(repository, tag)
             self._inventory.note_tag_gone(repository, tag, self._clock())
         return found
 
@@ -108,6 +109,7 @@ class Evictor:
         """A tag, unless it has moved."""
         async with self.turns.of((repository, tag)):
             if await self._tree.drop_tag_to(repository, tag, digest):
+                self._memory.forget_tag(repository, tag)
                 self._inventory.note_tag_gone(repository, tag, self._clock())
 
     async def _blob(self, digest: Digest, freed: Freed, unused_since: float = math.inf) -> bool:

@@ -184,6 +184,18 @@ class Manifests:
             (repository, manifest.descriptor.digest), lambda: self._write(repository, manifest)
         )
 
+    def retag(self, repository: Repository, tag: Tag, digest: Digest, manifest: RawManifest | None) -> None:
+        """A word that is still fresh says that the tag points to this manifest (None: it is not here).
+
+        What was evicted with its tags comes back with them: the upstream will not be asked, which would have
+        them written.
+        """
+        if manifest is None:
+            self._tags.wait(repository, tag, digest)
+        elif self._memory.was_untagged(repository, tag):
+            self._tags.wait(repository, tag, digest)
+            self.keep(repository, manifest)
+
     def untag(self, repository: Repository, tag: Tag) -> None:
         """The tag is gone upstream: take it out of the tree, behind the answer. Manifests stay."""
         self._writes.start((repository, tag), lambda: self._untag(repository, tag))

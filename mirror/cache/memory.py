@@ -11,12 +11,13 @@ from mirror.cache.bydigest import ByDigest, Key
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.oci.names import Repository
+from mirror.oci.names import Repository, Tag
 from mirror.registry import RawManifest, RegistryError
 
 MANIFEST_BYTES = 64 << 20  # bytes of manifests held
 NAMED = 100_000  # descriptors that manifests name, about 400 bytes each
 ABSENT = 10_000  # digests of which the upstream said that it does not have them
+UNTAGGED = 10_000  # tags that were deleted here, 3 MB
 DELETED = 10_000  # digests of which it is known when they were deleted, 1 MB
 
 
@@ -44,6 +45,7 @@ class Memory:
         self._named: LRUCache[Key, _Naming] = LRUCache(NAMED)
         self._linked: LRUCache[Key, bool] = LRUCache(descriptors)
         self._sound: LRUCache[Digest, int] = LRUCache(descriptors)
+        self._untagged: LRUCache[tuple[Repository, Tag], bool] = LRUCache(UNTAGGED)
         self.gone = Gone()
         # Of a repository and a digest, either may be there while the other is not.
         self.absent_manifests = Absent(negative)
@@ -125,6 +127,14 @@ class Memory:
         """This repository has the blob no more."""
         self.gone.note(digest)
         self._linked.pop((repository, digest), None)
+
+    def forget_tag(self, repository: Repository, tag: Tag) -> None:
+        """The store has the tag no more. The upstream may, and its word about it may still be fresh."""
+        self._untagged[repository, tag] = True
+
+    def was_untagged(self, repository: Repository, tag: Tag) -> bool:
+        """Whether it was forgotten; True once, to one who writes it again."""
+        return self._untagged.pop((repository, tag), False)
 
     def forget_blob(self, digest: Digest) -> None:
         """The bytes are gone, a blob's or a manifest's: for whoever asks next they are fetched and kept."""

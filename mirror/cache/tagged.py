@@ -102,6 +102,7 @@ class Tagged:
         assert known.word is not None
         assert known.word.digest is not None
         manifest = await self._manifests.here(repository, known.word.digest)
+        self._manifests.retag(repository, tag, known.word.digest, manifest)
         if manifest is None:
             if whole or known.points is None or condition.blobs is not None:
                 return None

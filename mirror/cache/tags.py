@@ -70,6 +70,10 @@ class Tags:
         digest = descriptor.digest
         self._words[repository, tag] = Word(now, digest, descriptor)
         self._ledger.note_tag(repository, tag, TagRecord(digest, now))
+        self.wait(repository, tag, digest)
+
+    def wait(self, repository: Repository, tag: Tag, digest: Digest) -> None:
+        """The tag, whose word points there, is to be written once that manifest is kept."""
         waiting = self._waiting.setdefault((repository, digest), {})
         waiting.pop(tag, None)
         waiting[tag] = None
