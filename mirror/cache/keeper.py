@@ -1,7 +1,8 @@
 """What is kept stays within its limits: one task that looks after it, and room made before a fill writes.
 
-1. A survey makes the inventory true at the start; until it is, nothing is evicted (a blob that nobody is
-   known to name may be named by an image that was not read yet). What does not fit then is not kept.
+1. A survey makes the inventory true at each start. One that was closed well is believed meanwhile; of another
+   nothing is evicted before the survey has ended (a blob that nobody is known to name may be named by an
+   image that was not read yet), and what does not fit is not kept.
 2. All deletions are made by whoever holds the lock file, one after the other: this process, or a command that
    was started beside it.
 3. What is being filled has its room reserved, and counts as kept; so does what broken fills have left in the
@@ -25,16 +26,14 @@ from mirror.cache.measure import Measure
 from mirror.cache.passes import Passes, tell
 from mirror.cache.spool import Spool
 from mirror.cache.surveyor import Surveyor
-from mirror.ledger.inventory import Inventory, NotKept, SurveyLost
+from mirror.ledger.inventory import Inventory, NotKept
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
-from mirror.registry import RegistryError
 from mirror.sometimes import Sometimes
 
 PASS = 60.0  # seconds between two looks at limits and ages
 SLICE = 2.0  # seconds of a pass over the limits, between which fills that need room have their turn
 LEAST_GAP = 3600.0  # seconds between two such looks after which ages begin anew; a pass may take minutes
-AGAIN = 600.0  # seconds before a survey that failed is begun again
 ROOM = 10.0  # seconds that a fill waits for room; then it is decided by what there is
 TELL = 10.0  # seconds between two lines about what found no room: a pull of one image has dozens
 
@@ -75,14 +74,18 @@ class Keeper:
 
     async def run(self) -> None:
         """Look after it all, until cancelled."""
-        survey_at = 0.0
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._surveyor.run())
+            group.create_task(self._passes_over_all())
+
+    async def _passes_over_all(self) -> None:
         while True:
-            now = time.monotonic()
-            if not self._inventory.complete and now >= survey_at:
-                survey_at = now + AGAIN
-                await self._survey()
             await self._look()
             with suppress(TimeoutError):
+                if not self._inventory.complete:  # nothing goes before it is
+                    self._surveyor.tried.clear()
+                    await asyncio.wait_for(self._surveyor.tried.wait(), PASS)
+                    continue
                 await asyncio.wait_for(self._scarce.wait(), PASS)
                 await asyncio.sleep(SLICE)  # where nothing can go, each fill asks in vain
 
@@ -173,12 +176,6 @@ class Keeper:
         what = "unpin images, or make" if self._limits.pins else "make"
         more = "raise cache.maxsize" if name == "cache.maxsize" else "free the disk or lower cache.minfree"
         return f"what is kept was used a moment ago or is pinned: {what} more room ({more})"
-
-    async def _survey(self) -> None:
-        try:
-            await self._surveyor.survey()
-        except (RegistryError, NotKept, SurveyLost) as error:
-            log.warning("survey.failed", reason=str(error) or type(error).__name__, again=f"{AGAIN:g}s")
 
     async def _look(self) -> None:
         """One pass over ages and limits."""

@@ -1,4 +1,8 @@
-"""The inventory, made true by the tree: at each start, and when notes were lost."""
+"""The inventory, made true by the tree: at each start, each week, and soon after it was in doubt.
+
+At each start, because nobody knows what was done to the folder meanwhile: another registry had it, a backup
+was restored, a file deleted by hand. An inventory that was closed well is believed until then.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,15 @@ import structlog
 from mirror.cache.pace import Pace
 from mirror.ledger import scheduler
 from mirror.ledger.facts import SeenBlob, SeenLink, SeenParts, SeenTag, Use
-from mirror.ledger.inventory import Inventory
+from mirror.ledger.inventory import Inventory, NotKept, SurveyLost
+from mirror.registry import RegistryError
 from mirror.store.survey import ImageFact, LayerFact, RepositoryFact, TagFact
 from mirror.store.tree import Tree
 
 TELL = 10.0  # seconds between two lines about the progress
+WEEK = 7 * 86400.0  # seconds between two surveys of an inventory that nobody doubts
+AGAIN = 600.0  # seconds between two of one that is in doubt, or after one that failed
+LOOK = 60.0  # seconds between two looks at whether it is time
 LOOKS = 50  # manifests read and told at once: 10 ms
 STATE_LIMIT = 256 << 20  # bytes of registry:2's memory; a million entries
 
@@ -25,22 +33,52 @@ log = structlog.get_logger()
 
 
 class Surveyor:
-    """`root`: the folder in which registry:2 may have left its state; None where there is none."""
+    """`root`: the folder in which registry:2 may have left its state; None where there is none.
+
+    `clock` is the wall clock, `monotonic` one that only runs on; both in seconds.
+    """
 
     def __init__(
-        self, tree: Tree, inventory: Inventory, root: Path | None, clock: Callable[[], float] = time.time
+        self,
+        tree: Tree,
+        inventory: Inventory,
+        root: Path | None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tree = tree
         self._inventory = inventory
         self._root = root
         self._clock = clock
+        self._monotonic = monotonic
         self._pace = Pace()
         self._seen = 0  # files
-        self._told = 0.0  # time.monotonic()
+        self._told = 0.0  # by `monotonic`
+        self._due = self._at_doubt = 0.0  # by `monotonic`: when the next is due, all being well or not
+        self.tried = asyncio.Event()  # a survey has ended, well or not; for who waits to clear
+
+    async def run(self) -> None:
+        """Survey whenever it is time, until cancelled."""
+        while True:
+            now = self._monotonic()
+            if now >= (self._due if self._inventory.complete else self._at_doubt):
+                self._due = self._at_doubt = now + AGAIN
+                if await self._try():
+                    self._due = now + WEEK
+                self.tried.set()
+            await asyncio.sleep(LOOK)
+
+    async def _try(self) -> bool:
+        try:
+            await self.survey()
+        except (RegistryError, NotKept, SurveyLost) as error:
+            log.warning("survey.failed", reason=str(error) or type(error).__name__, again=f"{AGAIN:g}s")
+            return False
+        return True
 
     async def survey(self) -> None:
         """See all of the tree. Raises RegistryError where that fails, NotKept and SurveyLost."""
-        began = self._told = time.monotonic()
+        began = self._told = self._monotonic()
         self._seen, self._pace = 0, Pace()
         log.info("survey.started")
         await self._inventory.begin_survey(self._clock())
@@ -62,7 +100,7 @@ class Surveyor:
             blobs=total.blobs,
             bytes=total.bytes,
             forgotten=removed.blobs + removed.images + removed.links + removed.tags,
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(self._monotonic() - began, 3),
         )
 
     async def _repository_facts(self, facts: Sequence[RepositoryFact]) -> None:
@@ -102,7 +140,7 @@ class Surveyor:
 
     async def _step(self, count: int) -> None:
         self._seen += count
-        now = time.monotonic()
+        now = self._monotonic()
         if now - self._told > TELL:
             self._told = now
             log.info("survey.going_on", files=self._seen)

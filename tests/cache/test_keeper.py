@@ -120,8 +120,9 @@ async def shop(
     clock: Clock | None = None,
     namespace: str = "docker.io",
     driver: StorageDriver | None = None,
+    survey: bool = True,
 ) -> AsyncIterator[Shop]:
-    """Everything joined, and surveyed."""
+    """Everything joined, and surveyed, unless the keeper is to do that."""
     clock = clock or Clock()
     driver = driver or FilesystemDriver(root, 4)
     inventory = Inventory(root / "mirror" / "inventory.sqlite")
@@ -147,7 +148,8 @@ async def shop(
     scrubber = Scrubber(tree, inventory, memory, aside, interval=0, rate=1e9, clock=clock)
     collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys, clock)
     try:
-        await surveyor.survey()
+        if survey:
+            await surveyor.survey()
         yield Shop(
             root, clock, store, inventory, keeper, collector, surveyor, reserved, evictor, memory, lock, spool
         )
