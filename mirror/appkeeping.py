@@ -28,6 +28,7 @@ from mirror.cache.surveyor import Surveyor
 from mirror.config import Config
 from mirror.configvalues import Size
 from mirror.drivers.base import StorageDriver
+from mirror.ledger import scheduler
 from mirror.ledger.inventory import Inventory, NotKept
 from mirror.oci.digest import Digest
 from mirror.oci.names import InvalidNameError, Reference, Repository
@@ -117,7 +118,9 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     store, tree = BookedStore(driver, inventory), Tree(driver)
     memory = Memory(config.storage.cache.blobdescriptorsize, config.proxy.negative)
     evictor = Evictor(tree, inventory, memory, reserved.keys, store.turns)
-    surveyor = Surveyor(tree, inventory, root)
+    # Of one that kept for ever registry:3 has left no times; registry:2 knows nothing of a `ttl`.
+    lifetime = config.proxy.ttl if config.proxy.ttl > 0 else scheduler.LIFETIME
+    surveyor = Surveyor(tree, inventory, root, lifetime=lifetime)
     lock, spool = Lock(folder / LOCK), Spool(folder / SPOOL)
     keeper = Keeper(
         inventory,

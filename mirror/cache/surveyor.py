@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
@@ -33,7 +34,8 @@ log = structlog.get_logger()
 
 
 class Surveyor:
-    """`root`: the folder in which registry:2 may have left its state; None where there is none.
+    """`root`: the folder in which registry:2 may have left its state; None where there is none. What it has
+    kept was to live for `lifetime` seconds.
 
     `clock` is the wall clock, `monotonic` one that only runs on; both in seconds.
     """
@@ -45,12 +47,15 @@ class Surveyor:
         root: Path | None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        lifetime: float = scheduler.LIFETIME,
     ) -> None:
         self._tree = tree
         self._inventory = inventory
         self._root = root
         self._clock = clock
         self._monotonic = monotonic
+        self._lifetime = lifetime
         self._pace = Pace()
         self._seen = 0  # files
         self._told = 0.0  # by `monotonic`
@@ -135,8 +140,15 @@ class Surveyor:
         Afterwards the inventory knows better, and reading a large one takes seconds.
         """
         if self._root is not None and not await self._inventory.surveyed():
-            uses = await asyncio.to_thread(_uses, self._root / scheduler.FILE)
-            await self._inventory.used(uses)
+            path = self._root / scheduler.FILE
+            file = await asyncio.to_thread(_open, path)
+            if file is None:
+                return
+            with file:
+                batches = scheduler.uses(file, self._clock(), self._lifetime)
+                while (uses := await asyncio.to_thread(_next, batches, path)) is not None:
+                    await self._inventory.used(uses)
+                    await self._pace.rest()
 
     async def _step(self, count: int) -> None:
         self._seen += count
@@ -147,14 +159,23 @@ class Surveyor:
         await self._pace.rest()
 
 
-def _uses(file: Path) -> list[Use]:
-    """In a thread: reading so much takes a second."""
+def _open(path: Path) -> BinaryIO | None:
+    """The file that registry:2 has left; None: none that can be read. In a thread."""
     try:
-        if file.stat().st_size > STATE_LIMIT:
+        if path.stat().st_size > STATE_LIMIT:
             raise OSError("it is too large")
-        return scheduler.uses(file.read_bytes())
+        return path.open("rb")
     except FileNotFoundError:
-        return []
+        return None
     except OSError as error:
-        log.warning("scheduler.ignored", file=str(file), reason=error.strerror or str(error))
-        return []
+        log.warning("scheduler.ignored", file=str(path), reason=error.strerror or str(error))
+        return None
+
+
+def _next(batches: Iterator[list[Use]], path: Path) -> list[Use] | None:
+    """The next of them; None: there are no more. In a thread."""
+    try:
+        return next(batches, None)
+    except OSError as error:
+        log.warning("scheduler.ignored", file=str(path), reason=error.strerror or str(error))
+        return None

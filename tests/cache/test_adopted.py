@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
+from mirror import appkeeping, appupstreams
 from mirror.cache.surveyor import Surveyor
+from mirror.config import Config
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.ledger import scheduler
 from mirror.ledger.inventory import Inventory
@@ -66,3 +72,34 @@ async def test_what_was_not_read_to_the_end_is_read_again(tmp_path: Path) -> Non
     await inventory.end_survey()
     assert await inventory.surveyed()
     await inventory.close()
+
+
+@pytest.mark.parametrize(("ttl", "seconds"), [("720h", 720 * 3600.0), ("24h", 86400.0), ("0", 168 * 3600.0)])
+async def test_what_registry_3_has_kept_was_fetched_its_ttl_before_it_expires(
+    tmp_path: Path, ttl: str, seconds: float
+) -> None:
+    """registry:2 has no `ttl`, and where it is 0 nothing expires: then it is a week."""
+    data = tmp_path / layout.blob_data(DIGEST)
+    data.parent.mkdir(parents=True)
+    data.write_bytes(b"blob")
+    os.utime(data, (1.0, 1.0))  # a copy of the folder has lost the files' times
+    fetched = int(time.time()) - 3600.0
+    expiry = datetime.fromtimestamp(fetched + seconds, UTC).isoformat()
+    (tmp_path / scheduler.FILE).write_text(json.dumps({KEY: {"ExpiryData": expiry}}))
+    config = Config.model_validate(
+        {
+            "storage": {"filesystem": {"rootdirectory": str(tmp_path)}},
+            "proxy": {"remoteurl": "http://upstream.test", "ttl": ttl},
+        }
+    )
+    driver = FilesystemDriver(tmp_path, 25)
+    built = appkeeping.build(config, driver, tmp_path / "mirror", appupstreams.routes(config.proxy))
+    await built.inventory.open()
+    try:
+        await built.surveyor.survey()
+        kept = await built.inventory.blob(DIGEST)
+    finally:
+        await built.inventory.close()
+        await driver.close()
+    assert kept is not None
+    assert kept.used == fetched
