@@ -2,9 +2,10 @@
 
 1. Least recently used first, whole images before halves: an image's manifest goes, and with it what no other
    image names.
-2. Over `maxsize`, down to LOW of it: one pass of some length is cheaper than one for each pull. A fill waits
-   for its own bytes only; the rest goes behind it.
-3. When the disk has less than `minfree` left, until it has some more than that.
+2. Near `maxsize`, down to LOW of it: one pass of some length is cheaper than one for each pull, and begun at
+   HIGH it leaves room for what comes meanwhile. A fill that has to wait waits for its own bytes only.
+3. When the disk has little more than `minfree` left, until it has some more; but not where all that can go
+   would not bring it there: others have filled it, and what is kept would be lost for nothing.
 4. What was not used for `ttl`, always.
 5. What broken fills have left in the spool counts as kept, and goes before anything else.
 6. What is pinned, and what was used in the last GRACE seconds, stays: better over the limit than a pull that
@@ -23,7 +24,11 @@ from mirror.cache.freshness import Rule
 from mirror.oci.digest import Digest
 
 LOW = 0.9  # of maxsize that is left after a pass
+HIGH = 0.95  # of maxsize at which a pass begins
 MORE = 1.25  # of minfree that is free after a pass
+SOME = 1.1  # of minfree that is free when a pass begins
+STEP = 64 << 20  # bytes of room that a fill is given at once: a second of a fast link
+STEP_SHARE = 1 / 20  # of maxsize, where that is less: what is only announced is to cost little
 GRACE = 60.0  # seconds between two things that a client asks for, mostly: each counts for the whole image
 
 
@@ -67,10 +72,16 @@ class Held:
         announced = {**self.announced, digest: self.announced.get(digest, 0) + size}
         return Held(self.kept, self.disk, announced, self.spooled)
 
-    def without_the_kept(self) -> Held:
-        """What is coming alone, on an empty disk."""
-        disk = self.disk and Disk(self.disk.size, self.disk.size)
-        return Held(0, disk, self.announced, {})
+    def without(self, can_go: int) -> Held:
+        """What is left when so many bytes of the kept are gone, and all that stands in the spool."""
+        there = sum(self.spooled.values())
+        disk = self.disk and Disk(self.disk.size, self.disk.free + can_go + there)
+        return Held(self.kept - can_go, disk, self.announced, {})
+
+    @property
+    def kept_alone(self) -> Held:
+        """The same when nothing was coming."""
+        return Held(self.kept, self.disk, {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,11 @@ class Limits:
             return int(disk.size * self.minfree_share)
         return self.minfree or 0
 
+    def step(self, disk: Disk | None) -> int:
+        """Bytes of room that a fill is given at once."""
+        most = self.most(disk)
+        return STEP if most is None else max(1, min(STEP, int(most * STEP_SHARE)))
+
     def short_of(self, held: Held) -> tuple[str, str]:
         """The limit that is in the way, by its name and as it was given."""
         most = self.most(held.disk)
@@ -116,12 +132,22 @@ class Limits:
         return any(rule.fits(name) for rule in self.pins for name in names)
 
 
-def surplus(held: Held, limits: Limits) -> int:
-    """Bytes that a pass is to free, also where all fits still."""
+def is_high(held: Held, limits: Limits) -> bool:
+    """Whether it is time for a pass, though what comes now may fit still."""
+    most = limits.most(held.disk)
+    if most is not None and held.bytes > most * HIGH:
+        return True
+    return held.disk is not None and held.free < limits.reserve(held.disk) * SOME
+
+
+def surplus(held: Held, limits: Limits, can_go: int | None = None) -> int:
+    """Bytes that a pass is to free, also where all fits still. `can_go`: so many can, of those kept."""
     most = limits.most(held.disk)
     over = 0 if most is None else held.bytes - int(most * LOW)
     if held.disk is not None:
-        over = max(over, int(limits.reserve(held.disk) * MORE) - held.free)
+        reserve = limits.reserve(held.disk)
+        if can_go is None or held.without(can_go).free >= reserve:
+            over = max(over, int(reserve * MORE) - held.free)
     return max(over, 0)
 
 

@@ -18,7 +18,8 @@ The rules:
  7. The spool survives a crash: a later fill goes on from it after hashing again what is there.
  8. A full disk or a failing store does not fail the readers: the rest goes through a bounded window in
     memory, at the pace of the slowest reader, and nothing is kept.
- 9. Room is made for the announced size. Where it does not fit, nothing is written in the first place.
+ 9. Room is made ahead of what is written, in steps. Where the announced size cannot fit, nothing is written
+    in the first place; where a later step finds no room, the rest goes by rule 8.
 10. Hashing and writing run in threads, a batch at a time: whatever came while the last batch was written.
 
 States: opening (size unknown) -> flowing -> verified -> done; or failed from any of these but done. Rule 8

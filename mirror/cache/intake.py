@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from mirror.cache.fillblob import FillBlob
-from mirror.cache.room import Room
+from mirror.cache.room import Room, Share
 from mirror.cache.spool import Spool, SpoolFile
 from mirror.cache.window import Window
 from mirror.oci.digest import Digest
@@ -48,12 +48,11 @@ class Intake:
         readers: Callable[[], Iterable[FillBlob]],
         changed: Callable[[], None],
     ) -> None:
-        self.reserved = 0  # bytes of room
-        self._room = room
         self.received = 0  # bytes taken from the upstream and hashed, or about to be
         self.written = 0  # bytes that readers can have
         self.spooled = 0  # of these, bytes that stand in the spool file
         self._digest = digest
+        self._share = Share(room, digest)
         self._spool = spool
         self._executor = executor
         self._readers = readers
@@ -130,11 +129,9 @@ class Intake:
         """See that a blob of `size` bytes fits; where it does not, nothing more is written (rule 9)."""
         if self._window is not None:
             return
-        if not self.reserved:
-            if not await self._room.make_room(self._digest, size):
-                self._window = Window(self.written)  # who has refused has told why
-                return
-            self.reserved = size
+        if not self._share.is_begun and not await self._share.begin(size, self.received):
+            self._window = Window(self.written)  # who has refused has told why
+            return
         wanted = size - self.received
         try:
             free = await self._in_thread(self._spool.free)
@@ -149,9 +146,7 @@ class Intake:
 
     def give_back(self) -> None:
         """The fill has ended: what it kept counts by itself."""
-        if self.reserved:
-            self._room.release(self._digest, self.reserved)
-            self.reserved = 0
+        self._share.give_back()
 
     async def forget(self) -> None:
         """Remove the spool file's name; readers that have it open read on."""
@@ -206,6 +201,9 @@ class Intake:
 
     async def _take(self, batch: list[bytes]) -> None:
         """Hash a batch and make it visible to readers: in the spool, or from now on in memory (rule 8)."""
+        if self._window is None and not await self._share.reach(self.spooled + sum(map(len, batch))):
+            self._share.give_back()
+            self._window = Window(self.written)
         error = await self._in_thread(self._hash_and_write, batch)
         if error is not None:
             self._go_volatile(error)

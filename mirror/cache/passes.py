@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
@@ -12,12 +14,17 @@ from mirror.cache.eviction import GRACE, Limits
 from mirror.cache.evictor import Evictor, Freed, failed
 from mirror.cache.freshness import names
 from mirror.cache.lock import HeldError, Lock
+from mirror.cache.spool import Spool
 from mirror.ledger.facts import Candidate, Place
 from mirror.ledger.inventory import Inventory
-from mirror.oci.names import Repository
+from mirror.ledger.staying import Tagged
+from mirror.oci.names import Repository, Tag
 from mirror.store.errors import StoreError
 
 CANDIDATES = 100  # asked of the inventory at once, some 5 ms
+TOGETHER = 4  # images that go at once: beside answers one alone waits for its threads most of the time
+PINS_KNOWN = 60.0  # seconds before it is looked again which images are pinned: 50 ms for 10,000 tags
+PINNED = 5000  # pinned images that are counted, 50 ms; more may cost evictions that do not help
 
 log = structlog.get_logger()
 
@@ -33,6 +40,7 @@ class Passes:
         lock: Lock,
         namespace_of: Callable[[Repository], str],
         clock: Callable[[], float],
+        spool: Spool | None,
     ) -> None:
         self._inventory = inventory
         self._evictor = evictor
@@ -40,40 +48,112 @@ class Passes:
         self._lock = lock
         self._namespace_of = namespace_of
         self._clock = clock
+        self._spool = spool
+        self._pinned: list[tuple[int, int]] = []
+        self._pinned_at = -math.inf  # by the clock
 
     async def evict(
-        self, freed: Freed, wanted: float, before: float = math.inf, *, until: float = math.inf
-    ) -> None:
+        self,
+        freed: Freed,
+        wanted: float,
+        before: float = math.inf,
+        *,
+        until: float = math.inf,
+        after: Place | None = None,
+    ) -> Place | None:
         """Evict until `wanted` bytes are freed, or all that was not used since `before` is gone.
 
         `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
-        the inventory does not know. Raises NotKept, OSError where the lock cannot be had.
+        the inventory does not know. `after`: where the last pass stopped. Returns where this one did, None:
+        there is no more to be done. Raises NotKept, OSError where the lock cannot be had.
         """
         self._evictor.hold_what_comes()
         latest = min(self._clock() - GRACE, before)
-        after: Place | None = None
         try:
             async with self._lock.shared():
-                while freed.bytes < wanted and time.monotonic() < until:
+                while freed.bytes < wanted:
                     # Behind what stays: it is pinned, being filled, or on a disk that lets nothing go.
                     found = await self._inventory.oldest(CANDIDATES, self._clock(), after)
                     old = [candidate for candidate in found if candidate.used < latest]
-                    for candidate in old:
-                        if freed.bytes >= wanted or time.monotonic() >= until:
-                            break
-                        if not self._is_pinned(candidate):
-                            await self._evict(candidate, freed, latest)
+                    for some in self._portions(old, freed, wanted):
+                        await self._evict(some, freed, latest)
+                        after = some[-1].place
+                        if freed.bytes < wanted and time.monotonic() >= until:
+                            return after
                     if len(old) < CANDIDATES:
                         break
                     after = old[-1].place
         except HeldError:
             log.info("keeper.waiting", reason="another process is deleting")
+        return None
 
-    async def _evict(self, candidate: Candidate, freed: Freed, latest: float) -> None:
+    def _portions(
+        self, candidates: list[Candidate], freed: Freed, wanted: float
+    ) -> Iterator[list[Candidate]]:
+        """What to evict together, until enough is freed. What one is worth is known when some have gone."""
+        left = deque(each for each in candidates if not self._is_pinned(each))
+        while left and freed.bytes < wanted:
+            gone = freed.images + freed.blobs
+            enough = (wanted - freed.bytes) * gone / freed.bytes if freed.bytes else 1.0
+            count = max(1, min(TOGETHER, len(left), int(min(enough, TOGETHER))))
+            yield [left.popleft() for _ in range(count)]
+
+    async def _evict(self, candidates: Sequence[Candidate], freed: Freed, latest: float) -> None:
+        """Each to its end, also where another fails. Raises NotKept."""
+        done = await asyncio.gather(
+            *(self._evictor.evict(each, freed, latest) for each in candidates), return_exceptions=True
+        )
+        for candidate, result in zip(candidates, done, strict=True):
+            if isinstance(result, StoreError):
+                failed(str(candidate.digest), result)
+            elif isinstance(result, BaseException):
+                raise result
+
+    async def free(self, reason: str, wanted: float, *, until: float) -> bool:
+        """Evict, as `evict`, and tell; whether anything went."""
+        freed, began = Freed(), time.monotonic()
         try:
-            await self._evictor.evict(candidate, freed, latest)
-        except StoreError as error:
-            failed(str(candidate.digest), error)
+            await self.evict(freed, wanted, until=until)
+        finally:
+            tell(reason, freed, began)
+        return bool(freed.images or freed.blobs)
+
+    async def shed(self, wanted: int) -> int:
+        """Bytes that went of what broken fills have left: nobody reads it, and it is no whole blob."""
+        if self._spool is None:
+            return 0
+        try:
+            files, freed = await asyncio.to_thread(self._spool.shed, wanted)
+        except OSError as error:
+            log.warning("spool.not_swept", reason=str(error))
+            return 0
+        if files:
+            log.info("spool.shed", files=files, bytes=freed, reason="room")
+        return freed
+
+    async def can_go(self, kept: int) -> int:
+        """How many of the bytes kept may be evicted now, at most. Raises NotKept."""
+        pinned = await self._pinned_rows() if self._limits.pins else []
+        staying = await self._inventory.staying(self._clock() - GRACE, pinned)
+        return max(0, kept - staying)
+
+    async def _pinned_rows(self) -> list[tuple[int, int]]:
+        """The images that pins keep, looked for once in PINS_KNOWN seconds. Not more than PINNED of them."""
+        now = self._clock()
+        if not 0 <= now - self._pinned_at < PINS_KNOWN:
+            found: list[tuple[int, int]] = []
+            last = 0
+            while len(found) < PINNED:
+                tags, last = await self._inventory.tagged(last)
+                if not tags:
+                    break
+                found += [(tag.repository, tag.blob) for tag in tags if self._has_pin(tag)]
+            self._pinned, self._pinned_at = found[:PINNED], now
+        return self._pinned
+
+    def _has_pin(self, tag: Tagged) -> bool:
+        repository = Repository(tag.repository_name)
+        return self._limits.is_pinned(names(repository, Tag(tag.tag), self._namespace_of(repository)))
 
     def _is_pinned(self, candidate: Candidate) -> bool:
         repository = candidate.repository

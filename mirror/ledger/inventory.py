@@ -48,6 +48,7 @@ from mirror.ledger.notes import (
     TagKept,
 )
 from mirror.ledger.rows import Rows
+from mirror.ledger.staying import Tagged, staying, tagged
 from mirror.ledger.stock import See, Stock, SurveyLost
 from mirror.ledger.waiting import Batches, Waiting
 from mirror.oci.digest import Digest
@@ -221,6 +222,14 @@ class Inventory:
     async def is_used_since(self, digest: Digest, since: float) -> bool:
         """Whether it, or an image that names it, was kept, linked or given to a client later than that."""
         return await self._read(lambda connection: asks.is_used_since(connection, raw(digest), since))
+
+    async def staying(self, since: float, pinned: Sequence[tuple[int, int]]) -> int:
+        """Bytes of what was used `since`, or belongs to these images: see `tagged`."""
+        return await self._read(lambda connection: staying(connection, since, pinned))
+
+    async def tagged(self, after: int) -> tuple[list[Tagged], int]:
+        """Some tags behind this one (0: the first), and the last of them; none: there are no more."""
+        return await self._read(lambda connection: tagged(connection, after))
 
     async def unscrubbed(self, limit: int, before: float) -> list[KeptBlob]:
         """Blobs whose bytes were last compared with their digests before, the longest ago first."""

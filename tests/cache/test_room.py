@@ -100,7 +100,7 @@ async def test_what_finds_no_room_is_told_now_and_then_with_the_limit_and_what_t
         await at.image(A, "1", b"a" * 15 * KIB)
         for number in range(3):
             assert not await at.keeper.make_room(Digest.of(bytes([number])), 12 * KIB)
-        at.keeper._refused = Sometimes(0.0)
+        at.keeper.admission.refused = Sometimes(0.0)
         assert not await at.keeper.make_room(Digest.of(b"large"), 21 * KIB)
     first, large = told(logs, "keeper.no_room")
     assert first["limit"] == "cache.maxsize 20KiB"
@@ -124,11 +124,14 @@ class Closed:
         self.free = False
         self.reserved = 0
 
+    async def admit(self, _digest: Digest, size: int) -> int:
+        return size if self.free else 0
+
     async def make_room(self, _digest: Digest, size: int) -> bool:
         self.reserved += size if self.free else 0
         return self.free
 
-    def release(self, _digest: Digest, size: int) -> None:
+    def release(self, _digest: Digest, size: int, *, admitted: int = 0) -> None:
         self.reserved -= size
 
 
