@@ -92,10 +92,12 @@ class Passes:
     ) -> Iterator[list[Candidate]]:
         """What to evict together, until enough is freed. What one is worth is known when some have gone."""
         left = deque(each for each in candidates if not self._is_pinned(each))
+        before, gone = freed.bytes, 0
         while left and freed.bytes < wanted:
-            gone = freed.images + freed.blobs
-            enough = (wanted - freed.bytes) * gone / freed.bytes if freed.bytes else 1.0
-            count = max(1, min(TOGETHER, len(left), int(min(enough, TOGETHER))))
+            worth = (freed.bytes - before) / gone if gone else 0.0
+            enough = (wanted - freed.bytes) / worth if worth else 1.0
+            count = min(len(left), TOGETHER, max(1, int(min(enough, TOGETHER))))
+            gone += count
             yield [left.popleft() for _ in range(count)]
 
     async def _evict(self, candidates: Sequence[Candidate], freed: Freed, latest: float) -> None:

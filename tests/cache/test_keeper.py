@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,7 @@ async def shop(
     root: Path,
     limits: Limits,
     *,
-    disk: Disk | None = None,
+    disk: Disk | Callable[[], Disk] | None = None,
     clock: Clock | None = None,
     namespace: str = "docker.io",
     driver: StorageDriver | None = None,
@@ -139,7 +139,7 @@ async def shop(
         limits,
         lock,
         reserved=reserved,
-        disk=(lambda: disk) if disk else None,
+        disk=(lambda: disk) if isinstance(disk, Disk) else disk,
         namespace_of=lambda _repository: namespace,
         spool=spool,
         clock=clock,
