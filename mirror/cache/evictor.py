@@ -2,25 +2,33 @@
 
 Names go before data, so that whatever stops this leaves nothing that can be found and is not there: what is
 left over is taken by the next collection. Those who read on read on; whoever comes next fetches again.
+
+The inventory forgets first, because it decides. So what was begun is brought to its end, whoever leaves; what
+the disk does not let go is noted again; and after anything else the inventory is in doubt.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
 from mirror.cache.memory import Memory
-from mirror.ledger.facts import Candidate, Loose
-from mirror.ledger.inventory import Inventory
+from mirror.ledger.facts import Candidate, Dropped, Loose
+from mirror.ledger.inventory import Inventory, NotKept
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.store.errors import StoreError
 from mirror.store.tree import Tree
 from mirror.store.turns import Turns
+
+FINISH = 2.0  # seconds that one deletion has to end when the process does; dozens of files take a tenth
 
 log = structlog.get_logger()
 
@@ -65,7 +73,7 @@ class Evictor:
         What it leaves goes with it, but for blobs used after `unused_since`: they go by their own age.
         """
         if candidate.repository is None:
-            return await self._blob(candidate.digest, freed, candidate.used)
+            return await self._to_the_end(self._blob(candidate.digest, freed, candidate.used))
         return await self.image(
             candidate.repository, candidate.digest, freed, candidate.used, blobs_unused_since=unused_since
         )
@@ -80,29 +88,80 @@ class Evictor:
         blobs_unused_since: float = math.inf,
     ) -> bool:
         """An image with its tags, and all that no other image names; unless they were used later."""
+        return await self._to_the_end(
+            self._image(repository, digest, freed, unused_since, blobs_unused_since)
+        )
+
+    async def tag(self, repository: Repository, tag: Tag) -> bool:
+        """Only the name; what it pointed to stays. Whether there was one."""
+        return await self._to_the_end(self._tag(repository, tag))
+
+    async def _to_the_end(self, deletion: Coroutine[Any, Any, bool]) -> bool:
+        """Its result. When nobody waits for that any more it has FINISH seconds."""
+        doing = asyncio.create_task(deletion)
+        try:
+            return await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            try:
+                await asyncio.wait([doing], timeout=FINISH)
+            finally:
+                doing.cancel()
+            await asyncio.wait([doing], timeout=FINISH)
+            raise
+
+    @contextmanager
+    def _wholly(self) -> Iterator[None]:
+        """After what a disk says all is noted that is left; after anything else nobody knows what that is."""
+        try:
+            yield
+        except (StoreError, NotKept):
+            raise
+        except BaseException:
+            self._inventory.doubt("a deletion was broken off")
+            raise
+
+    async def _image(
+        self,
+        repository: Repository,
+        digest: Digest,
+        freed: Freed,
+        unused_since: float,
+        blobs_unused_since: float,
+    ) -> bool:
         async with self.turns.of(digest):
             dropped = await self._inventory.drop_image(repository, digest, unused_since)
             if dropped is None:
                 return False
-            try:
-                for tag in dropped.tags:
-                    await self._tag_to(repository, tag, digest)
-                await self._tree.drop_image(repository, digest)
-            finally:  # not before: a client might have it read, and held for kept, once more
-                self._memory.forget_image(repository, digest)
-        for link in dropped.links:
-            await self._link(repository, link)
+            with self._wholly():
+                await self._manifest(repository, digest, dropped)
+        with self._wholly():
+            for link in dropped.links:
+                await self._link(repository, link)
         for loose in dropped.blobs:
             await self._blob(loose.digest, freed, blobs_unused_since)
         freed.images += 1
         return True
 
-    async def tag(self, repository: Repository, tag: Tag) -> bool:
-        """Only the name; what it pointed to stays. Whether there was one."""
+    async def _manifest(self, repository: Repository, digest: Digest, dropped: Dropped) -> None:
+        """Its tags, then its link. In the digest's turn."""
+        left = list(dropped.tags)
+        try:
+            while left:
+                await self._tag_to(repository, left[0], digest)
+                left.pop(0)
+            await self._tree.drop_image(repository, digest)
+        except StoreError:
+            self._inventory.note_image_back(repository, digest, replace(dropped, tags=tuple(left)))
+            raise
+        finally:  # not before: a client might have it read, and held for kept, once more
+            self._memory.forget_image(repository, digest)
+
+    async def _tag(self, repository: Repository, tag: Tag) -> bool:
         async with self.turns.of((repository, tag)):
-            found = await self._tree.drop_tag(repository, tag)
-            self._memory.forget_tag(repository, tag)
-            self._inventory.note_tag_gone(repository, tag, self._clock())
+            with self._wholly():
+                found = await self._tree.drop_tag(repository, tag)
+                self._memory.forget_tag(repository, tag)
+                self._inventory.note_tag_gone(repository, tag, self._clock())
         return found
 
     async def _tag_to(self, repository: Repository, tag: Tag, digest: Digest) -> None:
@@ -120,19 +179,24 @@ class Evictor:
             loose = await self._inventory.drop_blob(digest, unused_since)
             if loose is None:
                 return False
-            await self._data(loose)
+            with self._wholly():
+                await self._data(loose)
         freed.blobs += 1
         freed.bytes += loose.size
         return True
 
     async def _data(self, loose: Loose) -> None:
         """The links, then the bytes. In the digest's turn."""
+        left = list(loose.repositories)
         try:
-            for repository in loose.repositories:
-                await self._link(repository, loose.digest)
+            while left:
+                await self._link(left[0], loose.digest)
+                left.pop(0)
             await self._tree.drop_blob(loose.digest)
         except StoreError:  # what may still be there counts, and goes first the next time
             self._inventory.note_blob(None, loose.digest, loose.size, 0.0)
+            for repository in left:
+                self._inventory.note_blob(repository, loose.digest, loose.size, 0.0)
             raise
         finally:
             self._memory.forget_blob(loose.digest)

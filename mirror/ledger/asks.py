@@ -33,6 +33,8 @@ _LOOSE = """SELECT used, id, hits, size, digest, NULL, NULL, NULL FROM blob
     WHERE loose = 1 AND size IS NOT NULL AND {} ORDER BY used, id"""
 _START = Place(-1.0, is_image=True, number=0)  # before all of them
 _TAGS = "SELECT tag FROM tag WHERE blob = ?1 AND repository = ?2"
+_PARTS = """SELECT digest FROM part CROSS JOIN blob ON blob.id = part.blob
+    WHERE part.image = ?1 AND part.repository = ?2"""
 _LINKED = """SELECT repository.name FROM layer JOIN repository ON repository.id = layer.repository
     WHERE layer.blob = ? ORDER BY 1"""
 # Linked in this repository, and named by no image of it.
@@ -158,6 +160,7 @@ def drop_image(rows: Rows, repository: str, digest: bytes, unused_since: float) 
     if image is None or image[0] > unused_since:
         return None
     tags = _tags(rows.connection, _TAGS, blob, place)
+    parts = [digest_of(part) for (part,) in rows.connection.execute(_PARTS, (blob, place)).fetchall()]
     for tag in tags:
         rows.lose_tag(repository, tag.name)
     blobs, links = [], []
@@ -172,7 +175,7 @@ def drop_image(rows: Rows, repository: str, digest: bytes, unused_since: float) 
             blobs.append(Loose(known, found[1], _linked(rows.connection, each)))
         elif rows.connection.execute(_STRAY, (each, place)).fetchone() is not None:
             links.append(known)
-    return Dropped(tuple(blobs), tuple(links), tags)
+    return Dropped(tuple(blobs), tuple(links), tags, tuple(part for part in parts if part), image[0])
 
 
 def drop_blob(rows: Rows, digest: bytes, unused_since: float) -> Loose | None:

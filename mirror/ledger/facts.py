@@ -104,12 +104,15 @@ class Dropped:
     """What an image leaves behind that is no longer an image.
 
     `blobs`: what nothing names now. `links`: what is linked in its repository and named by no image there
-    now, though by an image elsewhere. `tags`: those that pointed to it.
+    now, though by an image elsewhere. `tags`: those that pointed to it. `parts`: all that it names, and
+    `used`: when it was used last, should it turn out to be there still.
     """
 
     blobs: tuple[Loose, ...]
     links: tuple[Digest, ...]
     tags: tuple[Tag, ...]
+    parts: tuple[Digest, ...]
+    used: float
 
 
 @dataclass(frozen=True, slots=True)

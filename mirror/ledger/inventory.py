@@ -19,6 +19,7 @@ from typing import TypeVar
 import structlog
 
 from mirror.ledger import asks, survey
+from mirror.ledger.decision import Decision
 from mirror.ledger.facts import (
     Candidate,
     Dropped,
@@ -39,6 +40,7 @@ from mirror.ledger.inventoryschema import raw
 from mirror.ledger.notes import (
     BlobGone,
     BlobKept,
+    ImageBack,
     ImageGone,
     ImageKept,
     LayerGone,
@@ -178,6 +180,17 @@ class Inventory:
         """A blob's bytes were compared with its digest, and matched."""
         self._note(Scrubbed(digest, _time(now)))
 
+    def note_image_back(self, repository: Repository, digest: Digest, dropped: Dropped) -> None:
+        """What `drop_image` has dropped is in the tree still: it is an image, and those are its tags."""
+        self._note(ImageBack(repository, digest, dropped.parts, dropped.tags, dropped.used))
+
+    def doubt(self, reason: str) -> None:
+        """Something was done by halves: what is there is not known, until a survey has ended."""
+        if self.complete:
+            log.warning("inventory.lost", file=str(self._path), reason=reason)
+        self._waiting.lost += 1
+        self._wait(True)
+
     async def flush(self) -> bool:
         """Write what waits; False if that could not be done, and is still to be done."""
         try:
@@ -207,13 +220,13 @@ class Inventory:
 
         What it leaves behind counts as kept until `drop_blob`, `note_layer_gone` or a survey says otherwise.
         """
-        return await self._change(
+        return await self._decide(
             lambda rows: asks.drop_image(rows, repository.name, raw(digest), unused_since)
         )
 
     async def drop_blob(self, digest: Digest, unused_since: float = math.inf) -> Loose | None:
         """Its data and links are to go now. None: an image names it, it was used, or it is not kept."""
-        return await self._change(lambda rows: asks.drop_blob(rows, raw(digest), unused_since))
+        return await self._decide(lambda rows: asks.drop_blob(rows, raw(digest), unused_since))
 
     async def loose(self, limit: int, before: float) -> list[Loose]:
         """Blobs that no image names and that were last used before, the longest unused first."""
@@ -371,6 +384,23 @@ class Inventory:
     async def _change(self, work: Callable[[Rows], _T]) -> _T:
         await self._flush()
         return await self._call(partial(self._stock.change, work))
+
+    async def _decide(self, work: Callable[[Rows], _T]) -> _T:
+        """As `_change`; whoever gets no answer knows that it was not done, or the inventory is in doubt."""
+        await self._flush()
+        decision = Decision()
+
+        def whole(rows: Rows) -> _T:
+            result = work(rows)
+            decision.make()
+            return result
+
+        try:
+            return await self._call(partial(self._stock.change, whole))
+        except BaseException:
+            if decision.leave():
+                self.doubt("nobody knows what became of a deletion")
+            raise
 
     async def _see_parts(self) -> None:
         facts, self._parts = self._parts, []

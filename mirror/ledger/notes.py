@@ -34,6 +34,17 @@ class ImageKept:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageBack:
+    """A manifest was dropped and could not be deleted. `tags`: those that led to it, if none has moved."""
+
+    repository: Repository
+    digest: Digest
+    parts: tuple[Digest, ...]
+    tags: tuple[Tag, ...]
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
 class TagKept:
     """A tag points here; `origin` says so."""
 
@@ -85,7 +96,11 @@ class Scrubbed:
     now: float
 
 
-Note = BlobKept | ImageKept | TagKept | BlobGone | LayerGone | ImageGone | TagGone | Scrubbed
+TREE = "tree"  # who says where a tag points that nobody noted
+
+_Kept = BlobKept | ImageKept | ImageBack | TagKept | Scrubbed
+_Gone = BlobGone | LayerGone | ImageGone | TagGone
+Note = _Kept | _Gone
 
 
 def write_notes(rows: Rows, notes: Sequence[Note]) -> None:
@@ -97,7 +112,7 @@ def write_notes(rows: Rows, notes: Sequence[Note]) -> None:
 
 def _digests(note: Note) -> tuple[Digest, ...]:
     match note:
-        case ImageKept(_, digest, _, parts):
+        case ImageKept(_, digest, _, parts) | ImageBack(_, digest, parts):
             return digest, *parts
         case TagGone():
             return ()
@@ -105,6 +120,13 @@ def _digests(note: Note) -> tuple[Digest, ...]:
 
 
 def _write(rows: Rows, note: Note) -> None:
+    if isinstance(note, _Kept):
+        _write_kept(rows, note)
+    else:
+        _write_gone(rows, note)
+
+
+def _write_kept(rows: Rows, note: _Kept) -> None:
     match note:
         case BlobKept(repository, digest, size, now):
             blob = rows.keep_blob(raw(digest), size, now, now)
@@ -115,8 +137,21 @@ def _write(rows: Rows, note: Note) -> None:
             blob = rows.keep_blob(raw(digest), size, now, now)
             rows.keep_image(repository.name, raw(digest), [raw(part) for part in parts], now)
             use_above(rows, blob, rows.repository(repository.name), now)
+        case ImageBack(repository, digest, parts, tags, used):
+            rows.keep_image(repository.name, raw(digest), [raw(part) for part in parts], used)
+            for tag in tags:
+                if rows.find_tag(repository.name, tag.name) is None:
+                    rows.keep_tag(repository.name, tag.name, raw(digest), used, TREE)
         case TagKept(repository, tag, digest, now, origin):
             rows.keep_tag(repository.name, tag.name, raw(digest), now, origin)
+        case Scrubbed(digest, now):
+            rows.connection.execute(
+                "UPDATE blob SET scrubbed = max(scrubbed, ?) WHERE digest = ?", (now, raw(digest))
+            )
+
+
+def _write_gone(rows: Rows, note: _Gone) -> None:
+    match note:
         case BlobGone(digest):
             rows.lose_blob(raw(digest))
         case LayerGone(repository, digest):
@@ -127,7 +162,3 @@ def _write(rows: Rows, note: Note) -> None:
             rows.lose_tag(repository.name, tag.name)
         case TagGone(repository, tag, now, str() as origin):
             rows.end_tag(repository.name, tag.name, now, origin)
-        case Scrubbed(digest, now):
-            rows.connection.execute(
-                "UPDATE blob SET scrubbed = max(scrubbed, ?) WHERE digest = ?", (now, raw(digest))
-            )

@@ -20,6 +20,7 @@ from typing import TypeVar
 import structlog
 
 from mirror.ledger import survey
+from mirror.ledger.decision import LeftError
 from mirror.ledger.facts import SeenLink, Surveyed
 from mirror.ledger.file import DatabaseFile, NotKept
 from mirror.ledger.inventoryschema import INVENTORY
@@ -101,7 +102,11 @@ class Stock:
 
         if self._file is not None and self._memory is None:
             self._file.renew()
-        return self._run(whole)
+        try:
+            return self._run(whole)
+        except LeftError:  # it is not done; but the marks have it that it is
+            self._marks = self._sweep = None
+            raise
 
     def write(self, batches: Batches, *, complete: bool | None = None) -> None:
         """Write some of what was noted: what takes no longer than STEP_SECONDS, but something.

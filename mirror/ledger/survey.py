@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from mirror.ledger.facts import SeenBlob, SeenLink, SeenParts, SeenTag, Surveyed
 from mirror.ledger.inventoryschema import raw
 from mirror.ledger.marks import Key, Marks
+from mirror.ledger.notes import TREE
 from mirror.ledger.rows import Rows
 
-ORIGIN = "tree"  # who says where a tag points that nobody noted
 SWEPT_AT_ONCE = 4000  # rows looked at, 10 ms
 CHANGED_AT_ONCE = 200  # of them, each an image of ten parts: 20 ms
 HISTORY_ROWS = 200_000  # moves of all tags, some 30 MB; of more than that the oldest go
@@ -125,7 +125,7 @@ def see_tags(rows: Rows, marks: Marks, facts: Sequence[SeenTag]) -> None:
         if known is not None and known[1] == rows.find_blob(digest):
             marks.add(key, known[0])
             continue
-        rows.keep_tag(repository, tag, digest, max(0.0, min(fact.modified, marks.began)), ORIGIN)
+        rows.keep_tag(repository, tag, digest, max(0.0, min(fact.modified, marks.began)), TREE)
 
 
 def _pairs(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from mirror.ledger.notes import ImageKept, Note
+from mirror.ledger.notes import ImageBack, ImageKept, Note
 from mirror.ledger.uses import UseKey
 
 USES_EARLY = 10_000  # digests that were used; so many are to be written at once, which takes 0.4 s
@@ -101,4 +101,4 @@ class Batches:
 
 
 def _weight(note: Note) -> int:
-    return 1 + len(note.parts) if isinstance(note, ImageKept) else 1
+    return 1 + len(note.parts) if isinstance(note, ImageKept | ImageBack) else 1
