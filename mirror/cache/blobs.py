@@ -265,6 +265,8 @@ class Blobs:
                 await self._store.discard_blob(digest)
             except StoreError as error:
                 log.warning("blob.not_discarded", digest=str(digest), reason=str(error))
+            finally:
+                self._memory.forget_blob(digest)
             return False
         self._memory.sound(digest, size)
         return True

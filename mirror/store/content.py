@@ -17,7 +17,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import Page, RawManifest, Resolved
-from mirror.store import layout, listing
+from mirror.store import deletion, layout, listing
 from mirror.store.blob import MEDIA_TYPE, StoredBlob
 from mirror.store.errors import reading, unknown_blob, unknown_manifest, unknown_name, writing
 from mirror.store.links import Links, holds
@@ -184,8 +184,9 @@ class ContentStore:
             await self._links.ensure(layout.tag_current_link(repository, tag), digest)
 
     async def untag(self, repository: Repository, tag: Tag) -> None:
-        """Forget a tag and its history; that it is not there is no error."""
-        await self._delete(layout.tag_folder(repository, tag))
+        """Forget a tag and its history, and the folders that are empty then; it need not be there."""
+        with writing():
+            await deletion.drop_tag(self._driver, repository, tag)
 
     async def adopt_blob(self, repository: Repository, digest: Digest, source: Path) -> None:
         """Keep a complete file, whose digest the caller has checked, as this blob; link it here.
@@ -211,14 +212,8 @@ class ContentStore:
 
     async def discard_blob(self, digest: Digest) -> None:
         """Delete a blob's data, which was found broken. Links to it read as missing until it is kept anew."""
-        await self._delete(layout.blob_folder(digest))
-
-    async def _delete(self, path: str) -> None:
         with writing():
-            try:
-                await self._driver.delete(path)
-            except PathNotFoundError:
-                return
+            await deletion.drop_file(self._driver, layout.blob_folder(digest), layout.BLOBS)
 
     async def _linked(self, repository: Repository, digest: Digest) -> Digest | None:
         """The digest under which the repository's blob is kept; None when the repository does not have it."""

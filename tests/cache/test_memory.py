@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.cache.bydigest import ByDigest, Key
+from mirror.cache.eviction import Limits
 from mirror.cache.memory import Memory
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
+from mirror.registry import Unavailable
+from mirror.store import layout
 from tests.cache.kit import A, B
+from tests.cache.test_keeper import shop
+from tests.cache.test_rights import LAYER, away, mirror
 
 REPOSITORIES = tuple(Repository(f"library/{name}") for name in "abc")
 DIGESTS = tuple(Digest.of(bytes([n])) for n in range(4))
@@ -67,3 +74,15 @@ def test_forgetting_a_blob_takes_no_look_at_all_that_is_remembered() -> None:
     memory.forget_blob(DIGESTS[0])
     assert [memory.is_kept(A, digest) for digest in DIGESTS] == [False, True, True, True]
     assert [memory.is_kept(B, digest) for digest in DIGESTS] == [False, True, True, True]
+
+
+async def test_a_blob_that_was_discarded_is_known_to_be_gone(tmp_path: Path) -> None:
+    """Else its image would be taken for whole for a minute."""
+    async with shop(tmp_path, Limits()) as at, mirror(at, away()) as registry:
+        image = await at.image(A, "1", LAYER)
+        await registry.manifest(A, image)
+        (tmp_path / layout.blob_data(Digest.of(LAYER))).write_bytes(LAYER[1:])
+        with pytest.raises(Unavailable):
+            await registry.blob(A, Digest.of(LAYER))
+        with pytest.raises(Unavailable, match="1 of 2 parts"):
+            await registry.manifest(A, image)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from mirror.drivers.base import DriverError, NoSpaceError, StorageDriver
+from mirror.drivers.base import DriverError, NoSpaceError, PathNotFoundError, StorageDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -18,6 +18,7 @@ from mirror.registry import MANIFEST_LIMIT, RegistryError, Unavailable
 from mirror.store import layout
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError, StoreFull
+from mirror.store.tree import Tree
 from tests.store.faulty import FaultyDriver
 from tests.store.samples import adopt, body_of, raw_manifest
 
@@ -215,6 +216,21 @@ async def test_a_tag_moves_keeps_its_history_and_can_be_forgotten(
     assert await read_digest(store) == MANIFEST.body
 
 
+@pytest.mark.parametrize("is_tag_first", [True, False])
+async def test_a_tag_that_is_forgotten_leaves_no_repository_behind(
+    driver: StorageDriver, store: ContentStore, is_tag_first: bool
+) -> None:
+    await store.put_manifest(REPOSITORY, MANIFEST, TAG)
+    for step in (0, 1) if is_tag_first else (1, 0):
+        if step == 0:
+            await store.untag(REPOSITORY, TAG)
+        else:
+            await Tree(driver).drop_image(REPOSITORY, DIGEST)
+    assert (await store.repositories(None, "")).names == ()
+    with pytest.raises(PathNotFoundError):
+        await driver.stat(f"{layout.REPOSITORIES}/{REPOSITORY}")
+
+
 async def test_writing_goes_from_the_data_to_what_names_it_and_only_where_it_is_not_so_already(
     tmp_path: Path,
 ) -> None:
@@ -261,7 +277,9 @@ async def test_a_blob_is_opened_without_a_repository(store: ContentStore, tmp_pa
     await blob.close()
 
 
-async def test_a_discarded_blob_is_missing_until_it_is_kept_anew(store: ContentStore, tmp_path: Path) -> None:
+async def test_a_discarded_blob_is_missing_until_it_is_kept_anew(
+    driver: StorageDriver, store: ContentStore, tmp_path: Path
+) -> None:
     await fill(store, tmp_path)
     reading = await store.open_blob(LAYER_DIGEST)
     await store.discard_blob(LAYER_DIGEST)
@@ -269,6 +287,8 @@ async def test_a_discarded_blob_is_missing_until_it_is_kept_anew(store: ContentS
     assert await body_of(reading) == LAYER, "who reads it goes on"
     await reading.close()
     assert await store.blob_size(LAYER_DIGEST) is None
+    with pytest.raises(PathNotFoundError):
+        await driver.stat(layout.blob_folder(LAYER_DIGEST))
     with pytest.raises(RegistryError):
         await read_layer(store)
     await adopt(store, OTHER, LAYER, tmp_path)
