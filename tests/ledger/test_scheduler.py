@@ -137,6 +137,11 @@ def test_pieces_of_any_size_give_the_same(
     assert len(whole) == sum("T" in str(each["ExpiryData"]) for each in content.values())
 
 
+def test_a_number_may_go_on_in_the_next_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "PIECE", 1)
+    assert len(read(state({"a": 12345, KEY: entry()}))) == 1
+
+
 @given(entries, st.integers(1, 200))
 def test_of_a_file_that_is_cut_what_stands_before_is_read(
     content: dict[str, dict[str, object]], lost: int
