@@ -83,6 +83,18 @@ class DatabaseFile:
             self._lock_file.close()
             self._lock_file = None
 
+    def discard(self) -> None:
+        """Delete the file. Raises NotKept also where another process uses it."""
+        self._disconnect()
+        try:
+            self._lock(fcntl.LOCK_EX)
+            for end in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+        except OSError as error:
+            raise NotKept(_reason(error)) from error
+        finally:
+            self.close()
+
     def renew(self) -> None:
         """Close what somebody has deleted or replaced: what is written there would be lost."""
         if self._connection is not None and self._look() != self._identity:

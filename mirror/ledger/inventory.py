@@ -371,6 +371,7 @@ class Inventory:
             self._urgent.clear()
             seconds = WRITE_SECONDS if await self.flush() else RETRY_SECONDS
             with suppress(NotKept):
+                await self._call(self._stock.trim)
                 await self._call(self._stock.checkpoint)
             if self._stock.in_memory and loop.time() - tried >= RETRY_SECONDS:
                 tried = loop.time()

@@ -5,6 +5,8 @@
    read into memory, and memory is used, until the file can be written again: then it gets what is in memory.
 3. A file is `complete` if a survey has ended, nothing noted since was lost, and it was closed well. Else
    there may be an image that is not here, and what it names looks as if nothing named it.
+4. So that it is in use is on the disk before anything else is; and a file that was closed well, and in which
+   that cannot be written, is deleted: a crash would leave one that is believed, and is wrong.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Stock:
         self._trusted = False  # nothing was lost since the last survey
         self._marks: Marks | None = None
         self._sweep: survey.Sweep | None = None
+        self._unsynced = False  # whether the file says that it is in use, and the disk may not
         self._changes = 0  # of the connection, at the last look at the journal
         self.complete = False  # for any thread
 
@@ -103,10 +106,17 @@ class Stock:
         if self._file is not None and self._memory is None:
             self._file.renew()
         try:
-            return self._run(whole)
+            result = self._run(whole)
         except LeftError:  # it is not done; but the marks have it that it is
             self._marks = self._sweep = None
             raise
+        if self._unsynced:
+            self._sync()
+        return result
+
+    def trim(self) -> None:
+        """Forget some of the oldest moves of tags, if there are too many."""
+        self.change(lambda rows: survey.trim_history(rows.connection))
 
     def write(self, batches: Batches, *, complete: bool | None = None) -> None:
         """Write some of what was noted: what takes no longer than STEP_SECONDS, but something.
@@ -222,10 +232,27 @@ class Stock:
                 log.warning("inventory.not_kept", file=str(self._path), reason=str(error))
         if self._memory is None:
             self._memory = recall(self._path, self._file, INVENTORY)
+            self._discard(self._memory)
         try:
             return work(self._memory)
         except sqlite3.Error as error:
             raise NotKept(str(error)) from error
+
+    def _discard(self, memory: sqlite3.Connection) -> None:
+        """Delete the file that `memory` was read from, if the next start would believe it."""
+        _, complete, running = _state(memory)
+        if complete and not running and self._file is not None:
+            with suppress(NotKept):  # on a disk that cannot be written at all, where nothing else changes
+                self._file.discard()
+
+    def _sync(self) -> None:
+        """Have on the disk what was committed: a commit alone does not survive a power cut."""
+        self._unsynced = False
+        if self._file is not None and self._memory is None:
+            with suppress(NotKept):
+                self._file.run(
+                    lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                )
 
     def _look(self, connection: sqlite3.Connection) -> None:
         """Is it the file of before, and can it be trusted?"""
@@ -236,6 +263,7 @@ class Stock:
             self._marks = self._sweep = None
         if not running:
             connection.execute("UPDATE state SET running = 1")
+            self._unsynced = True
         self.complete = bool(complete) and self._trusted
 
 

@@ -160,7 +160,7 @@ class Sweep:
     def step(self, rows: Rows) -> bool:
         """Do a part, in a transaction; False when all is done. Raises sqlite3.Error."""
         if not self._tables:
-            return _trim_history(rows.connection)
+            return trim_history(rows.connection)
         table = self._tables[0]
         found: list[_Row] = rows.connection.execute(
             f"{_SWEEP[table]} WHERE id > ? ORDER BY id LIMIT ?", (self._after, SWEPT_AT_ONCE)
@@ -204,7 +204,7 @@ class Sweep:
         return True
 
 
-def _trim_history(connection: sqlite3.Connection) -> bool:
+def trim_history(connection: sqlite3.Connection) -> bool:
     """Forget some of the oldest moves; False when there are few enough."""
     return (
         connection.execute(

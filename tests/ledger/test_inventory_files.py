@@ -23,6 +23,8 @@ from mirror.ledger.file import DatabaseFile, NotKept
 from mirror.ledger.inventory import Inventory
 from mirror.ledger.inventoryschema import INVENTORY, INVENTORY_SCHEMA
 from mirror.ledger.rows import Rows
+from mirror.ledger.stock import Stock
+from mirror.oci.names import Tag
 from tests.ledger.inventorykit import APP, SIZE, T0, Tree, digest, names, pull, rows, running
 from tests.support.procs import Workspace
 from tests.support.programs import find, require, require_root
@@ -34,6 +36,8 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from mirror.ledger.rows import Rows
+from mirror.ledger.stock import Stock
+from mirror.oci.names import Tag
 from tests.ledger.inventorykit import pull, running
 
 async def main(path, first, step, batches):
@@ -369,6 +373,73 @@ async def test_on_a_disk_that_cannot_be_written_it_works_from_memory(space: Work
     assert told == ["Read-only file system"]
 
 
+async def test_a_power_cut_leaves_no_file_that_says_it_was_closed_well(path: Path) -> None:
+    """Nothing syncs the journal after a commit, so the disk may never have had it."""
+    await fill(path)
+    async with running(path) as inventory:
+        assert state(inventory)
+        pull(inventory, "j", "c")
+        await inventory.flush()
+        cut = _copy(path, "")
+    async with running(cut) as inventory:
+        assert not state(inventory)
+
+
+async def test_a_file_that_cannot_be_marked_as_in_use_is_not_left_to_be_believed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full at the start, and then a kill: what was kept since then is not in the file."""
+    await fill(path)
+    run = DatabaseFile.run
+    monkeypatch.setattr(DatabaseFile, "run", _refuse)
+    inventory = Inventory(path)
+    await inventory.open()
+    assert state(inventory)
+    assert await names(inventory, "i") == ["i"]
+    pull(inventory, "j", "c")
+    await inventory.flush()
+    monkeypatch.setattr(DatabaseFile, "run", run)
+    assert not _is_there(path)  # a kill would leave nothing, and the next start begins anew
+    await inventory.close()
+    async with running(path) as after:
+        assert state(after)
+        assert await names(after, "ij") == ["i", "j"]
+
+
+async def test_a_file_that_another_process_uses_is_not_deleted_under_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(path)
+    other = DatabaseFile(path, INVENTORY)
+    other.open()  # and has not written yet that it is in use
+    monkeypatch.setattr(DatabaseFile, "run", _refuse)
+    async with running(path) as inventory:
+        assert state(inventory)
+    assert _is_there(path)
+    other.close()
+
+
+async def test_the_history_of_tags_is_bounded_between_two_surveys(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "HISTORY_ROWS", 10)
+    monkeypatch.setattr(module, "WRITE_SECONDS", 0.01)
+    trimmed = asyncio.Event()
+    loop, trim = asyncio.get_running_loop(), Stock.trim
+
+    def spy(stock: Stock) -> None:
+        trim(stock)
+        loop.call_soon_threadsafe(trimmed.set)
+
+    monkeypatch.setattr(Stock, "trim", spy)
+    async with running(path) as inventory:
+        for number in range(50):
+            inventory.note_tag(APP, Tag(f"ci-{number}"), digest("i"), T0, "upstream")
+        async with asyncio.timeout(30):
+            await trimmed.wait()
+        assert rows(path, "SELECT count(*), min(tag) FROM history") == [(10, "ci-40")]
+
+
 async def test_of_a_file_whose_journal_cannot_be_read_nothing_is_believed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,13 +475,16 @@ async def test_the_journal_is_emptied_between_steps(path: Path, monkeypatch: pyt
         assert count == 500  # in the file itself
 
 
-def _copy(path: Path) -> Path:
-    """What a kill would leave now: the file and its journal."""
+def _copy(path: Path, *ends: str) -> Path:
+    """What a kill would leave now: the file and its journal. `ends`: those of what a power cut leaves."""
     copy = path.with_name("copy.sqlite")
-    copy.write_bytes(path.read_bytes())
-    journal = path.with_name(f"{path.name}-wal")
-    copy.with_name(f"{copy.name}-wal").write_bytes(journal.read_bytes())
+    for end in ends or ("", "-wal"):
+        copy.with_name(f"{copy.name}{end}").write_bytes(path.with_name(f"{path.name}{end}").read_bytes())
     return copy
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists()
 
 
 def _obstruct(folder: Path) -> None:
