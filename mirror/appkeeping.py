@@ -135,7 +135,13 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     )
     scrub = config.cache.scrub
     scrubber = Scrubber(
-        tree, inventory, memory, folder / QUARANTINE, interval=scrub.interval, rate=scrub.rate
+        tree,
+        inventory,
+        memory,
+        folder / QUARANTINE,
+        interval=scrub.interval,
+        rate=scrub.rate,
+        turns=store.turns,
     )
     collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys)
 

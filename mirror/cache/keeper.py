@@ -3,8 +3,9 @@
 1. A survey makes the inventory true at each start. One that was closed well is believed meanwhile; of another
    nothing is evicted before the survey has ended (a blob that nobody is known to name may be named by an
    image that was not read yet), and what does not fit is not kept.
-2. All deletions are made by whoever holds the lock file, one after the other: this process, or a command that
-   was started beside it.
+2. Who decides by what he has seen of many files (a pass, a collection, a purge) holds the lock file: this
+   process, or a command that was started beside it. What one file or one answer says (a bad blob, a tag that
+   is gone upstream) takes that name's turn only: nobody's decision about another is wrong by it.
 3. What is being filled has its room reserved (see `admission`), and counts as kept; so does what broken fills
    have left in the spool, which goes first. Passes begin before the limits are reached: fills seldom wait.
 """

@@ -24,6 +24,7 @@ from mirror.registry import RegistryError, Unavailable
 from mirror.store.errors import StoreError
 from mirror.store.scrub import Pace
 from mirror.store.tree import Tree
+from mirror.store.turns import Turns
 
 AT_ONCE = 100  # blobs asked of the inventory
 REST = 60.0  # seconds before the inventory is asked again, when nothing was due
@@ -62,7 +63,10 @@ class Bad:
 
 
 class Scrubber:
-    """`aside`: the quarantine's folder. `rate` in bytes, `interval` in seconds (0: only when asked)."""
+    """`aside`: the quarantine's folder. `rate` in bytes, `interval` in seconds (0: only when asked).
+
+    `turns`: those of who writes into the same tree; None: nobody does.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class Scrubber:
         *,
         interval: float,
         rate: float,
+        turns: Turns | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tree = tree
@@ -81,6 +86,7 @@ class Scrubber:
         self._quarantine = None if aside is None else Quarantine(aside)
         self._interval = interval
         self._pace = Pace(rate)
+        self._turns = turns or Turns()
         self._clock = clock
         self._looked_up = 0
         self._unreadable = 0  # in a row
@@ -111,6 +117,7 @@ class Scrubber:
 
     async def _check(self, digest: Digest, pace: Pace) -> Bad | None:
         """Raises RegistryError where it is not this blob that cannot be read, but the disk."""
+        moment = self._memory.gone.now
         try:
             good, unreadable = await self._tree.rehash(digest, pace), False
         except RegistryError:
@@ -121,7 +128,7 @@ class Scrubber:
         if good:
             self._inventory.note_scrubbed(digest, self._clock())
         elif good is False:
-            return await self._put_aside(digest, unreadable=unreadable)
+            return await self._put_aside(digest, moment, unreadable=unreadable)
         else:
             self._inventory.note_blob_gone(digest)
         return None
@@ -144,20 +151,26 @@ class Scrubber:
         except RegistryError:
             return False
 
-    async def _put_aside(self, digest: Digest, *, unreadable: bool) -> Bad:
-        """Out of the tree first: from then on it is not served."""
-        self._memory.forget_blob(digest)
-        where, stays = await self._move(digest), False
-        if where is None:
-            try:
-                await self._tree.drop_blob(digest)
-            except StoreError as error:
-                stays = True
-                log.warning("scrub.stays", digest=str(digest), reason=str(error))
-        if stays:  # there is nothing more to be done: the others are to have their turn
-            self._inventory.note_scrubbed(digest, self._clock())
-        else:
-            self._inventory.note_blob_gone(digest)
+    async def _put_aside(self, digest: Digest, moment: int, *, unreadable: bool) -> Bad | None:
+        """Out of the tree first: from then on it is not served.
+
+        None: somebody else has deleted it since that moment, and what is there now may be another file.
+        """
+        async with self._turns.of(digest):
+            if self._memory.gone.any_since(moment, (digest,)):
+                return None
+            self._memory.forget_blob(digest)
+            where, stays = await self._move(digest), False
+            if where is None:
+                try:
+                    await self._tree.drop_blob(digest)
+                except StoreError as error:
+                    stays = True
+                    log.warning("scrub.stays", digest=str(digest), reason=str(error))
+            if stays:  # there is nothing more to be done: the others are to have their turn
+                self._inventory.note_scrubbed(digest, self._clock())
+            else:
+                self._inventory.note_blob_gone(digest)
         kind, repositories, more = await self._holders(digest)
         return Bad(digest, kind, repositories, more, where, unreadable, stays)
 
