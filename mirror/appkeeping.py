@@ -44,6 +44,7 @@ INVENTORY = "inventory.sqlite"  # beside the ledger, with all that is named here
 LOCK = "keeper.lock"
 SPOOL = "spool"
 QUARANTINE = "quarantine"
+WAITING = "waiting for the collection that is under way"
 
 Locate = Callable[[str], tuple[Repository, Reference | None]]
 
@@ -86,8 +87,15 @@ class Keeping:
         """What a command asks for, as events; the last is `summary`, or `error` with a text."""
         try:
             async with contextlib.AsyncExitStack() as stack:
-                if operation != "verify":  # which takes hours, and deletes hardly anything
-                    await stack.enter_async_context(self.lock.held(wait=True))
+                match operation:
+                    case "verify":  # which takes hours, and deletes hardly anything
+                        pass
+                    case "purge":  # nobody can wait for a collection with that: it goes on beside one
+                        await stack.enter_async_context(self.lock.shared())
+                    case _:
+                        if self.lock.is_held:
+                            yield {"event": "progress", "done": None, "total": None, "what": WAITING}
+                        await stack.enter_async_context(self.lock.held(wait=True))
                 events = await stack.enter_async_context(aclosing(self._events(operation, options)))
                 async for event in events:
                     yield event

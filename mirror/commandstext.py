@@ -68,19 +68,15 @@ def summary(operation: str, options: Mapping[str, str], event: Event, items: Map
     if options.get("dry_run") == "true":
         found = f"{counts}, {size}, eligible for deletion" if counts else "nothing is eligible for deletion"
         return f"{found}; nothing was changed"
+    before, nothing, left = "", "nothing to collect", _number(event, "failed") or 0
     if operation == "purge":
-        what = clean(options.get("what", ""))
-        absent = clean(str(event.get("absent") or "nothing of it is kept"))
-        return f"{what}: {counts} deleted, {size} freed" if counts else f"{what}: {absent}"
-    left = _number(event, "failed") or 0
-    done = (
-        f"{counts} deleted, {size} freed"
-        if counts
-        else "nothing was deleted"
-        if left
-        else "nothing to collect"
-    )
-    return f"{done}; {_amount(left, 'item')} could not be deleted: see the log" if left else done
+        before = f"{clean(options.get('what', ''))}: "
+        nothing = clean(str(event.get("absent") or "nothing of it is kept"))
+    if left:
+        nothing = "nothing was deleted"
+    done = f"{counts} deleted, {size} freed" if counts else nothing
+    after = f"; {_amount(left, 'item')} could not be deleted: see the log" if left else ""
+    return f"{before}{done}{after}"
 
 
 def failed(operation: str, event: Event, items: Mapping[str, int]) -> bool:

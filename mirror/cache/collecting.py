@@ -15,13 +15,13 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mirror.cache.evictor import Evictor, Freed, failed
+from mirror.cache.evictor import Evictor, failed
 from mirror.cache.memory import Memory
+from mirror.cache.purging import Purger
 from mirror.cache.scrubber import Scrubber
 from mirror.ledger.inventory import Inventory
 from mirror.oci.digest import Digest
-from mirror.oci.names import Reference, Repository, Tag
-from mirror.registry import RegistryError
+from mirror.oci.names import Reference, Repository
 from mirror.store.collect import GRACE
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
@@ -31,11 +31,6 @@ from mirror.store.tree import Tree
 Event = dict[str, Any]
 
 TELL = 1000  # files between two words about the progress
-UNSURVEYED = (
-    "the mirror has not looked at all that is kept yet, and cannot tell which blobs other images need: try"
-    " again when its log says survey.done"
-)
-TAGS_NAMED = 10  # of a repository that has not the one that is meant
 
 
 class Collector:
@@ -52,7 +47,6 @@ class Collector:
         busy: Callable[[], Collection[Digest]],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
         self._tree = tree
         self._inventory = inventory
         self._memory = memory
@@ -60,6 +54,7 @@ class Collector:
         self._scrubber = scrubber
         self._busy = busy
         self._clock = clock
+        self._purger = Purger(store, tree, inventory, memory, evictor, clock)
 
     async def collect(self, *, dry_run: bool = False, untagged: bool = False) -> AsyncGenerator[Event, None]:
         """Delete what nothing leads to any more, and what writes that broke off have left.
@@ -117,70 +112,9 @@ class Collector:
                     yield {"event": "progress", "done": done, "total": None, "what": "blobs"}
         yield {"event": "summary", "checked": done, "bytes": size, "bad": bad}
 
-    async def purge(self, repository: Repository, reference: Reference | None) -> AsyncGenerator[Event, None]:
-        """Delete an image, or all of a repository, with what no other image names.
-
-        By a tag: only the tag, where the image has another one. An index takes the images along that nothing
-        else leads to.
-        """
-        if not self._inventory.complete:
-            yield {"event": "error", "error": UNSURVEYED}
-            return
-        freed, gone = Freed(), False
-        meant = await self._meant(repository, reference)
-        if isinstance(reference, Tag) and meant:
-            others = [tag for tag in await self._inventory.tags_of(repository, meant[0]) if tag != reference]
-            if others and await self._evictor.tag(repository, reference):
-                yield {"event": "removed", "kind": "tag", "name": f"{repository}:{reference}", "size": 0}
-                meant, gone = [], True
-        while meant:
-            digest = meant.pop(0)
-            named = await self._tree.named(repository, digest)
-            if not await self._evictor.image(repository, digest, freed):
-                continue
-            yield {"event": "removed", "kind": "image", "name": f"{repository}@{digest}", "size": 0}
-            known = set(await self._inventory.images(repository))
-            for child in sorted(known & named.parts if named else (), key=str):
-                if child not in meant and await self._is_left(repository, child):
-                    meant.append(child)
-        yield {
-            "event": "summary",
-            "images": freed.images,
-            "blobs": freed.blobs,
-            "bytes": freed.bytes,
-            "absent": "" if freed.images or gone else await self._absent(repository, reference),
-        }
-
-    async def _is_left(self, repository: Repository, digest: Digest) -> bool:
-        """Whether no tag and no index leads to an image any more."""
-        tags = await self._inventory.tags_of(repository, digest)
-        return not tags and not await self._inventory.is_named(repository, digest)
-
-    async def _absent(self, repository: Repository, reference: Reference | None) -> str:
-        """What it is that is not kept, and what is kept instead."""
-        try:
-            page = await self._store.tags(repository, TAGS_NAMED, "")
-        except RegistryError as error:
-            if error.status == 404:
-                return f"no repository {repository} is kept"
-            raise
-        if reference is None:
-            return f"no image of {repository} is kept"
-        tags = f"{', '.join(page.names)}{', …' if page.more else ''}" or "none"
-        what = "tag" if isinstance(reference, Tag) else "image"
-        return f"{repository} has no {what} {reference}; its tags: {tags}"
-
-    async def _meant(self, repository: Repository, reference: Reference | None) -> list[Digest]:
-        if isinstance(reference, Digest):
-            return [reference]
-        if reference is not None:
-            try:
-                return [(await self._store.resolve(repository, reference)).descriptor.digest]
-            except RegistryError as error:
-                if error.status == 404:
-                    return []
-                raise
-        return await self._inventory.images(repository)
+    def purge(self, repository: Repository, reference: Reference | None) -> AsyncGenerator[Event, None]:
+        """Delete an image, or all of a repository: see `purging`."""
+        return self._purger.purge(repository, reference)
 
     async def _sweep(self) -> bool:
         """Whether what writes that broke off have left is gone."""

@@ -37,6 +37,11 @@ class Lock:
         self._holders = 0
         self._told = False  # that there are no locks
 
+    @property
+    def is_held(self) -> bool:
+        """Whether something that takes long has it, in this process."""
+        return self._mine.locked()
+
     @asynccontextmanager
     async def held(self, *, wait: bool = False) -> AsyncGenerator[None, None]:
         """For what takes long. Of this process's own turns `wait` waits for the end.

@@ -2,7 +2,8 @@
 
 What the operation does is given by the composition root; here is how it is run and told:
 
-1. One at a time: a second one is refused with 409, for both would delete.
+1. One at a time: a second one is refused with 409, for both would do the same work. But a purge goes on
+   beside the others, which take hours: what must not be there any more cannot wait for them.
 2. An option that this version does not know is refused: a `dry_run` that is overlooked would delete.
 3. Whoever asked may leave at any time. The step under way is let finish, the next does not begin.
 4. It is told as it happens, at the pace of whoever asked; who takes nothing for a long time has left.
@@ -38,6 +39,7 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "verify": (),
     "purge": ("what",),
 }
+BRIEF: Final = ("purge",)  # goes on beside another operation
 LAST: Final = ("summary", "error")  # events that end an answer
 
 Event = dict[str, Any]  # "event" says what: progress, removed, bad, found, heartbeat, summary, error
@@ -54,7 +56,7 @@ class Operations:
 
     def __init__(self, operate: Operate) -> None:
         self._operate = operate
-        self._running: _Running | None = None
+        self._running: dict[str, _Running] = {}  # one that may take long, and one purge
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """One route for each operation."""
@@ -68,11 +70,12 @@ class Operations:
             options = _options(operation, request)
         except ValueError as error:
             return _refused(400, str(error))
-        if self._running is not None:
-            text = f"{self._running.operation} is under way already: try again when it has ended"
+        kind = operation if operation in BRIEF else "long"
+        if kind in self._running:
+            text = f"{self._running[kind].operation} is under way already: try again when it has ended"
             return _refused(409, text)
-        running = self._running = _Running(operation, options, self._operate(operation, options))
-        running.task.add_done_callback(self._ended)
+        running = self._running[kind] = _Running(operation, options, self._operate(operation, options))
+        running.task.add_done_callback(lambda _task: self._running.pop(kind))
         try:
             return await _tell(request, running)
         finally:
@@ -80,13 +83,10 @@ class Operations:
 
     async def close(self) -> None:
         """Stop what is under way, and say so to who asked for it."""
-        if self._running is not None:
-            running = self._running
+        under_way = list(self._running.values())
+        for running in under_way:
             running.stop("stopped", "the mirror is stopping; what was done so far stays done")
-            await asyncio.gather(running.task, return_exceptions=True)
-
-    def _ended(self, _task: asyncio.Task[None]) -> None:
-        self._running = None
+        await asyncio.gather(*(running.task for running in under_way), return_exceptions=True)
 
 
 class _Running:

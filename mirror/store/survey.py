@@ -66,13 +66,20 @@ async def blobs(driver: StorageDriver) -> AsyncGenerator[list[BlobFact], None]:
             yield [fact for entry in batch if (fact := _blob(entry)) is not None]
 
 
-async def repositories(driver: StorageDriver, links: Links) -> AsyncGenerator[list[RepositoryFact], None]:
-    """All links, in batches of at most WALK_BATCH, which may be empty. Raises DriverError.
+async def repositories(
+    driver: StorageDriver, links: Links, repository: Repository | None = None
+) -> AsyncGenerator[list[RepositoryFact], None]:
+    """All links, or those of one repository, in batches of at most WALK_BATCH, which may be empty.
 
     A blob's or a manifest's link that has the right size is believed, unread, to name what it stands for.
+    Raises DriverError.
     """
-
-    async with aclosing(driver.find(layout.REPOSITORIES, layout.LINKS)) as batches:
+    folder = layout.REPOSITORIES
+    patterns: tuple[str, ...] = layout.LINKS
+    if repository is not None:
+        folder = f"{layout.REPOSITORIES}/{repository}"
+        patterns = tuple(pattern.removeprefix("**/") for pattern in layout.LINKS)
+    async with aclosing(driver.find(folder, patterns)) as batches:
         async for batch in batches:
             facts, doubtful = _sort(batch)
             read = await links.read_many([(entry.path, stands_for(place)) for entry, place in doubtful])

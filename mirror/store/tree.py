@@ -38,10 +38,12 @@ class Tree:
                 async for batch in batches:
                     yield batch
 
-    async def survey_repositories(self) -> AsyncGenerator[list[RepositoryFact], None]:
-        """Every manifest, blob and tag of every repository, in any order, in batches of at most 250."""
+    async def survey_repositories(
+        self, repository: Repository | None = None
+    ) -> AsyncGenerator[list[RepositoryFact], None]:
+        """Every manifest, blob and tag of every repository, or of one, in any order, 250 at once at most."""
         with reading():
-            async with aclosing(survey.repositories(self._driver, self._links)) as batches:
+            async with aclosing(survey.repositories(self._driver, self._links, repository)) as batches:
                 async for batch in batches:
                     yield batch
 

@@ -186,6 +186,22 @@ async def test_there_is_one_operation_at_a_time(path: Path) -> None:
     assert [operation for operation, _ in fake.asked] == ["verify", "verify"]
 
 
+async def test_a_purge_goes_on_beside_what_takes_long_but_not_beside_another(path: Path) -> None:
+    fake = Fake()
+    fake.gate.clear()
+    async with control(path, explain, fake), asking(path, "/verify") as first:
+        await fake.waiting.wait()
+        fake.waiting.clear()
+        async with asking(path, "/purge?what=a") as purge:
+            await fake.waiting.wait()
+            assert (await ask(path, "/purge?what=b")).status == 409
+            assert (await ask(path, "/garbage-collect")).status == 409
+            fake.gate.set()
+            assert (await purge.lines())[-1] == SUMMARY
+        assert (await first.lines())[-1] == SUMMARY
+    assert fake.asked == [("verify", {}), ("purge", {"what": "a"})]
+
+
 async def test_the_step_under_way_ends_when_the_asker_has_left_and_no_other_begins(
     path: Path, events: Events
 ) -> None:

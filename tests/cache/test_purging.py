@@ -1,0 +1,133 @@
+"""What somebody says must go, goes: all of it, and at once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.appkeeping import WAITING, Keeping
+from mirror.cache.collecting import Collector
+from mirror.cache.eviction import Limits
+from mirror.cache.scrubber import Scrubber
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository, Tag
+from mirror.registry import Unavailable
+from mirror.store.errors import StoreError
+from mirror.store.tree import Tree
+from tests.cache.kit import A, B, Clock, whole
+from tests.cache.test_keeper import KIB, Shop, shop
+
+LATE = 5e9  # seconds since the epoch: all files are old then
+HANGS = 5.0  # seconds; who waits longer for what never comes, waits for ever
+
+
+async def _purged(at: Shop, repository: Repository = A) -> list[dict[str, Any]]:
+    return [event async for event in at.collector.purge(repository, None)]
+
+
+async def test_a_blob_that_no_image_names_goes_with_its_repository(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        secret, shared = await at.blob(b"secret" * KIB, A), await at.blob(b"shared" * KIB, A, B)
+        events = await _purged(at)
+        assert {event["name"] for event in events if event["event"] == "removed"} == {
+            f"library/a@{secret}",
+            f"library/a@{shared}",
+        }
+        assert (events[-1]["blobs"], events[-1]["bytes"], events[-1]["absent"]) == (1, 6 * KIB, "")
+        assert not await at.store.is_linked(A, secret)
+        assert not await at.store.is_linked(A, shared)
+        assert await whole(await at.store.blob(B, shared)) == b"shared" * KIB
+        assert await at.store.blob_size(secret) is None
+        assert at.folders() == {"library", "library/b"} | {each for each in at.folders() if "/b/" in each}
+        assert (await at.inventory.total()).bytes == at.bytes_on_disk()
+
+
+async def test_what_the_inventory_does_not_know_goes_with_its_repository(tmp_path: Path) -> None:
+    """The tree is the truth: whatever was written there beside the mirror."""
+    async with shop(tmp_path, Limits()) as at:
+        kept = await at.image(B, "1", b"b" * KIB)
+        image = await at.image(A, "1", b"a" * KIB)
+        at.inventory.note_tag_gone(A, Tag("1"), at.clock())
+        at.inventory.note_image_gone(A, image)
+        events = await _purged(at)
+        assert [event["kind"] for event in events[:-1]].count("tag") == 1
+        assert not await at.has(A, image)
+        assert not any(folder.startswith("library/a") for folder in at.folders())
+        assert await at.store.blob_size(Digest.of(b"a" * KIB)) is None
+        assert await at.has(B, kept)
+        assert await at.kept(b"{}")
+
+
+async def test_a_manifest_that_cannot_be_read_goes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        await at.image(A, "1", b"a" * KIB)
+
+        async def unreadable(*_args: object) -> None:
+            raise Unavailable("Input/output error")
+
+        monkeypatch.setattr(Tree, "named", unreadable)
+        assert (await _purged(at))[-1]["images"] == 1
+        assert at.bytes_on_disk() == 0
+
+
+async def test_what_cannot_be_deleted_ends_no_purge_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        digests = [await at.blob(bytes([number]) * KIB, A) for number in range(3)]
+        drop = Tree.drop_layer
+
+        async def refuses_one(tree: Tree, repository: Repository, digest: Digest) -> bool:
+            if digest == digests[0]:
+                raise StoreError("Operation not permitted")
+            return await drop(tree, repository, digest)
+
+        monkeypatch.setattr(Tree, "drop_layer", refuses_one)
+        events = await _purged(at)
+        assert (events[-1]["failed"], events[-1]["blobs"]) == (1, 2)
+        assert [await at.store.is_linked(A, each) for each in digests] == [True, False, False]
+
+
+def _keeping(at: Shop) -> Keeping:
+    aside = at.root / "mirror" / "quarantine"
+    tree = Tree(at.store._driver)
+    scrubber = Scrubber(tree, at.inventory, at.memory, aside, interval=0, rate=1e9, clock=at.clock)
+    collector = Collector(
+        at.store, tree, at.inventory, at.memory, at.evictor, scrubber, at.reserved.keys, at.clock
+    )
+    return Keeping(
+        at.inventory,
+        at.store,
+        at.memory,
+        at.keeper,
+        at.surveyor,
+        scrubber,
+        collector,
+        at.lock,
+        lambda what: (Repository(what), None),
+    )
+
+
+async def test_a_purge_does_not_wait_for_a_collection_and_a_collection_says_that_it_does(
+    tmp_path: Path,
+) -> None:
+    async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
+        await at.image(A, "1", b"a" * KIB)
+        await at.blob(b"orphan" * KIB, B)
+        keeping = _keeping(at)
+        daily = keeping.operate("garbage-collect", {})
+        assert (await anext(daily))["event"] == "removed"  # it has begun, and rests
+        async with asyncio.timeout(HANGS):
+            events = [event async for event in keeping.operate("purge", {"what": "library/a"})]
+            assert events[-1]["images"] == 1
+            second = keeping.operate("garbage-collect", {})
+            assert (await anext(second))["what"] == WAITING
+            rest = [event async for event in daily]
+            assert rest[-1]["failed"] == 0
+            assert [event async for event in second][-1]["event"] == "summary"
+        assert at.bytes_on_disk() == 0
