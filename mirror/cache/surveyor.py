@@ -20,6 +20,7 @@ from mirror.ledger import scheduler
 from mirror.ledger.facts import SeenBlob, SeenLink, SeenParts, SeenTag, Use
 from mirror.ledger.inventory import Inventory, NotKept, SurveyLost
 from mirror.registry import RegistryError
+from mirror.store.marks import Named
 from mirror.store.survey import ImageFact, LayerFact, RepositoryFact, TagFact
 from mirror.store.tree import Tree
 
@@ -28,6 +29,7 @@ WEEK = 7 * 86400.0  # seconds between two surveys of an inventory that nobody do
 AGAIN = 600.0  # seconds between two of one that is in doubt, or after one that failed
 LOOK = 60.0  # seconds between two looks at whether it is time
 LOOKS = 50  # manifests read and told at once: 10 ms
+UNREADABLE = 100  # manifests that a survey goes on without; more are the disk's
 STATE_LIMIT = 256 << 20  # bytes of registry:2's memory; a million entries
 
 log = structlog.get_logger()
@@ -58,6 +60,7 @@ class Surveyor:
         self._lifetime = lifetime
         self._pace = Pace()
         self._seen = 0  # files
+        self._unreadable: list[SeenLink] = []  # images of the survey under way
         self._told = 0.0  # by `monotonic`
         self._due = self._at_doubt = 0.0  # by `monotonic`: when the next is due, all being well or not
         self.tried = asyncio.Event()  # a survey has ended, well or not; for who waits to clear
@@ -85,6 +88,7 @@ class Surveyor:
         """See all of the tree. Raises RegistryError where that fails, NotKept and SurveyLost."""
         began = self._told = self._monotonic()
         self._seen, self._pace = 0, Pace()
+        self._unreadable.clear()
         log.info("survey.started")
         await self._inventory.begin_survey(self._clock())
         async with aclosing(self._tree.survey_blobs()) as blobs:
@@ -97,6 +101,7 @@ class Surveyor:
             async for found in facts:
                 await self._repository_facts(found)
                 await self._step(len(found))
+        await self._hold_back()
         await self._remember()
         removed = await self._inventory.end_survey()
         total = await self._inventory.total()
@@ -125,7 +130,10 @@ class Surveyor:
 
     async def _parts(self, images: Sequence[SeenLink]) -> None:
         """Read them, and tell what they name."""
-        named = await self._tree.named_each([(image.repository, image.digest) for image in images])
+        try:
+            named = await self._tree.named_each([(image.repository, image.digest) for image in images])
+        except RegistryError:
+            named = [await self._named(image) for image in images]
         await self._inventory.seen_parts(
             [
                 SeenParts(image.repository, image.digest, tuple(found.parts))
@@ -133,6 +141,23 @@ class Surveyor:
                 if found is not None
             ]
         )
+
+    async def _named(self, image: SeenLink) -> Named | None:
+        """What one of them names; None also where it cannot be read. Raises RegistryError for too many."""
+        try:
+            return await self._tree.named(image.repository, image.digest)
+        except RegistryError:
+            self._unreadable.append(image)
+            if len(self._unreadable) > UNREADABLE:
+                raise
+            return None
+
+    async def _hold_back(self) -> None:
+        """A manifest that cannot be read may name anything of its repository: that stays while it does."""
+        for image in self._unreadable:
+            log.warning("survey.unreadable", repository=str(image.repository), digest=str(image.digest))
+            parts = tuple(await self._inventory.layers(image.repository))
+            await self._inventory.seen_parts([SeenParts(image.repository, image.digest, parts)])
 
     async def _remember(self) -> None:
         """What registry:2 remembers of uses, once; its file stays as it is.

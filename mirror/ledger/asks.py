@@ -248,6 +248,16 @@ def images(connection: sqlite3.Connection, repository: str) -> list[Digest]:
     return [digest for (value,) in found if (digest := digest_of(value)) is not None]
 
 
+def layers(connection: sqlite3.Connection, repository: str) -> list[Digest]:
+    """What is linked as a layer in a repository."""
+    found = connection.execute(
+        "SELECT digest FROM layer JOIN blob ON blob.id = layer.blob"
+        " WHERE repository = (SELECT id FROM repository WHERE name = ?) ORDER BY layer.id",
+        (repository,),
+    ).fetchall()
+    return [digest for (value,) in found if (digest := digest_of(value)) is not None]
+
+
 def _kept(connection: sqlite3.Connection, row: _KeptRow) -> KeptBlob | None:
     number, value, size, seen, used, hits, scrubbed = row
     digest = digest_of(value)

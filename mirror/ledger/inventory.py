@@ -276,6 +276,10 @@ class Inventory:
         """The images of a repository."""
         return await self._read(lambda connection: asks.images(connection, repository.name))
 
+    async def layers(self, repository: Repository) -> list[Digest]:
+        """What is linked as a layer in a repository."""
+        return await self._read(lambda connection: asks.layers(connection, repository.name))
+
     async def history(self, repository: Repository, tag: Tag) -> list[Move]:
         """Where a tag pointed, the newest first."""
         return await self._read(lambda connection: asks.history(connection, repository.name, tag.name))

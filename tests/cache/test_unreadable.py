@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 from structlog.testing import capture_logs
 
-from mirror.cache import scrubber
+from mirror.cache import scrubber, surveyor
 from mirror.cache.eviction import Limits
 from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
@@ -22,7 +22,7 @@ from mirror.oci.digest import Digest
 from mirror.registry import RegistryError
 from mirror.store.errors import StoreError
 from mirror.store.tree import Tree
-from tests.cache.kit import A, Clock, until
+from tests.cache.kit import A, B, Clock, until
 from tests.cache.test_keeper import KIB, Shop, shop
 from tests.store.faulty import FaultyDriver
 
@@ -41,6 +41,20 @@ class BadSectors(FaultyDriver):
     async def open(self, path: str) -> OpenFile:
         file = await super().open(path)
         return _Spoilt(self, file, path) if self.all or any(bad in path for bad in self.bad) else file
+
+
+class BadManifests(BadSectors):
+    """Cannot read those of which the data is asked for at once."""
+
+    async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
+        found = await super().get_many(wanted, limit, total)
+        return [
+            DriverError(path, "Input/output error") if path.endswith("data") and self._is_bad(path) else body
+            for path, body in zip(wanted, found, strict=False)
+        ]
+
+    def _is_bad(self, path: str) -> bool:
+        return any(bad in path for bad in self.bad)
 
 
 class _Spoilt:
@@ -218,3 +232,44 @@ async def test_what_cannot_be_deleted_ends_no_collection_and_is_counted(
         ]
         assert [await at.store.blob_size(each) for each in digests] == [None] * 5
         assert (await at.inventory.total()).bytes == 0
+
+
+def _forget(root: Path) -> None:
+    for file in (root / "mirror").glob("inventory*"):
+        file.unlink()
+
+
+async def test_a_manifest_that_cannot_be_read_ends_no_survey_and_holds_back_its_repository_only(
+    tmp_path: Path,
+) -> None:
+    layer, stray = b"x" * KIB, b"s" * KIB
+    async with shop(tmp_path, Limits()) as at:
+        bad = await at.image(A, "bad", layer)
+        good = await at.image(B, "1", b"b" * 40 * KIB)
+        await at.blob(stray, B)
+    _forget(tmp_path)
+    driver = BadManifests(tmp_path)
+    driver.bad = {bad.hex}
+    with capture_logs() as logs:
+        async with shop(tmp_path, Limits(maxsize=50 * KIB), driver=driver, clock=Clock(LATE)) as at:
+            at.use(A, bad)
+            assert at.inventory.complete
+            assert [loose.digest for loose in await at.inventory.loose(9, LATE)] == [Digest.of(stray)]
+            at.clock.now += 3600
+            assert await at.keeper.make_room(Digest.of(b"new"), 25 * KIB)
+            assert not await at.has(B, good)
+    assert [entry["digest"] for entry in logs if entry["event"] == "survey.unreadable"] == [str(bad)]
+
+
+async def test_a_disk_that_reads_no_manifests_ends_a_survey(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surveyor, "UNREADABLE", 1)
+    async with shop(tmp_path, Limits()) as at:
+        images = [await at.image(A, f"v{number}", bytes([number]) * KIB) for number in range(2)]
+    _forget(tmp_path)
+    driver = BadManifests(tmp_path)
+    driver.bad = {image.hex for image in images}
+    with pytest.raises(RegistryError):
+        async with shop(tmp_path, Limits(), driver=driver):
+            pass
