@@ -57,6 +57,10 @@ class Images:
             (self._partly if found.missing else self._whole)[key] = found
         return found.missing, found.total
 
+    def is_whole(self, repository: Repository, digest: Digest) -> bool:
+        """Whether all of it was here when it was looked at lately; False also where nobody has looked."""
+        return (repository, digest) in self._whole
+
     async def close(self) -> None:
         """End what runs."""
         await self._looks.close()

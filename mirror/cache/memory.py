@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache, TTLCache
 
 from mirror.cache.bydigest import ByDigest, Key
+from mirror.cache.leases import Leases
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -50,6 +51,7 @@ class Memory:
         # Of a repository and a digest, either may be there while the other is not.
         self.absent_manifests = Absent(negative)
         self.absent_blobs = Absent(negative)
+        self.leases = Leases()  # on what is remembered here: what is forgotten ends them
 
     # Manifests.
 
@@ -122,11 +124,13 @@ class Memory:
         self._manifests.pop((repository, digest), None)
         self._kept.pop((repository, digest), None)
         self._linked.pop((repository, digest), None)  # by a manifest's link it may be read as a blob
+        self.leases.digest_changed(digest)
 
     def forget_link(self, repository: Repository, digest: Digest) -> None:
         """This repository has the blob no more."""
         self.gone.note(digest)
         self._linked.pop((repository, digest), None)
+        self.leases.digest_changed(digest)
 
     def forget_tag(self, repository: Repository, tag: Tag) -> None:
         """The store has the tag no more. The upstream may, and its word about it may still be fresh."""
@@ -140,6 +144,7 @@ class Memory:
         """The bytes are gone, a blob's or a manifest's: for whoever asks next they are fetched and kept."""
         self.gone.note(digest)
         self._sound.pop(digest, None)
+        self.leases.digest_changed(digest)
         self._manifests.forget(digest)
         self._kept.forget(digest)
 

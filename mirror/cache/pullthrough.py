@@ -17,6 +17,7 @@ from mirror.cache.explain import Explainer
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy
 from mirror.cache.images import Images
+from mirror.cache.lessor import Lessor, NoteUse
 from mirror.cache.manifests import Manifests
 from mirror.cache.memory import Memory
 from mirror.cache.patience import Patience
@@ -25,6 +26,7 @@ from mirror.cache.room import Room, Unlimited
 from mirror.cache.standing import Standings
 from mirror.cache.tagged import Tagged
 from mirror.cache.tags import Remembering, Tags
+from mirror.lease import Lease
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -56,13 +58,13 @@ class PullThrough:
         deadline: float,
         memory: Memory | None = None,
         room: Room | None = None,
-        note_use: Callable[[Digest, Repository, float], None] | None = None,
+        note_use: NoteUse | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         memory = memory or Memory(DESCRIPTORS, policy.negative)
-        self._note_use = note_use or (lambda _digest, _repository, _now: None)
+        self._note_use = note_use or (lambda _digest, _repository, _now, _count: None)
         self._clock = clock
-        tags = Tags(ledger)
+        tags = Tags(ledger, memory.leases)
         patience, pulse = Patience(deadline), Pulse()
         images = Images(store, memory)
         self._store = store
@@ -73,6 +75,7 @@ class PullThrough:
         standings = Standings(tags, policy, clock)
         self._tagged = Tagged(upstream, self._manifests, images, standings, self._checks, patience)
         self._blobs = Blobs(store, upstream, fills, memory, pulse, deadline)
+        self._lessor = Lessor(memory, standings, images, upstream, pulse, self._note_use, clock)
         self._explainer = Explainer(upstream, self._manifests, images, standings, patience, fills)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
@@ -83,7 +86,7 @@ class PullThrough:
             found = await self._manifests.get(repository, reference)
         else:
             found = await self._tagged.get(repository, reference)
-        self._note_use(found.descriptor.digest, repository, self._clock())
+        self._note_use(found.descriptor.digest, repository, self._clock(), 1)
         return found
 
     async def stat_manifest(self, repository: Repository, reference: Reference) -> Descriptor:
@@ -92,18 +95,26 @@ class PullThrough:
             found = (await self._manifests.get(repository, reference)).descriptor
         else:
             found = (await self._tagged.resolve(repository, reference)).descriptor
-        self._note_use(found.digest, repository, self._clock())
+        self._note_use(found.digest, repository, self._clock(), 1)
         return found
 
     async def blob(
         self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
     ) -> Blob:
         blob = await self._blobs.open(repository, digest, start)
-        self._note_use(digest, repository, self._clock())
+        self._note_use(digest, repository, self._clock(), 1)
         return blob
 
     async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
         return await self._blobs.stat(repository, digest)
+
+    def lease_manifest(self, repository: Repository, reference: Reference, digest: Digest) -> Lease | None:
+        """Leave to repeat an answer: see `cache.lessor`."""
+        return self._lessor.lease_manifest(repository, reference, digest)
+
+    def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:
+        """The same for a blob."""
+        return self._lessor.lease_blob(repository, digest, size)
 
     async def tags(self, repository: Repository, n: int | None, last: str) -> Page:
         """The upstream's tags; those that we have when it is away."""

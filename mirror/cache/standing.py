@@ -45,7 +45,15 @@ class Standings:
 
     async def of(self, repository: Repository, tag: Tag, condition: Condition) -> Standing:
         """A tag's standing; asks nobody."""
-        word = await self._tags.word(repository, tag)
+        return self._standing(await self._tags.word(repository, tag), repository, tag, condition)
+
+    def known(self, repository: Repository, tag: Tag, condition: Condition) -> Standing:
+        """The same, as far as it is in memory."""
+        return self._standing(self._tags.known(repository, tag), repository, tag, condition)
+
+    def _standing(
+        self, word: Word | None, repository: Repository, tag: Tag, condition: Condition
+    ) -> Standing:
         fresh, rule = self._policy.fresh(names(repository, tag, condition.namespace))
         if word is None:
             return Standing(None, UNKNOWN, fresh, rule, 0.0, None)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cachetools import LRUCache
 
+from mirror.cache.leases import Leases
 from mirror.cache.memory import bare
 from mirror.ledger.records import TagRecord
 from mirror.oci.descriptor import Descriptor
@@ -47,12 +48,17 @@ class Remembering(Protocol):
 
 
 class Tags:
-    """See the module's text."""
+    """See the module's text. `leases` on what a tag is end when the upstream says so anew."""
 
-    def __init__(self, ledger: Remembering) -> None:
+    def __init__(self, ledger: Remembering, leases: Leases | None = None) -> None:
         self._ledger = ledger
+        self._leases = leases or Leases()
         self._words: LRUCache[Key, Word] = LRUCache(TAGS)
         self._waiting: LRUCache[tuple[Repository, Digest], dict[Tag, None]] = LRUCache(TAGS)
+
+    def known(self, repository: Repository, tag: Tag) -> Word | None:
+        """The last word, if it is in memory."""
+        return self._words.get((repository, tag))
 
     async def word(self, repository: Repository, tag: Tag) -> Word | None:
         """The last word; None when the upstream was never asked, or nobody remembers."""
@@ -69,6 +75,7 @@ class Tags:
         """The upstream says that the tag points there; it is written once that manifest is kept."""
         digest = descriptor.digest
         self._words[repository, tag] = Word(now, digest, descriptor)
+        self._leases.tag_changed(repository, tag)
         self._ledger.note_tag(repository, tag, TagRecord(digest, now))
         self.wait(repository, tag, digest)
 
@@ -83,6 +90,7 @@ class Tags:
     def refuse(self, repository: Repository, tag: Tag, error: RegistryError, now: float) -> None:
         """The upstream has refused the tag: what is kept of it is not given until it says otherwise."""
         self._words[repository, tag] = Word(now, refusal=bare(error))
+        self._leases.tag_changed(repository, tag)
         self._ledger.note_tag(repository, tag, TagRecord(None, now, error.code.name))
 
     def next_waiting(self, repository: Repository, digest: Digest) -> Tag | None:

@@ -135,9 +135,14 @@ class Inventory:
 
     # What is noted. Never waits, never fails.
 
-    def note_use(self, digest: Digest, repository: Repository | None, now: float) -> None:
-        """It was given to a client out of this repository; None: of any. See `ledger.uses`."""
-        self._wait(self._waiting.use((digest, repository), _time(now)))
+    def note_use(
+        self, digest: Digest, repository: Repository | None, now: float, count: int = 1
+    ) -> None:
+        """It was given to clients out of this repository (None: of any), so often, and at last now.
+
+        See `ledger.uses`.
+        """
+        self._wait(self._waiting.use((digest, repository), _time(now), count))
 
     def note_coming(self, digest: Digest, now: float) -> None:
         """It is being fetched: the image that names it, the one used last, is in use."""

@@ -1,0 +1,113 @@
+"""Which answers may be repeated without asking `PullThrough` again, for how long, and until what happens.
+
+The same questions as for an answer itself, of which each is answered by memory alone:
+
+1. A manifest is held, and kept. Of a tag, besides, the upstream's last word is fresh and names this manifest.
+2. A manifest whose image is not known to be all here is given only while its upstream is known to be there
+   (`Manifests.complete`): that is asked at each repetition.
+3. A blob is linked in this repository, and was held against what names it.
+
+What these depend on ends the lease when it changes: see `leases`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from mirror.cache.images import Images
+from mirror.cache.leases import Leases
+from mirror.cache.memory import Memory
+from mirror.cache.pulse import Pulse
+from mirror.cache.standing import Standings
+from mirror.lease import Lease
+from mirror.oci.digest import Digest
+from mirror.oci.names import Reference, Repository, Tag
+from mirror.registry import Upstream
+
+# Nothing is repeated for longer without coming by here. As long as an image is believed to be all here
+# (`images.WHOLE_SECONDS`), so that a part of it that went missing is noticed after twice that.
+LEASE_SECONDS = 60.0
+
+NoteUse = Callable[[Digest, Repository, float, int], None]  # the last two: when at last, and how often
+
+
+class Lessor:
+    """A `lease.Lessor`. `clock` is the wall clock; `note_use` is told what was given."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        standings: Standings,
+        images: Images,
+        upstream: Upstream,
+        pulse: Pulse,
+        note_use: NoteUse,
+        clock: Callable[[], float],
+    ) -> None:
+        self._memory = memory
+        self._standings = standings
+        self._images = images
+        self._upstream = upstream
+        self._pulse = pulse
+        self._note_use = note_use
+        self._clock = clock
+
+    @property
+    def _leases(self) -> Leases:
+        return self._memory.leases
+
+    def lease_manifest(self, repository: Repository, reference: Reference, digest: Digest) -> Lease | None:
+        """For an answer that gave this manifest, or its descriptor."""
+        now, key = self._clock(), (repository, reference, digest)
+        held = self._leases.held(key, now)
+        if held is not None:
+            return held
+        if self._memory.manifest(repository, digest) is None or not self._memory.is_kept(repository, digest):
+            return None
+        until, fresh_until = now + LEASE_SECONDS, None
+        if isinstance(reference, Tag):
+            condition = self._upstream.condition(repository)
+            known = self._standings.known(repository, reference, condition)
+            if known.word is None or known.word.digest != digest or not known.age.is_fresh:
+                return None
+            fresh_until = now + known.age.fresh_left
+            # What stretches it (a quota that runs low) may cease: then it was due all the time.
+            until = min(until, fresh_until if condition.stretch <= 1 else known.word.checked + known.fresh)
+        whole = self._images.is_whole(repository, digest)
+        return self._grant(
+            key, now, until, fresh_until, None if whole else partial(self._is_there, repository)
+        )
+
+    def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:
+        """For an answer that gave all of this blob."""
+        now, key = self._clock(), (repository, digest, digest)
+        held = self._leases.held(key, now)
+        if held is not None:
+            return held
+        if not self._memory.is_linked(repository, digest) or not self._memory.is_sound(digest, size):
+            return None
+        return self._grant(key, now, now + LEASE_SECONDS, None, None)
+
+    def _grant(
+        self,
+        key: tuple[Repository, Reference, Digest],
+        now: float,
+        until: float,
+        fresh_until: float | None,
+        check: Callable[[], bool] | None,
+    ) -> Lease | None:
+        if until <= now:
+            return None
+        repository, _, digest = key
+
+        def used(count: int, last: float) -> None:
+            self._note_use(digest, repository, last, count)
+
+        lease = Lease(self._clock, now, until, fresh_until=fresh_until, check=check, note=used)
+        return self._leases.grant(key, lease)
+
+    def _is_there(self, repository: Repository) -> bool:
+        """Whether the rest of an image could be had: its upstream answered a moment ago."""
+        condition = self._upstream.condition(repository)
+        return condition.blobs is None and self._pulse.lately(condition.namespace)
