@@ -139,6 +139,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             locate=names.locate,
             namespace_of=lambda repository: names.split(repository).namespace,
             access_log=not config.log.accesslog.disabled,
+            lessor=registry if config.http.fastlane else None,
         ),
     )
 

@@ -98,13 +98,14 @@ def serve(file: Path | None) -> None:
     with _uncollected():
         import asyncio
 
-        from mirror import app
+        from mirror import app, loops
 
         file = _named(file)
         loaded = _load(file)
     try:
-        asyncio.run(app.serve(loaded, file))
-    except app.StartError as error:
+        with asyncio.Runner(loop_factory=loops.factory(loaded.config.http.eventloop)) as runner:
+            runner.run(app.serve(loaded, file))
+    except (app.StartError, loops.NoLoopError) as error:
         _stop(str(error))
 
 

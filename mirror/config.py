@@ -111,6 +111,8 @@ class Http(Section):
     debug: Debug = Debug()
     http2: Http2 = Http2()
     h2c: H2c = H2c()
+    fastlane: Flag = True
+    eventloop: Annotated[str, PlainValidator(one_of("auto", "uvloop", "asyncio"))] = "auto"
 
     @field_validator("headers")
     @classmethod

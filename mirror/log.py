@@ -16,13 +16,14 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from mirror.logwriter import Lines, Lost, lines_to
 
@@ -39,6 +40,9 @@ TRACEBACK_LIMIT = 64 << 10  # characters; the end of a traceback says what happe
 DEPTH_LIMIT = 4  # levels of a nested value, such as an upstream's error detail
 ITEM_LIMIT = 100  # items of one nested value
 
+Step = Callable[[WrappedLogger, str, EventDict], EventDict]
+Renderer = Callable[[WrappedLogger, str, EventDict], str]
+
 _SECRET_KEY = re.compile(r"(?i)authori[sz]ation|passw|secret|token|credential|cookie|signature|api_?key")
 _HARMLESS_FIELDS = frozenset(
     {"account", "artifactType", "digest", "from", "last", "mount", "n", "ns", "scope", "service"}
@@ -51,6 +55,18 @@ _CREDENTIALS = re.compile(
 )
 _JWT = re.compile(r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")
 _PLAIN = re.compile(r"[A-Za-z0-9\-._/@^+]+\Z")  # what logrus leaves without quotes
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How an event becomes a line: for those who make many lines of one event (`logprepared`)."""
+
+    processors: Sequence[Processor]  # all of them, as structlog has them
+    before: Sequence[Step]  # those before level and time are added
+    render: Renderer
+    quote: Callable[[str], str]  # a text as it stands in the line in the place of a plain word
+    threshold: int
+    lines: Lines
 
 
 class LogError(ValueError):
@@ -70,6 +86,7 @@ def configure(
     render = _RENDERERS.get(formatter)
     if render is None:
         raise LogError(f"unknown log formatter {formatter!r}, must be one of {', '.join(_RENDERERS)}")
+    renderer, quote = render
     threshold = LEVELS.get(level.lower())
     if threshold is None:
         raise LogError(f"unknown log level {level!r}, must be one of {', '.join(LEVELS)}")
@@ -80,18 +97,16 @@ def configure(
 
     def lost(count: int) -> str:
         event = add_fields(None, "warning", {"event": "log.dropped", "count": count})
-        return render(None, "warning", _add_level_and_time(None, "warning", event)) + "\n"
+        return renderer(None, "warning", _add_level_and_time(None, "warning", event)) + "\n"
 
-    sink = _Sink(lines_to(stream if stream is not None else sys.stderr), lost)
+    global _form  # noqa: PLW0603 - as structlog's own configuration, which it describes
+    lines = lines_to(stream if stream is not None else sys.stderr)
+    sink = _Sink(lines, lost)
+    before: list[Step] = [structlog.contextvars.merge_contextvars, add_fields, _add_exception, redact]
+    processors: list[Processor] = [*before, _add_level_and_time, renderer]
+    _form = Form(processors, before, renderer, quote, threshold, lines)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            add_fields,
-            _add_exception,
-            redact,
-            _add_level_and_time,
-            render,
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),  # below it, a call does nothing
         logger_factory=lambda *_args: sink,
         cache_logger_on_first_use=False,  # a second call of configure must reach the loggers of the first
@@ -99,6 +114,13 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [_Bridge()]
     root.setLevel(threshold)
+
+
+def form() -> Form | None:
+    """What `configure` has set; None where it was not called, or something else was set since."""
+    if _form is None or structlog.get_config()["processors"] is not _form.processors:
+        return None
+    return _form
 
 
 class _Sink:
@@ -242,8 +264,9 @@ def _dump(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
-_RENDERERS: Mapping[str, Callable[[WrappedLogger, str, EventDict], str]] = {
-    "text": _text,
-    "json": _json,
-    "logstash": _logstash,
+_RENDERERS: Mapping[str, tuple[Renderer, Callable[[str], str]]] = {
+    "text": (_text, _plain),
+    "json": (_json, escape),
+    "logstash": (_logstash, escape),
 }
+_form: Form | None = None

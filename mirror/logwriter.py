@@ -14,7 +14,7 @@ import select
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 QUEUE_LIMIT = 4 << 20  # bytes that wait for each stream: some 10,000 lines, seconds of a busy mirror
@@ -59,23 +59,41 @@ class Lines:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
+    def write_several(self, lines: Sequence[str]) -> None:
+        """Lines with their ends, in as few writes as their reader allows."""
+        if self._file is None:
+            self._write_through("".join(lines))
+            return
+        batch: list[bytes] = []
+        size = 0
+        for line in lines:
+            data = _encoded(line)
+            if batch and size + len(data) > BATCH:
+                self._take(b"".join(batch), len(batch))
+                batch, size = [], 0
+            batch.append(data)
+            size += len(data)
+        self._take(b"".join(batch), len(batch))
+
     def write(self, line: str) -> None:
         """A line with its end. Never waits, never fails: a log must not fail what is logged."""
         if self._file is None:
             self._write_through(line)
             return
-        data = line.encode("utf-8", "backslashreplace")
+        self._take(_encoded(line), 1)
+
+    def _take(self, data: bytes, count: int) -> None:
         with self._changed:
             # Once full, up to half of it has to leave: else every other line would be about dropped ones.
             if self._bytes + len(data) > (QUEUE_LIMIT // 2 if self._dropped else QUEUE_LIMIT):
-                self._dropped += 1
+                self._dropped += count
                 return
             dropped, self._dropped = self._dropped, 0
             self._put(data[self._at_once(data) :])
         if dropped and self.lost is not None:
             said = self.lost(dropped)
             with self._changed:
-                self._put(said.encode("utf-8", "backslashreplace"))
+                self._put(_encoded(said))
 
     def flush(self, seconds: float) -> bool:
         """Wait until everything has left; False if that takes longer."""
@@ -128,6 +146,10 @@ class Lines:
             with self._changed:
                 self._bytes -= size
                 self._changed.notify_all()
+
+
+def _encoded(line: str) -> bytes:
+    return line.encode("utf-8", "backslashreplace")
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -135,9 +135,7 @@ class Inventory:
 
     # What is noted. Never waits, never fails.
 
-    def note_use(
-        self, digest: Digest, repository: Repository | None, now: float, count: int = 1
-    ) -> None:
+    def note_use(self, digest: Digest, repository: Repository | None, now: float, count: int = 1) -> None:
         """It was given to clients out of this repository (None: of any), so often, and at last now.
 
         See `ledger.uses`.

@@ -21,9 +21,10 @@ from mirror.oci.digest import Digest
 from mirror.oci.ranges import MAX_POSITION, ByteRange, ContentRange, Unsatisfiable, parse_range
 from mirror.oci.request import BlobEndpoint
 from mirror.registry import Blob, Corrupt, Part, RegistryError
-from mirror.server.body import ClientGoneError, ClientSlowError, Writer
+from mirror.server.body import ClientGoneError, ClientSlowError, Writer, in_memory
 from mirror.server.errors import plain
 from mirror.server.exchange import current
+from mirror.server.lane import BODY_LIMIT
 from mirror.server.middleware import drop
 from mirror.server.settings import Context
 
@@ -70,6 +71,12 @@ async def blob(context: Context, request: web.Request, endpoint: BlobEndpoint) -
         except Unsatisfiable as error:
             headers = {"Content-Range": f"bytes */{size}", "Docker-Content-Digest": str(digest)}
             return plain(416, str(error), headers)
+        lane = context.lane if plan.status == 200 and size <= BODY_LIMIT else None
+        if lane is not None and lane.lacks(request):
+            async with aclosing(_parts(opened, plan)) as parts:
+                body = b"".join([await in_memory(part) async for part in parts])
+            lane.lease_blob(repository, digest, body)
+            return web.Response(body=body, headers=plan.headers)
         return await _answer(context, request, digest, opened, plan)
     finally:
         await opened.close()

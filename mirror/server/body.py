@@ -114,6 +114,17 @@ class Writer:
         self.sent += len(data)
 
 
+async def in_memory(part: Part) -> bytes:
+    """All of a small part. Raises TruncatedError."""
+    if isinstance(part, bytes):
+        return part
+    loop = asyncio.get_running_loop()
+    data = await loop.run_in_executor(None, os.pread, part.file.fileno(), part.count, part.offset)
+    if len(data) < part.count:
+        raise TruncatedError(f"the file ends at {part.offset + len(data)}, {part.count} bytes were expected")
+    return data
+
+
 def next_piece(piece: int, seconds: float, timeout: float) -> int:
     """The size of the piece after one of `piece` bytes that took `seconds`."""
     if seconds < timeout * QUICK:

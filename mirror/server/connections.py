@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import cast
 
 import structlog
 from aiohttp import web
 
 from mirror.server import limits
+from mirror.server.lane import Lane, Rider
 from mirror.sometimes import Sometimes
 
 HEAD_TIMEOUT = 10.0  # seconds until a connection's first request line and headers are there; nginx has 60
 BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
 LOG_INTERVAL = 10.0  # seconds between two lines about the same trouble
 
+LANE: web.AppKey[Lane | None] = web.AppKey("lane")
 MAX = web.AppKey("connections_max", int)  # 0: as many as the limit of open files has room for
 
 log = structlog.get_logger()
@@ -35,6 +38,7 @@ class Site(web.BaseSite):
         # asyncio accepts so many in one turn, before any is counted: they must not take all files at once.
         super().__init__(runner, backlog=min(BACKLOG, max(1, self._most // 2)))
         self._host, self.port = host, port
+        self._lane = runner.app[LANE]
         self._head_timeout = head_timeout
 
     @property
@@ -47,7 +51,7 @@ class Site(web.BaseSite):
         await super().start()
         assert self._runner.server is not None
         _quieten_accept()
-        door = Door(self._runner.server, self._most, self._head_timeout)
+        door = Door(self._runner.server, self._most, self._head_timeout, self._lane)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(door.admit, self._host, self.port, backlog=self._backlog)
         self._server = server
@@ -57,8 +61,8 @@ class Site(web.BaseSite):
 class Door:
     """Counts those who are in: `admit` is asyncio's protocol factory. `head_timeout` is in seconds."""
 
-    def __init__(self, server: web.Server, most: int, head_timeout: float) -> None:
-        self._server, self.most, self.head_timeout = server, most, head_timeout
+    def __init__(self, server: web.Server, most: int, head_timeout: float, lane: Lane | None = None) -> None:
+        self._server, self.most, self.head_timeout, self.lane = server, most, head_timeout, lane
         self.inside = 0
         self._refused = Sometimes(LOG_INTERVAL)
 
@@ -76,32 +80,37 @@ class _Refused(asyncio.Protocol):
     """Closes at once: whoever has somewhere else to go learns so without waiting."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         transport.abort()
 
 
 class _Client(asyncio.Protocol):
-    """A connection that counts; what happens to it is handed on to aiohttp's protocol.
+    """A connection that counts; what the fast lane does not take is handed on to aiohttp's protocol.
 
     NB: counted from the moment it was accepted: asyncio tells a protocol of its connection a turn later, when
     hundreds may have been accepted.
     """
 
-    def __init__(self, door: Door, inner: asyncio.Protocol) -> None:
+    def __init__(self, door: Door, inner: web.RequestHandler) -> None:
         self._door, self._inner = door, inner
+        self._rider: Rider | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._tail = b""
         door.inside += 1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._door.head_timeout, transport.abort)
+        if self._door.lane is not None:
+            self._rider = self._door.lane.enter(transport, self._inner)
         self._inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.inside -= 1
         self._heard()
+        if self._rider is not None:
+            self._rider.leave()
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -110,7 +119,8 @@ class _Client(asyncio.Protocol):
             if b"\r\n\r\n" in self._tail + data:
                 self._heard()
             self._tail = (self._tail + data)[-3:]
-        self._inner.data_received(data)
+        if self._rider is None or not self._rider.takes(data):
+            self._inner.data_received(data)
 
     def _heard(self) -> None:
         if self._deadline is not None:
@@ -118,7 +128,8 @@ class _Client(asyncio.Protocol):
             self._deadline = None
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
+        self._inner.eof_received()  # returns nothing: the transport closes
+        return None
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()

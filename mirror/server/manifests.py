@@ -34,6 +34,8 @@ async def manifest(context: Context, request: web.Request, endpoint: ManifestEnd
     else:
         raw = await registry.manifest(endpoint.repository, endpoint.reference)
         descriptor, body = raw.descriptor, raw.body
+    if context.lane is not None:
+        context.lane.lease_manifest(request, endpoint, descriptor.digest, body)
     headers = {"Docker-Content-Digest": str(descriptor.digest), "ETag": etag(descriptor.digest)}
     condition = ",".join(request.headers.getall("If-None-Match", ())) or None
     if none_match(condition, descriptor.digest, bare=True):

@@ -5,12 +5,16 @@ Field names and forms are distribution's, for the pipelines that read them.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import re
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from http import HTTPStatus
+from time import perf_counter
+from time import time as now
 from typing import Any
 
 import structlog
@@ -23,16 +27,22 @@ from mirror.log import escape, redact_text
 from mirror.logwriter import lines_to
 from mirror.server.exchange import Exchange, begin, current
 
+COMPLETED = "response completed"
 SPOKE_TLS = "a client spoke TLS to the plain port (podman and skopeo try that first)"
 REASON_LIMIT = 200  # characters of the parser's words about what is not HTTP
 
 _ECHO = re.compile(r":\s*\n\n|:\s*(?:bytearray\()?b['\"]")  # where they begin to repeat what was sent
 
+Answered = Callable[[BaseRequest, web.StreamResponse, Exchange], None]
+
 log = structlog.get_logger()
 
 
-def access_logger(access_log: bool) -> type[AbstractAccessLogger]:
-    """The class whose `log` aiohttp calls after each answer, also after one to malformed HTTP."""
+def access_logger(access_log: bool, answered: Answered | None = None) -> type[AbstractAccessLogger]:
+    """The class whose `log` aiohttp calls after each answer, also after one to malformed HTTP.
+
+    `answered` is called at last.
+    """
 
     class RequestLog(AbstractAccessLogger):
         """Writes both logs."""
@@ -41,15 +51,19 @@ def access_logger(access_log: bool) -> type[AbstractAccessLogger]:
             exchange = current()
             if exchange.quiet:
                 return
-            written = _written(request, response, exchange)
+            written = written_bytes(request, response, exchange)
             if access_log:
-                _print(access_line(request, response.status, written, datetime.now().astimezone()))
-            _event(request, response, exchange, written, time)
+                _print(access_line(request, response.status, written, now()))
+            # aiohttp's `time` is the loop's, which counts whole milliseconds on uvloop.
+            seconds = perf_counter() - exchange.began if exchange.began else time
+            _event(request, response, exchange, written, seconds)
+            if answered is not None:
+                answered(request, response, exchange)
 
     return RequestLog
 
 
-def _written(request: BaseRequest, response: web.StreamResponse, exchange: Exchange) -> int:
+def written_bytes(request: BaseRequest, response: web.StreamResponse, exchange: Exchange) -> int:
     """Bytes of the body that left."""
     if exchange.sent is not None:
         return exchange.sent
@@ -63,6 +77,17 @@ def _event(
     request: BaseRequest, response: web.StreamResponse, exchange: Exchange, written: int, seconds: float
 ) -> None:
     status = response.status
+    fields = event_fields(request, response, exchange, written, seconds)
+    fields |= _reason(exchange, status)
+    failed = exchange.error is not None or status >= 400
+    event = "response completed with error" if failed else COMPLETED
+    log.log(logging.ERROR if status >= 500 else logging.INFO, event, **fields)
+
+
+def event_fields(
+    request: BaseRequest, response: web.StreamResponse, exchange: Exchange, written: int, seconds: float
+) -> dict[str, Any]:
+    """All but the reason of a failure."""
     fields: dict[str, Any] = {
         "http.request.host": request.host,
         "http.request.id": exchange.id,
@@ -72,7 +97,7 @@ def _event(
         "http.request.useragent": request.headers.get("User-Agent", ""),
         "http.response.contenttype": response.headers.get("Content-Type", ""),
         "http.response.duration": duration(seconds),
-        "http.response.status": status,
+        "http.response.status": response.status,
         "http.response.written": written,
         **exchange.variables,
     }
@@ -81,10 +106,7 @@ def _event(
         if value is not None:
             fields[f"http.request.{name}"] = value
     fields |= _origin(exchange)
-    fields |= _reason(exchange, status)
-    failed = exchange.error is not None or status >= 400
-    event = "response completed with error" if failed else "response completed"
-    log.log(logging.ERROR if status >= 500 else logging.INFO, event, **fields)
+    return fields
 
 
 def _origin(exchange: Exchange) -> dict[str, str]:
@@ -110,6 +132,11 @@ def _reason(exchange: Exchange, status: int) -> dict[str, Any]:
 
 def client_address(request: BaseRequest) -> str:
     """As distribution finds it: first X-Forwarded-For, else X-Real-Ip, else the peer. For the log only."""
+    return forwarded_address(request) or peer_address(request.transport) or request.remote or ""
+
+
+def forwarded_address(request: BaseRequest) -> str:
+    """The address that a header says; "" for none."""
     for header in ("X-Forwarded-For", "X-Real-Ip"):
         value = request.headers.get(header, "").partition(",")[0].strip()
         if value:
@@ -117,21 +144,37 @@ def client_address(request: BaseRequest) -> str:
                 return str(ipaddress.ip_address(value))
             except ValueError:
                 continue
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    if isinstance(peer, tuple):
-        host, port = peer[0], peer[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return request.remote or ""
+    return ""
 
 
-def access_line(request: BaseRequest, status: int, written: int, now: datetime) -> str:
+def peer_address(transport: asyncio.Transport | None) -> str | None:
+    """The connection's; None where it has none (a Unix socket)."""
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    if not isinstance(peer, tuple):
+        return None
+    host, port = peer[0], peer[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def access_line(request: BaseRequest, status: int, written: int, at: float) -> str:
     """`ip - - [time] "GET /v2/ HTTP/1.1" 200 2 "referer" "agent"`; what clients sent stays quoted."""
+    who = request.remote or "-"
+    return f"{who} - - [{access_time(at)}{access_tail(request, status, written)}"
+
+
+def access_time(at: float) -> str:
+    """`at` as time.time(), in the local time zone: `31/Jan/2026:12:00:00 +0100`."""
+    local = datetime.fromtimestamp(at).astimezone()
+    return f"{local.day:02}/{_MONTHS[local.month - 1]}/{local:%Y:%H:%M:%S %z}"
+
+
+def access_tail(request: BaseRequest, status: int, written: int) -> str:
+    """What follows the time, with the line's end."""
     version = f"HTTP/{request.version.major}.{request.version.minor}"
     target = escape(f"{request.method} {_shown(request.path_qs)} {version}")
     referer = escape(_shown(request.headers.get("Referer", "")))
     agent = escape(request.headers.get("User-Agent", ""))
-    time = f"{now.day:02}/{_MONTHS[now.month - 1]}/{now:%Y:%H:%M:%S %z}"
-    return f'{request.remote or "-"} - - [{time}] "{target}" {status} {written} "{referer}" "{agent}"\n'
+    return f'] "{target}" {status} {written} "{referer}" "{agent}"\n'
 
 
 def _shown(url: str) -> str:

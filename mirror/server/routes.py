@@ -12,6 +12,7 @@ from mirror.oci import request as oci
 from mirror.registry import Registry
 from mirror.server import base, blobs, connections, health, listing, manifests, middleware, requestlog
 from mirror.server.exchange import current, variables
+from mirror.server.lane import Lane
 from mirror.server.locating import Named, located
 from mirror.server.settings import Context, Handler, Settings
 
@@ -39,7 +40,8 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
     """The HTTP application over a registry. It carries its own limits and logs, whoever runs it."""
     settings = settings or Settings()
     prefix = settings.prefix.strip("/")
-    context = Context(registry, settings, f"/{prefix}" if prefix else "")
+    lane = _lane(settings)
+    context = Context(registry, settings, f"/{prefix}" if prefix else "", lane)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return await _dispatch(context, request)
@@ -50,7 +52,9 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
     application = web.Application(
         middlewares=[middleware.guard(context)],
         handler_args={
-            "access_log_class": requestlog.access_logger(settings.access_log),
+            "access_log_class": requestlog.access_logger(
+                settings.access_log, lane.answered if lane is not None else None
+            ),
             "logger": _protocol_logger(),
             "auto_decompress": False,  # no body is read, so none is unpacked
             "keepalive_timeout": settings.keepalive_timeout,
@@ -60,9 +64,27 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
         },
     )
     application[connections.MAX] = settings.connections_max
+    application[connections.LANE] = lane
     application.on_response_prepare.append(prepare)
+    if lane is not None:
+
+        async def flush(_application: web.Application) -> None:
+            lane.flush()
+
+        application.on_shutdown.append(flush)
     application.router.add_route("*", "/{path:.*}", handle, expect_handler=middleware.no_continue)
     return application
+
+
+def _lane(settings: Settings) -> Lane | None:
+    if settings.lessor is None:
+        return None
+    return Lane(
+        settings.lessor,
+        access_log=settings.access_log,
+        write_timeout=settings.write_timeout,
+        keepalive_timeout=settings.keepalive_timeout,
+    )
 
 
 async def _dispatch(context: Context, request: web.Request) -> web.StreamResponse:
@@ -79,7 +101,7 @@ async def _dispatch(context: Context, request: web.Request) -> web.StreamRespons
     endpoint = parsed.endpoint
     if isinstance(endpoint, Named):
         asked = endpoint.repository
-        context = Context(context.registry, context.settings, context.prefix, parsed.namespace, asked.name)
+        context = replace(context, namespace=parsed.namespace, name=asked.name)
         found = located(context.settings, request, parsed.namespace, asked)
         if found != asked:
             endpoint = replace(endpoint, repository=found)

@@ -8,8 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
+from mirror.lease import Lessor
 from mirror.oci.names import Repository
 from mirror.registry import Registry
+from mirror.server.lane import Lane
 
 WRITE_TIMEOUT = 60.0  # seconds; nginx' send_timeout, which the networks between us and clients are used to
 KEEPALIVE_TIMEOUT = 90.0  # seconds; Go's clients drop an idle connection of theirs after 90 s
@@ -43,6 +45,7 @@ class Settings:
     access_log: bool = True  # Apache's combined form on standard output
     write_timeout: float = WRITE_TIMEOUT  # seconds that a client may go without reading anything
     keepalive_timeout: float = KEEPALIVE_TIMEOUT  # seconds that an idle connection stays open
+    lessor: Lessor | None = None  # the registry's, for the fast lane; None: there is no lane
     connections_max: int = 0  # clients at once; 0: as many as the limit of open files has room for
 
 
@@ -53,6 +56,7 @@ class Context:
     registry: Registry
     settings: Settings
     prefix: str  # settings.prefix as it is put before a path: "" or "/x"
+    lane: Lane | None = None  # where answers are kept that may be repeated
     namespace: str | None = None  # this request's `?ns=`: which registry containerd means
     name: str = ""  # the repository as this request's client calls it; handlers' endpoints have the located
 
