@@ -15,7 +15,6 @@ from aiohttp import web
 
 from mirror import log as logs
 from mirror.logprepared import Clock, Prepared
-from mirror.logwriter import lines_to
 from mirror.server.exchange import Exchange, new_id
 from mirror.server.requestlog import (
     COMPLETED,
@@ -24,6 +23,7 @@ from mirror.server.requestlog import (
     duration,
     event_fields,
     forwarded_address,
+    output,
     peer_address,
     written_bytes,
 )
@@ -95,6 +95,8 @@ class LaneLog:
         self._micro = ("", "")  # what stands around a number of microseconds
         self._events: list[str] = []
         self._accesses: list[str] = []
+        self._stream = sys.stdout
+        self._lines = output()
         self._waiting = False
 
     def add(self, told: Told, peer: Peer, now: float, seconds: float) -> None:
@@ -132,7 +134,10 @@ class LaneLog:
             self._form.lines.write_several(events)
         if self._accesses:
             accesses, self._accesses = self._accesses, []
-            lines_to(sys.stdout).write_several(accesses)
+            if sys.stdout is not self._stream:
+                self._stream = sys.stdout
+                self._lines = output()
+            self._lines.write_several(accesses)
 
     def _begin(self) -> None:
         """The first line of a turn: they leave at its end, in the form that is set now."""

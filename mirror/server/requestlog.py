@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.web_request import BaseRequest
 
 from mirror.log import escape, redact_text
-from mirror.logwriter import lines_to
+from mirror.logwriter import Lines, lines_to
 from mirror.server.exchange import Exchange, begin, current
 
 COMPLETED = "response completed"
@@ -53,7 +53,7 @@ def access_logger(access_log: bool, answered: Answered | None = None) -> type[Ab
                 return
             written = written_bytes(request, response, exchange)
             if access_log:
-                _print(access_line(request, response.status, written, now()))
+                output().write(access_line(request, response.status, written, now()))
             # aiohttp's `time` is the loop's, which counts whole milliseconds on uvloop.
             seconds = perf_counter() - exchange.began if exchange.began else time
             _event(request, response, exchange, written, seconds)
@@ -186,10 +186,11 @@ def _shown(url: str) -> str:
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def _print(line: str) -> None:
+def output() -> Lines:
+    """Where the access log goes."""
     lines = lines_to(sys.stdout)
     lines.lost = _say_lost
-    lines.write(line)
+    return lines
 
 
 def _say_lost(count: int) -> str:
