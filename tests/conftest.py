@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.images import Catalog, generate
+from tests.support.modes import UVLOOP
 from tests.support.procs import Workspace
 from tests.support.recorder import Recorder
 from tests.support.registries import Registry, push
+
+if UVLOOP:
+    import uvloop
+
+    @pytest.fixture(scope="session")
+    def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+        """The loop of all tests that run in one."""
+        return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from mirror import provenance
+from mirror.lease import Lease
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -76,6 +78,11 @@ class MemoryRegistry:
         self.tag_names: list[str] = []
         self.names: list[str] = ["library/x"]
         self.referring: tuple[dict[str, Any], ...] = ()
+        self.clock = time.time
+        self.lease_seconds = 60.0  # 0: no answer may be repeated
+        self.fresh_seconds: float | None = None  # of tags
+        self.leases: list[Lease] = []
+        self.used: list[int] = []  # what its leases were told
         self._files: list[BinaryIO] = []
 
     def add_manifest(self, tag: str, body: bytes, media_type: str = OCI) -> Digest:
@@ -139,6 +146,28 @@ class MemoryRegistry:
     async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
         self._called("stat_blob", repository)
         return self._blob(repository, digest).descriptor
+
+    def lease_manifest(self, repository: Repository, reference: Reference, digest: Digest) -> Lease | None:
+        raw = self.manifests.get(str(reference))
+        if not self.lease_seconds or raw is None or raw.descriptor.digest != digest:
+            return None
+        return self._lease(self.fresh_seconds if isinstance(reference, Tag) else None)
+
+    def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:
+        return self._lease(None) if self.lease_seconds and digest in self.blobs else None
+
+    def _lease(self, fresh: float | None) -> Lease:
+        now = self.clock()
+        self.leases.append(
+            Lease(
+                self.clock,
+                now,
+                now + self.lease_seconds,
+                fresh_until=None if fresh is None else now + fresh,
+                note=lambda count, _now: self.used.append(count),
+            )
+        )
+        return self.leases[-1]
 
     async def tags(self, repository: Repository, n: int | None, last: str) -> Page:
         self._called("tags", repository, n, last)

@@ -6,12 +6,15 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
 from mirror.registry import Registry
+from mirror.server import connections
 from mirror.server.routes import Settings, build
+from tests.server.memory import MemoryRegistry
+from tests.support.modes import FASTLANE
 
 PATIENCE = 20.0  # seconds that a test waits for what must happen
 
@@ -33,8 +36,11 @@ class Answer:
 
 @asynccontextmanager
 async def running(registry: Registry, settings: Settings | None = None) -> AsyncIterator[web.AppRunner]:
-    """A server that does not listen yet."""
-    runner = web.AppRunner(build(registry, settings or Settings(access_log=False)), shutdown_timeout=0.1)
+    """A server that does not listen yet, with a fast lane unless the run of the tests is without."""
+    settings = settings or Settings(access_log=False)
+    if FASTLANE and settings.lessor is None and isinstance(registry, MemoryRegistry):
+        settings = replace(settings, lessor=registry)
+    runner = web.AppRunner(build(registry, settings), shutdown_timeout=0.1)
     await runner.setup()
     try:
         yield runner
@@ -46,7 +52,7 @@ async def running(registry: Registry, settings: Settings | None = None) -> Async
 async def serving(registry: Registry, settings: Settings | None = None) -> AsyncIterator[int]:
     """The port of a real server."""
     async with running(registry, settings) as runner:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = connections.Site(runner, "127.0.0.1", 0)
         await site.start()
         yield site.port
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.modes import ENVIRONMENT
 from tests.support.procs import Workspace
 from tests.support.registries import RegistryProcess
 
@@ -28,7 +29,7 @@ class MirrorProcess(RegistryProcess):
         env: dict[str, str] | None = None,
     ) -> None:
         config = {"log": {"level": "debug"}, **(config or {})}
-        env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
+        env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **ENVIRONMENT, **(env or {})}
         argv = [sys.executable, "-m", "mirror", "serve"]
         super().__init__(space, name, argv, config, storage=storage, env=env)
         self.point_at(remote_url, login)

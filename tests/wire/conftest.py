@@ -19,6 +19,8 @@ from aiohttp import web
 
 from mirror import app, configfile
 from mirror.cache.pullthrough import PullThrough
+from mirror.server import connections
+from tests.support.modes import ENVIRONMENT
 from tests.support.scripted import Upstream, serve
 
 KEPT_WITHIN = 10.0  # seconds
@@ -115,7 +117,7 @@ async def running(
         "proxy": {**where, **quick, **proxy},
     }
     await asyncio.to_thread(file.write_text, json.dumps(config))
-    loaded = configfile.load(file, {})
+    loaded = configfile.load(file, ENVIRONMENT)
     assert not loaded.warnings
     async with AsyncExitStack() as stack:
         if clock is not None:
@@ -125,7 +127,7 @@ async def running(
         runner = web.AppRunner(app.build(loaded.config, driver, spool), shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = connections.Site(runner, "127.0.0.1", 0)
         await site.start()
         session = aiohttp.ClientSession(
             timeout=TIMEOUT, auto_decompress=False, connector=aiohttp.TCPConnector(limit=0)
