@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from mirror import loops
 from tests.support.images import Catalog, generate
 from tests.support.modes import UVLOOP
 from tests.support.procs import Workspace
@@ -14,12 +15,11 @@ from tests.support.recorder import Recorder
 from tests.support.registries import Registry, push
 
 if UVLOOP:
-    import uvloop
 
-    @pytest.fixture(scope="session")
-    def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    @pytest.hookimpl(optionalhook=True)  # of pytest-asyncio
+    def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
         """The loop of all tests that run in one."""
-        return uvloop.EventLoopPolicy()
+        return {"uvloop": loops.factory("uvloop")}
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import os
 import re
 import signal
 from collections.abc import Sequence
+from typing import cast
 
 from mirror.upstream.credentials import ANONYMOUS, Credentials
 
@@ -138,8 +139,8 @@ async def _start(command: Sequence[str]) -> tuple[asyncio.SubprocessTransport, _
 
 
 def _say(transport: asyncio.SubprocessTransport, server: str) -> None:
-    stdin = transport.get_pipe_transport(0)
-    assert isinstance(stdin, asyncio.WriteTransport)
+    # uvloop's transports are none of asyncio's by inheritance.
+    stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
     stdin.write(server.encode())
     stdin.write_eof()
 

@@ -35,10 +35,12 @@ class Answer:
 
 
 @asynccontextmanager
-async def running(registry: Registry, settings: Settings | None = None) -> AsyncIterator[web.AppRunner]:
+async def running(
+    registry: Registry, settings: Settings | None = None, *, lane: bool = FASTLANE
+) -> AsyncIterator[web.AppRunner]:
     """A server that does not listen yet, with a fast lane unless the run of the tests is without."""
     settings = settings or Settings(access_log=False)
-    if FASTLANE and settings.lessor is None and isinstance(registry, MemoryRegistry):
+    if lane and settings.lessor is None and isinstance(registry, MemoryRegistry):
         settings = replace(settings, lessor=registry)
     runner = web.AppRunner(build(registry, settings), shutdown_timeout=0.1)
     await runner.setup()
