@@ -72,9 +72,7 @@ class Answer:
         self.shown_from = math.floor(now)
         self.shown_until = self.shown_from + 1.0
         if fresh_until is not None and left is not None:
-            # `ttl` is in whole seconds, and becomes another number at this part of a second.
-            change = fresh_until - math.floor(left)
-            if change <= now:
-                change += 1.0
-            self.shown_from = max(self.shown_from, change - 1.0)
-            self.shown_until = min(self.shown_until, change)
+            # `ttl` is in whole seconds: the same number until this moment, and another right after it.
+            last = fresh_until - math.floor(left)
+            self.shown_from = max(self.shown_from, math.nextafter(last - 1.0, math.inf))
+            self.shown_until = min(self.shown_until, math.nextafter(last, math.inf))

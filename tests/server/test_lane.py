@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -98,7 +99,9 @@ def head(target: str = TAG, method: str = "GET", **headers: str) -> bytes:
 async def warmed(client: Client, request: bytes) -> bytes:
     """Ask until the lane has the answer: what comes once has no place in it."""
     await client.ask(request)
-    return await client.ask(request)
+    answer = await client.ask(request)
+    await client.ask(head("/v2/"))  # what comes after an answer, in the server, has been done then
+    return answer
 
 
 def steady(answer: bytes) -> bytes:
@@ -131,10 +134,8 @@ def kinds(registry: MemoryRegistry) -> dict[str, bytes]:
         "- no tag": head(TAG + "9"),
         "- the version": head("/v2/"),
         "- tags": head("/v2/library/x/tags/list"),
-        "- HTTP/1.0": head()
-        .replace(b"HTTP/1.1", b"HTTP/1.0")
-        .replace(b"Host", b"Connection: keep-alive\r\nHost"),
-        "- an empty body": head(Content_Length="0"),
+        "an empty body": head(Content_Length="0"),
+        "- HTTP/1.0": head(Connection="keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"),
         "- a long head": head(X_Long="x" * lane.HEAD_LIMIT),
     }
 
@@ -160,7 +161,6 @@ async def test_repeated_answers_and_their_log_lines_are_those_of_the_handlers(
     """Byte for byte, but for the date, the lifetime, the id, the duration and the port."""
     hits.fresh_seconds = 50.5
     requests = kinds(hits)
-    hits.notes["manifest"]["ttl"] = hits.notes["stat_manifest"]["ttl"] = 50.5
     seen: dict[bool, tuple[dict[str, list[bytes]], list[str], list[str]]] = {}
     for fast in (False, True):
         answers, events, access = {}, io.StringIO(), io.StringIO()
@@ -169,9 +169,11 @@ async def test_repeated_answers_and_their_log_lines_are_those_of_the_handlers(
         if form == "unknown":
             structlog.configure(processors=list(structlog.get_config()["processors"]))
         headers = {"X-Own": ("a", "b")}
-        async with site(hits, fast=fast, access_log=True, headers=headers) as port, connected(port) as client:
+        async with site(hits, fast=fast, access_log=True, headers=headers) as port:
             for name, request in requests.items():
                 async with connected(port) as client:
+                    for method in ("manifest", "stat_manifest"):
+                        hits.notes[method]["ttl"] = 50.5 if b"manifests/1" in request else None
                     calls = len(hits.calls)
                     answers[name] = [await client.ask(request) for _ in range(2)]
                     asked = (len(hits.calls) - calls) // 2
@@ -189,14 +191,16 @@ async def test_repeated_answers_and_their_log_lines_are_those_of_the_handlers(
 
 def without_ids(lines: list[str]) -> list[str]:
     """In the order of their content: the lines of different requests are not in one order by themselves."""
-    found = []
-    for line in lines:
-        line = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", "ID", line)
-        line = re.sub(r'"?[0-9.]+(µs|\\u00b5s|ms)"?', "DURATION", line)
-        line = re.sub(r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"', "TIME", line)
-        line = re.sub(r"ttl=\d+", "ttl=n", line)
-        found.append(re.sub(r'127\.0\.0\.1:\d+"?', "PEER", line))
-    return sorted(found)
+    holes = {
+        "ID": r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+        "DURATION": r'"?[0-9.]+(µs|\\u00b5s|ms)"?',
+        "TIME": r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"',
+        "TTL": r"ttl=\d+",
+        "PEER": r'"?127\.0\.0\.1(:\d+)?"?',  # without a port where the client has gone meanwhile
+    }
+    for name, pattern in holes.items():
+        lines = [re.sub(pattern, name, line) for line in lines]
+    return sorted(lines)
 
 
 def without_time(line: str) -> str:
@@ -311,7 +315,7 @@ async def test_pipelined_requests_are_answered_in_their_order(hits: MemoryRegist
 @pytest.mark.parametrize(
     "data",
     [
-        head(Content_Length=str(len(head()))) + head(),
+        head(Content_Length=str(len(head()))) + head() + head(Connection="close"),
         head(Connection="close"),
         head(Connection="close", Content_Length="3") + b"abc",
         head(Upgrade="websocket", Connection="Upgrade") + head(Connection="close"),
@@ -340,7 +344,9 @@ async def test_what_is_no_plain_request_is_answered_as_without_the_lane(
     assert answers[0] == answers[1]
 
 
-async def test_a_client_that_reads_nothing_is_left_to_the_handlers(hits: MemoryRegistry) -> None:
+async def test_a_client_that_reads_nothing_is_left_to_the_handlers(
+    hits: MemoryRegistry, events: Events
+) -> None:
     """Who wait until it reads: what is unread is bounded, however much is asked."""
     hits.add_manifest("1", bytes(lane.BODY_LIMIT))
     async with site(hits, write_timeout=0.5) as port:
@@ -350,12 +356,20 @@ async def test_a_client_that_reads_nothing_is_left_to_the_handlers(hits: MemoryR
             loop = asyncio.get_running_loop()
             asked = len(hits.calls)
             async with asyncio.timeout(PATIENCE):
-                with pytest.raises(OSError, match=r"reset|Broken"):
-                    for _ in range(1000):
+                with contextlib.suppress(ConnectionError):
+                    while len(hits.calls) == asked:
                         await loop.sock_sendall(client_socket, head())
-                        async with connected(port) as client:  # a request of its own turn
+                        async with connected(port) as client:  # a turn later
                             await client.ask(head("/v2/"))
-            assert len(hits.calls) == asked + 1
+                await events.wait("client.dropped")
+                with pytest.raises(ConnectionError):
+                    await read_all(client_socket)
+
+
+async def read_all(client: socket.socket) -> None:
+    """Take what comes until the other side closes."""
+    while await asyncio.get_running_loop().sock_recv(client, 1 << 20):
+        continue
 
 
 async def test_a_busy_connection_stays_and_an_idle_one_is_closed(hits: MemoryRegistry) -> None:
@@ -390,9 +404,9 @@ async def test_every_use_is_told_also_of_what_loses_its_place(
         await client.ask(head())
         hits.leases[-1].end()
         await warmed(client, head())
-        assert sum(hits.used) == 4
+        assert sum(hits.used) == 4  # what has ended was told; the second of these has its place back
         await client.ask(head())
-    assert sum(hits.used) == 5
+    assert sum(hits.used) == 6
 
 
 @pytest.mark.parametrize(("name", "value"), [("ANSWERS", 2), ("BYTES", 3 * 4700)])
