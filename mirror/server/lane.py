@@ -35,6 +35,8 @@ HEAD_LIMIT = 4096  # bytes of a request; what clients send has 200 to 600, and a
 BODY_LIMIT = 64 << 10  # bytes of an answer's body: nearly all manifests and configurations
 ANSWERS = 8192  # in the table
 BYTES = 64 << 20  # of all that the table holds
+# Requests of one connection that wait. More than one is usual: the client has an answer before we know.
+PIPELINED = 8
 SEEN = 8192  # heads that were answered once: only what comes again is worth a place
 SECOND = 1.0  # how late the inventory is told of uses
 
@@ -190,7 +192,7 @@ class Rider:
         self._lane, self._transport, self._inner = lane, transport, inner
         self._loop = asyncio.get_running_loop()
         self.peer = Peer(transport)
-        self._heads: list[bytes] = []  # at aiohttp, and not answered
+        self._heads: list[bytes] = []  # at aiohttp, and not answered; it answers one after the other
         self._begun = b""  # a head whose end is still to come
         self._mixed = False  # something else came: from then on nobody here knows what is answered
         self._last = 0.0  # loop.time() of the last repetition
@@ -201,7 +203,7 @@ class Rider:
     @property
     def head(self) -> bytes | None:
         """The request that is being answered by aiohttp."""
-        return None if self._mixed or len(self._heads) != 1 else self._heads[0]
+        return self._heads[0] if self._heads else None
 
     def takes(self, data: bytes) -> bool:
         """Whether these bytes were a request that is answered now; else they are aiohttp's."""
@@ -215,20 +217,20 @@ class Rider:
             self._begun = b""
         elif len(self._begun) > HEAD_LIMIT or b"\r\n\r\n" in self._begun:
             self._mixed = True
-        if len(self._heads) > 1:  # pipelined: aiohttp answers one after the other
-            self._mixed = True
-        if self._mixed:
-            self._heads, self._begun = [], b""
+        if self._mixed or len(self._heads) > PIPELINED:
+            self._lose_count()
         return False
 
     def answered(self, plain: bool) -> bytes | None:
         """aiohttp has answered; what it was, where that is known."""
-        head = self.head
-        self._heads = []
-        if head is None or not plain:
-            self._mixed = True
+        if not self._heads or not plain:
+            self._lose_count()
             return None
-        return head
+        return self._heads.pop(0)
+
+    def _lose_count(self) -> None:
+        self._mixed = True
+        self._heads, self._begun = [], b""
 
     def is_ready(self) -> bool:
         """Whether the client takes what it is sent."""
