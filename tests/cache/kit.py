@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy
+from mirror.cache.lessor import NoteUse
+from mirror.cache.memory import Memory
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.room import Room
 from mirror.cache.spool import Spool
@@ -80,6 +82,8 @@ async def joined(
     clock: Callable[[], float] = time.time,
     strangers: Strangers | None = None,
     room: Room | None = None,
+    memory: Memory | None = None,
+    note_use: NoteUse | None = None,
 ) -> AsyncGenerator[Parts, None]:
     """A PullThrough with a store and a ledger on the disk; ended as the application ends it."""
     driver = FilesystemDriver(root, 4)
@@ -88,7 +92,16 @@ async def joined(
     ledger = Ledger((spool.parent if spool else root / "mirror") / "ledger.sqlite")
     await ledger.open()
     registry = PullThrough(
-        store, upstream, fills, ledger, policy=policy, deadline=deadline, room=room, clock=clock
+        store,
+        upstream,
+        fills,
+        ledger,
+        policy=policy,
+        deadline=deadline,
+        room=room,
+        memory=memory,
+        note_use=note_use,
+        clock=clock,
     )
     try:
         yield Parts(root, store, fills, registry)
