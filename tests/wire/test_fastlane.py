@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mirror.commandsask import operate
 from tests.support.scripted import Upstream, serve, sha256
-from tests.wire.conftest import Clock, Mirror, running
+from tests.wire.conftest import KEPT_WITHIN, Clock, Mirror, running
 
 NAME = "library/a"
 TAG = f"{NAME}/manifests/1"
@@ -18,7 +18,12 @@ WARM = 4  # requests of a kind: cold, warm, kept for repetition, repeated
 
 
 async def warm(mirror: Mirror, *paths: str) -> None:
-    """Ask so often that the answers are repeated from now on."""
+    """Ask so often that the answers are repeated from now on, once all is kept."""
+    assert (await mirror.get(TAG)).status == 200
+    tag = mirror.root / "docker/registry/v2/repositories" / NAME / "_manifests/tags/1/current/link"
+    async with asyncio.timeout(KEPT_WITHIN):
+        while not tag.exists():  # noqa: ASYNC110 - a file, not an event
+            await asyncio.sleep(0.01)
     for path in paths:
         for method in ("GET", "HEAD"):
             for _ in range(WARM):
