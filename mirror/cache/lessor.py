@@ -4,7 +4,7 @@ The same questions as for an answer itself, of which each is answered by memory 
 
 1. A manifest is held, and kept. Of a tag, besides, the upstream's last word is fresh and names this manifest.
 2. A manifest whose image is not known to be all here is given only while its upstream is known to be there
-   (`Manifests.complete`): that is asked at each repetition.
+   (`Manifests.complete`): that is looked at again and again.
 3. A blob is linked in this repository, and was held against what names it.
 
 What these depend on ends the lease when it changes: see `leases`.
@@ -12,6 +12,7 @@ What these depend on ends the lease when it changes: see `leases`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -29,6 +30,10 @@ from mirror.registry import Upstream
 # (`images.WHOLE_SECONDS`), so that a part of it that went missing is noticed after twice that.
 LEASE_SECONDS = 60.0
 
+# For so long it is believed that an upstream is there, without looking at its breakers: a look takes longer
+# than all the rest of a repeated answer, and a client cannot tell this from an answer that it got earlier.
+LATELY = 0.01  # seconds
+
 NoteUse = Callable[[Digest, Repository, float, int], None]  # the last two: when at last, and how often
 
 
@@ -44,6 +49,7 @@ class Lessor:
         pulse: Pulse,
         note_use: NoteUse,
         clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._memory = memory
         self._standings = standings
@@ -52,6 +58,7 @@ class Lessor:
         self._pulse = pulse
         self._note_use = note_use
         self._clock = clock
+        self._monotonic = monotonic
 
     @property
     def _leases(self) -> Leases:
@@ -75,9 +82,8 @@ class Lessor:
             # What stretches it (a quota that runs low) may cease: then it was due all the time.
             until = min(until, fresh_until if condition.stretch <= 1 else known.word.checked + known.fresh)
         whole = self._images.is_whole(repository, digest)
-        return self._grant(
-            key, now, until, fresh_until, None if whole else partial(self._is_there, repository)
-        )
+        check = None if whole else _Lately(partial(self._is_there, repository), self._monotonic)
+        return self._grant(key, now, until, fresh_until, check)
 
     def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:
         """For an answer that gave all of this blob."""
@@ -111,3 +117,24 @@ class Lessor:
         """Whether the rest of an image could be had: its upstream answered a moment ago."""
         condition = self._upstream.condition(repository)
         return condition.blobs is None and self._pulse.lately(condition.namespace)
+
+
+class _Lately:
+    """`ask`, of which a yes holds for LATELY."""
+
+    __slots__ = ("_ask", "_now", "_until")
+
+    def __init__(self, ask: Callable[[], bool], now: Callable[[], float]) -> None:
+        self._ask = ask
+        self._now = now
+        self._until = 0.0
+
+    def __call__(self) -> bool:
+        now = self._now()
+        if now < self._until:
+            return True
+        self._until = now + LATELY
+        if self._ask():
+            return True
+        self._until = 0.0
+        return False

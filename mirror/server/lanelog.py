@@ -120,7 +120,8 @@ class LaneLog:
             peer.form, peer.quoted = form, form.quote(peer.address)
         before, after = self._micro
         if seconds < MILLISECOND:
-            took = f"{before}{duration(seconds)[:-2]}{after}"
+            number = f"{seconds * 1e6:.3f}".rstrip("0").rstrip(".")  # as `duration` has it
+            took = f"{before}{number}{after}"
         else:
             took = form.quote(duration(seconds))
         text = self._clock.text(now)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirror.cache import leases as leasing
+from mirror.cache import lessor
 from mirror.cache.freshness import Policy
 from mirror.cache.leases import Leases
 from mirror.cache.lessor import LEASE_SECONDS
@@ -180,9 +181,10 @@ async def test_what_is_deleted_ends_in_the_same_call(
 
 
 async def test_a_part_of_an_image_is_repeated_only_while_the_rest_could_be_had(
-    tmp_path: Path, upstream: Puppet, clock: Clock
+    tmp_path: Path, upstream: Puppet, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each repetition; a whole image does not need its upstream."""
+    """As soon as it is looked at again; a whole image does not need its upstream."""
+    monkeypatch.setattr(lessor, "LATELY", 0.0)
     async with joined(tmp_path / "x", upstream, policy=POLICY, clock=clock) as made:
         await made.registry.manifest(A, ONE)
         await made.registry.settle()
@@ -232,3 +234,23 @@ def test_so_many_leases_are_out_and_the_oldest_ends(monkeypatch: pytest.MonkeyPa
     assert [lease.is_ended for lease in made] == [True, False, False]
     table.digest_changed(DIGEST)
     assert all(lease.is_ended for lease in made)
+
+
+def test_that_an_upstream_is_there_is_looked_at_now_and_then() -> None:
+    """A look costs more than a repeated answer; a no is never believed again."""
+    clock, looks, there = Clock(), [], True
+
+    def ask() -> bool:
+        looks.append(clock.now)
+        return there
+
+    check = lessor._Lately(ask, clock)
+    assert all(check() for _ in range(5))
+    assert len(looks) == 1
+    there = False
+    assert check()
+    clock.now += lessor.LATELY
+    assert not check()
+    there = True
+    assert check()
+    assert len(looks) == 3
