@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cachetools import TTLCache
 
 from mirror.cache.coalesce import Coalescer
-from mirror.cache.memory import Memory
+from mirror.cache.memory import Gone, Memory
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, ManifestError, parse
 from mirror.oci.names import Repository
@@ -57,9 +57,13 @@ class Images:
             (self._partly if found.missing else self._whole)[key] = found
         return found.missing, found.total
 
-    def is_whole(self, repository: Repository, digest: Digest) -> bool:
-        """Whether all of it was here when it was looked at lately; False also where nobody has looked."""
-        return (repository, digest) in self._whole
+    def whole(self, repository: Repository, digest: Digest) -> StillWhole | None:
+        """Says whether all of it is still here; None where it was not, or nobody has looked lately."""
+        found = self._whole.get((repository, digest))
+        if found is None:
+            return None
+        still = StillWhole(self._memory.gone, found.moment, found.present)
+        return still if still() else None
 
     async def close(self) -> None:
         """End what runs."""
@@ -107,6 +111,25 @@ class Images:
             return await self._store.blob_size(digest)
         except RegistryError:
             return None
+
+
+class StillWhole:
+    """Whether nothing was deleted of what was all here at some moment. Costs next to nothing."""
+
+    __slots__ = ("_gone", "_moment", "_parts")
+
+    def __init__(self, gone: Gone, moment: int, parts: tuple[Digest, ...]) -> None:
+        self._gone = gone
+        self._moment = moment
+        self._parts = parts
+
+    def __call__(self) -> bool:
+        now = self._gone.now
+        if now != self._moment:
+            if self._gone.any_since(self._moment, self._parts):
+                return False
+            self._moment = now
+        return True
 
 
 async def parsed_manifest(manifest: RawManifest) -> Manifest | None:

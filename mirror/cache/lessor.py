@@ -3,8 +3,8 @@
 The same questions as for an answer itself, of which each is answered by memory alone:
 
 1. A manifest is held, and kept. Of a tag, besides, the upstream's last word is fresh and names this manifest.
-2. A manifest whose image is not known to be all here is given only while its upstream is known to be there
-   (`Manifests.complete`): that is looked at again and again.
+2. All of its image is here, and nothing of it is deleted; else its upstream is known to be there
+   (`Manifests.complete`). Either is looked at again and again.
 3. A blob is linked in this repository, and was held against what names it.
 
 What these depend on ends the lease when it changes: see `leases`.
@@ -27,7 +27,7 @@ from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import Upstream
 
 # Nothing is repeated for longer without coming by here. As long as an image is believed to be all here
-# (`images.WHOLE_SECONDS`), so that a part of it that went missing is noticed after twice that.
+# (`images.WHOLE_SECONDS`), so that what was deleted behind our back is noticed after twice that.
 LEASE_SECONDS = 60.0
 
 # For so long it is believed that an upstream is there, without looking at its breakers: a look takes longer
@@ -81,8 +81,9 @@ class Lessor:
             fresh_until = now + known.age.fresh_left
             # What stretches it (a quota that runs low) may cease: then it was due all the time.
             until = min(until, fresh_until if condition.stretch <= 1 else known.word.checked + known.fresh)
-        whole = self._images.is_whole(repository, digest)
-        check = None if whole else _Lately(partial(self._is_there, repository), self._monotonic)
+        check: Callable[[], bool] | None = self._images.whole(repository, digest)
+        if check is None:
+            check = _Lately(partial(self._is_there, repository), self._monotonic)
         return self._grant(key, now, until, fresh_until, check)
 
     def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:

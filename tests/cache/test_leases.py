@@ -197,6 +197,22 @@ async def test_a_part_of_an_image_is_repeated_only_while_the_rest_could_be_had(
         assert lease.holds(clock.now)
 
 
+async def test_a_whole_image_is_repeated_without_its_upstream_until_a_part_of_it_is_gone(
+    parts: Parts, upstream: Puppet, clock: Clock, memory: Memory
+) -> None:
+    """The layer, too, of which the lease says nothing."""
+    upstream.well = Condition("upstream.test", blobs=Unavailable("away"))
+    await parts.registry.manifest(A, ONE)  # which has looked
+    lease = by_tag(parts)
+    assert lease is not None
+    assert lease.holds(clock.now)
+    memory.forget_blob(Digest.of(b"of another image"))
+    assert lease.holds(clock.now)
+    memory.forget_blob(BLOB)
+    assert not lease.holds(clock.now)
+    assert not lease.is_ended
+
+
 async def test_a_stretched_freshness_is_not_leased_beyond_its_own(
     parts: Parts, upstream: Puppet, clock: Clock
 ) -> None:

@@ -69,7 +69,16 @@ def test_only_what_is_in_effect_is_shown(tmp_path: Path) -> None:
     keys = {"version", "log", "storage", "http", "catalog", "tags", "proxy", "cache"}
     shown = yaml.safe_load(dump(load_text(tmp_path, SECRETS).config))
     assert set(shown) == set(yaml.safe_load(dump(Config()))) == keys
-    assert set(shown["http"]) == {"addr", "net", "prefix", "draintimeout", "headers", "http2"}
+    assert set(shown["http"]) == {
+        "addr",
+        "net",
+        "prefix",
+        "draintimeout",
+        "headers",
+        "http2",
+        "fastlane",
+        "eventloop",
+    }
     text = """
 version: 0.1
 storage: {inmemory: {}, cache: {blobdescriptor: redis, layerinfo: inmemory}, delete: {enabled: true}, tag: {}}
