@@ -15,7 +15,8 @@ import structlog
 from aiohttp import web
 
 from mirror.server import limits
-from mirror.server.lane import Lane, Rider
+from mirror.server.lane import Lane
+from mirror.server.lanerider import Rider
 from mirror.sometimes import Sometimes
 
 HEAD_TIMEOUT = 10.0  # seconds until a connection's first request line and headers are there; nginx has 60
@@ -93,7 +94,9 @@ class _Client(asyncio.Protocol):
 
     def __init__(self, door: Door, inner: web.RequestHandler) -> None:
         self._door, self._inner = door, inner
+        self._lane = door.lane
         self._rider: Rider | None = None
+        self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
         self._tail = b""
         door.inside += 1
@@ -102,15 +105,16 @@ class _Client(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._door.head_timeout, transport.abort)
-        if self._door.lane is not None:
-            self._rider = self._door.lane.enter(transport, self._inner)
+        self._transport = transport
+        if self._lane is not None:
+            self._rider = self._lane.enter(transport, self._inner)
         self._inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.inside -= 1
         self._heard()
-        if self._rider is not None:
-            self._rider.leave()
+        if self._lane is not None and self._rider is not None:
+            self._lane.leave(self._transport)
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -119,7 +123,7 @@ class _Client(asyncio.Protocol):
             if b"\r\n\r\n" in self._tail + data:
                 self._heard()
             self._tail = (self._tail + data)[-3:]
-        if self._rider is None or not self._rider.takes(data):
+        if self._lane is None or self._rider is None or not self._lane.takes(self._rider, data):
             self._inner.data_received(data)
 
     def _heard(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from mirror import log
-from mirror.server import connections, lane
+from mirror.server import connections, lane, lanerider
 from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
@@ -136,7 +136,7 @@ def kinds(registry: MemoryRegistry) -> dict[str, bytes]:
         "- tags": head("/v2/library/x/tags/list"),
         "an empty body": head(Content_Length="0"),
         "- HTTP/1.0": head(Connection="keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"),
-        "- a long head": head(X_Long="x" * lane.HEAD_LIMIT),
+        "- a long head": head(X_Long="x" * lanerider.HEAD_LIMIT),
     }
 
 
