@@ -1,4 +1,4 @@
-"""One connection of the fast lane: what of it is answered, whether its client reads, when it was heard last."""
+"""One connection of the fast lane: what is answered, whether its client reads, when it was heard last."""
 
 from __future__ import annotations
 
