@@ -79,7 +79,7 @@ class Told:
     def prepare(self, form: logs.Form | None) -> None:
         """For lines of this form; None: structlog makes them."""
         self.form, self.quoted, self.prepared = form, None, None
-        if form is not None and form.threshold <= logging.INFO:
+        if form is not None:
             holes = (ID, DURATION, STATUS) if REMOTE in self.fields else (ID, DURATION, STATUS, REMOTE)
             self.prepared = Prepared.of(form, "info", COMPLETED, self.fields, holes)
 
@@ -109,6 +109,8 @@ class LaneLog:
                 self._second, self._stamp = int(now), access_time(now)
             self._accesses.append(f"{peer.host or '-'} - - [{self._stamp}{told.access}")
         form = self._form
+        if form is not None and form.threshold > logging.INFO:
+            return
         if told.form is not form or form is None:
             told.prepare(form)
         if told.prepared is None or form is None:
