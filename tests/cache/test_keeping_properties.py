@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from mirror.cache.eviction import Disk, Limits
 from mirror.ledger.inventory import NotKept
 from mirror.oci.digest import Digest
+from mirror.oci.names import Repository
 from mirror.registry import RegistryError
 from mirror.store.errors import StoreError
 from tests.cache.kit import A, B, Clock
@@ -47,6 +49,7 @@ steps = st.one_of(
     st.booleans().map(lambda killed: ("restart", killed)),
     st.lists(works, min_size=2, max_size=4).map(lambda several: ("together", several)),
     st.tuples(works, st.integers(0, 60), st.booleans(), st.booleans()).map(lambda doom: ("fail", *doom)),
+    st.tuples(works, st.integers(0, 30)).map(lambda stop: ("stop", *stop)),
 )
 
 
@@ -60,7 +63,7 @@ class Walk:
         self.certain = True  # no failure has kept the inventory from knowing all, since the last survey
 
     async def go(self, walk: list[Step]) -> None:
-        await self.life.begin()
+        await self.begin()
         try:
             for name, tag in FIRST:
                 await self.life.pull(name, tag)
@@ -86,6 +89,8 @@ class Walk:
                 await self.restart(killed=killed)
             case ("together", several):
                 await asyncio.gather(*map(self.work, several))
+            case ("stop", work, calls):
+                await self.stop(work, calls)
             case ("fail", work, calls, dead, after):
                 await self.fail(work, calls, dead=dead, after=after)
             case _:
@@ -119,9 +124,34 @@ class Walk:
     async def restart(self, *, killed: bool) -> None:
         await self.life.end(killed=killed)
         self.life = Life(self.root, self.upstream, self.clock)
+        await self.begin()
+
+    async def begin(self) -> None:
+        """What is believed before the survey knows all that is there; after it, that and nothing else."""
         await self.life.begin()
+        inventory, tree = self.life.inventory, Tree.read(self.root)
+        if inventory.complete:
+            assert (await inventory.total()).bytes >= tree.size
+            for name in REPOSITORIES:
+                known = {image.hex for image in await inventory.images(Repository(name))}
+                assert {digest for place, digest in tree.images if place == name} <= known
+        await self.life.start()
+        assert self.life.inventory.complete
         self.certain = True
         await self.agrees()
+
+    async def stop(self, work: Step, calls: int) -> None:
+        """The process is told to end in the middle of it."""
+        self.life.driver.tell(calls)
+        doing = asyncio.create_task(self.work(work))
+        reached = asyncio.create_task(self.life.driver.reached.wait())
+        await asyncio.wait([doing, reached], return_when=asyncio.FIRST_COMPLETED)
+        doing.cancel()
+        reached.cancel()
+        await asyncio.wait([doing, reached])
+        if not doing.cancelled():
+            doing.result()
+        await self.restart(killed=False)
 
     async def agrees(self) -> None:
         """The inventory knows what is in the tree."""
@@ -155,6 +185,20 @@ def test_what_is_served_is_right_and_what_is_kept_is_known_and_bounded_wherever_
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(Walk(Path(folder)).go(walk))
+
+
+@pytest.mark.parametrize("calls", range(4, 14))  # of the disk; in these a purge deletes
+async def test_a_purge_that_is_stopped_anywhere_is_known_at_the_next_start(
+    tmp_path: Path, calls: int
+) -> None:
+    walk = Walk(tmp_path)
+    await walk.begin()
+    for name, tag in FIRST[:2]:
+        await walk.life.pull(name, tag)
+    await walk.life.settle()
+    await walk.stop(("purge", *FIRST[0]), calls)
+    await walk.leaves_nothing()
+    await walk.life.end(killed=False)
 
 
 async def test_a_collection_takes_what_a_killed_write_has_left(tmp_path: Path) -> None:

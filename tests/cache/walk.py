@@ -1,6 +1,6 @@
 """A mirror without its server, for random walks: every part is real but the upstream, which is in memory.
 
-The clock is moved, and the disk can be told to end, or to fail once.
+The clock is moved, and the disk can be told to end, to fail once, or to say how far something has come.
 """
 
 from __future__ import annotations
@@ -93,7 +93,22 @@ def _descriptor(data: bytes) -> dict[str, object]:
 
 
 class Doomed(FaultyDriver):
-    """A disk that ends, or fails once, as many calls from now as it is told."""
+    """A disk that ends, or fails once, as many calls from now as it is told; or sets `reached` then."""
+
+    def __init__(self, inner: StorageDriver) -> None:
+        super().__init__(inner)
+        self.reached = asyncio.Event()
+        self._tells_at: int | None = None
+
+    def tell(self, calls: int) -> None:
+        """Say when so many calls more are under way."""
+        self.reached.clear()
+        self._tells_at = self.calls + calls
+
+    def _fails(self) -> bool:
+        if self.calls == self._tells_at:
+            self.reached.set()
+        return super()._fails()
 
     def doom(self, calls: int | None, *, dead: bool = True, after: bool = False) -> None:
         """None: it is well, from now on."""
@@ -106,6 +121,7 @@ class Life:
 
     def __init__(self, root: Path, upstream: Generous, clock: Clock) -> None:
         self.root, self.upstream, self.clock = root, upstream, clock
+        self._surveys: asyncio.Task[None] | None = None
         self.driver = Doomed(FilesystemDriver(root, 4))
         driver: StorageDriver = self.driver
         self.inventory = Inventory(root / "mirror" / "inventory.sqlite")
@@ -146,15 +162,22 @@ class Life:
         )
 
     async def begin(self) -> None:
-        """Start, and see what is here."""
+        """Open what is here, and believe it as far as it was closed well."""
         await self.ledger.open()
         await self.inventory.open()
-        await self.surveyor.survey()
+
+    async def start(self) -> None:
+        """What the keeper begins with: a pass beside a survey of all that is here."""
+        self._surveys = asyncio.create_task(self.surveyor.run())
+        await asyncio.gather(self.look(), self.surveyor.tried.wait())
 
     async def end(self, *, killed: bool) -> None:
         """Stop; when killed, with all lost that was not written yet."""
         if killed:
             self.driver.doom(0)
+        if self._surveys is not None:
+            self._surveys.cancel()
+            await asyncio.wait([self._surveys])
         await self.registry.close()
         await self.fills.close()
         await self.ledger.close()
