@@ -43,7 +43,7 @@ class Leases:
             self._end(key)
 
     def tag_changed(self, repository: Repository, tag: Tag) -> None:
-        """The upstream has spoken about it anew."""
+        """The upstream has spoken about it anew, or the store has it no more."""
         for key in tuple(self._on.get((repository, tag), ())):
             self._end(key)
 

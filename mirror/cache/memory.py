@@ -135,6 +135,7 @@ class Memory:
     def forget_tag(self, repository: Repository, tag: Tag) -> None:
         """The store has the tag no more. The upstream may, and its word about it may still be fresh."""
         self._untagged[repository, tag] = True
+        self.leases.tag_changed(repository, tag)
 
     def was_untagged(self, repository: Repository, tag: Tag) -> bool:
         """Whether it was forgotten; True once, to one who writes it again."""

@@ -180,6 +180,16 @@ async def test_what_is_deleted_ends_in_the_same_call(
     assert ask(parts) is None
 
 
+async def test_a_tag_that_is_deleted_here_is_asked_for_anew(
+    parts: Parts, memory: Memory, clock: Clock
+) -> None:
+    """The next request writes it again; one that was repeated would not."""
+    lease = by_tag(parts)
+    assert lease is not None
+    memory.forget_tag(A, ONE)
+    assert not lease.holds(clock.now)
+
+
 async def test_a_part_of_an_image_is_repeated_only_while_the_rest_could_be_had(
     tmp_path: Path, upstream: Puppet, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,7 +110,7 @@ async def test_a_survey_is_made_each_week_and_sooner_when_the_inventory_is_in_do
         running = asyncio.create_task(surveyor.run())
 
         async def after(seconds: float) -> int:
-            """How many surveys were made until then. A look makes the one that is due; then comes the next."""
+            """How many surveys were made until then: a look makes the one that is due."""
             nonlocal now
             now += seconds
             while not looks.empty():
