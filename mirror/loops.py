@@ -1,7 +1,7 @@
 """Which event loop the server runs on.
 
-uvloop does the same on libuv, in compiled code: twice the small answers per second. It has no sendfile of its
-own, so that large blobs go through the process there (`server.body`).
+uvloop does the same on libuv, in compiled code: twice the small answers per second. Files leave by sendfile on
+either (`server.kernel`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import MemoryBlob, MemoryRegistry
 from tests.server.raw import PATIENCE, ask, exchange, parse_broken, running, serving, small_socket
-from tests.support.modes import UVLOOP
 
 MIB = 1 << 20
 CONTENT = bytes(range(256)) * (24 * MIB // 256)  # more than loopback's socket buffers take
@@ -54,7 +53,6 @@ def counted_sendfile(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield counts
 
 
-@pytest.mark.skipif(UVLOOP, reason="uvloop has no sendfile")
 async def test_a_file_leaves_by_sendfile(registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, and nothing through Python."""
     blob = registry.add_blob(CONTENT, file=True)
