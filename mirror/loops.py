@@ -1,7 +1,7 @@
 """Which event loop the server runs on.
 
-uvloop does the same on libuv, in compiled code: twice the small answers per second. Files leave by sendfile on
-either (`server.kernel`).
+uvloop does the same on libuv, in compiled code: twice the small answers per second. Files leave by sendfile
+on either (`server.kernel`).
 """
 
 from __future__ import annotations
