@@ -85,12 +85,14 @@ class Keeper:
                 await asyncio.sleep(VAIN)  # each fill asks in vain
             woken = False
             with suppress(TimeoutError):
-                if not self._inventory.complete:  # nothing goes before it is
-                    self._surveyor.tried.clear()
-                    await asyncio.wait_for(self._surveyor.tried.wait(), PASS)
-                    continue
-                await asyncio.wait_for(self._scarce.wait(), PASS)
-                woken = True
+                # NB: not `wait_for`, which in Python 3.11 may lose a cancellation that comes with the event.
+                async with asyncio.timeout(PASS):
+                    if not self._inventory.complete:  # nothing goes before it is
+                        self._surveyor.tried.clear()
+                        await self._surveyor.tried.wait()
+                    else:
+                        await self._scarce.wait()
+                        woken = True
 
     async def admit(self, digest: Digest, size: int) -> int:
         """As `Room.admit`."""

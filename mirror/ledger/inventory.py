@@ -374,7 +374,8 @@ class Inventory:
         while not self._stopping:
             await self._wanted.wait()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), seconds)
+                async with asyncio.timeout(seconds):  # not `wait_for`, see `Keeper`
+                    await self._urgent.wait()
             self._urgent.clear()
             seconds = WRITE_SECONDS if await self.flush() else RETRY_SECONDS
             with suppress(NotKept):

@@ -189,7 +189,8 @@ class Ledger:
         while not self._stop.is_set():
             await self._wanted.wait()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), seconds)
+                async with asyncio.timeout(seconds):  # not `wait_for`, see `Keeper`
+                    await self._stop.wait()
             seconds = WRITE_SECONDS if await self.settle() else RETRY_SECONDS
 
     async def _call(self, work: Callable[[], _T]) -> _T:

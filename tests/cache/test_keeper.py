@@ -570,3 +570,20 @@ async def test_a_fill_gets_its_room_though_a_smaller_one_takes_what_was_freed(
         monkeypatch.setattr(Evictor, "evict", robbed)
         assert await at.keeper.make_room(Digest.of(b"c"), 18 * KIB)
         assert at.bytes_on_disk() + sum(at.reserved.values()) <= 50 * KIB
+
+
+async def test_the_keeper_ends_also_at_the_moment_when_a_survey_does(tmp_path: Path) -> None:
+    """What waits for the survey must not take its end for an answer to being cancelled."""
+    async with shop(tmp_path, Limits(), survey=False) as made:
+        keeping = asyncio.create_task(made.keeper.run())
+        tried = made.surveyor.tried
+        real = tried.set
+
+        def at_once() -> None:
+            real()
+            keeping.cancel()
+
+        tried.set = at_once  # type: ignore[method-assign] # the moment
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(10):
+                await keeping
