@@ -161,7 +161,7 @@ class Admission:
     def _advice(self, name: str, held: Held) -> str:
         if needed(held.without(held.kept), self._limits):
             if name == "cache.minfree":
-                return "others fill the disk, all that is kept is not enough: free it or lower cache.minfree"
+                return "it would not fit though all that is kept went: free the disk or lower cache.minfree"
             return f"it would not fit into an empty cache beside what is coming already: change {name}"
         if not self._is_complete():
             return "nothing can go before all that is kept was looked at: see survey.done"

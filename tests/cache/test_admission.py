@@ -70,7 +70,7 @@ async def test_a_disk_that_others_have_filled_costs_nothing_of_what_is_kept(tmp_
         await at.keeper._look()
         assert await _left(at, images) == 10
     (event,) = [entry for entry in logs if entry["event"] == "keeper.no_room"]
-    assert "others fill the disk" in event["advice"]
+    assert "though all that is kept went" in event["advice"]
 
 
 async def test_a_disk_that_others_fill_slowly_gets_back_what_is_wanted(tmp_path: Path) -> None:

@@ -129,13 +129,19 @@ def test_ctrl_c_stops_a_collection_and_the_next_one_ends_it(mirror: MirrorProces
     orphans = [orphan(mirror, b"%d" % number) for number in range(MANY)]
     if not is_running:
         mirror.stop()
-    with subprocess.Popen(
-        arguments(mirror, "garbage-collect"),
-        env={**mirror.env, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    # A shell that starts its jobs in the background has them ignore Ctrl-C, and they their children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            arguments(mirror, "garbage-collect"),
+            env={**mirror.env, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("blob deleted")
         process.send_signal(signal.SIGINT)
