@@ -7,6 +7,8 @@ here time-outs are short.
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,15 @@ COLD: dict[str, tuple[dict[str, int], int]] = {
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute for a manifest that drips is too long for a test."""
     monkeypatch.setattr(transport, "SMALL_BODY_SECONDS", 2 * TIMEOUT)
+
+
+@pytest.fixture(autouse=True)
+def _frozen() -> Iterator[None]:
+    """The mirror is in this process here: what thousands of tests have left is not to be gone through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @EACH
