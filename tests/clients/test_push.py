@@ -8,6 +8,7 @@ from tests.support.clients import Podman, Skopeo, hub_ref
 from tests.support.daemons import Dockerd
 from tests.support.images import Catalog
 from tests.support.mirror_process import MirrorProcess
+from tests.support.procs import wait_until
 from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.clients
@@ -33,5 +34,7 @@ def test_a_push_fails_at_once_and_says_that_this_is_a_read_only_mirror(
     assert "read-only" in pushed.output
     assert recorder.select("HEAD", "/blobs/"), "the push did not look for its blobs"
     # An upstream that answers HEAD with 404 is asked again by GET, for one byte: some refuse only HEAD.
+    # dockerd gives up at the first refusal, while its other questions are still on their way.
+    wait_until(lambda: all(exchange.end for exchange in recorder.exchanges), "the last answer")
     got = {exchange.status for exchange in recorder.select("GET", "/blobs/")}
     assert got <= {404}, "a push's look for its blobs started downloads"
