@@ -28,6 +28,8 @@ from mirror.store.turns import Turns
 
 AT_ONCE = 100  # blobs asked of the inventory
 REST = 60.0  # seconds before the inventory is asked again, when nothing was due
+# Bytes that one blob counts for at least: to open it takes as long. Folders of small blobs would keep a core busy.
+LEAST = 256 << 10
 PLENTY = 1e12  # bytes a second: as fast as the disk
 IN_A_ROW = (
     20  # unreadable blobs, one after the other, after which it is the disk: that needs time, or somebody
@@ -104,6 +106,7 @@ class Scrubber:
                     bad = await self._check(blob.digest, self._pace)
                     if bad is not None:
                         log.error("scrub.bad", digest=str(bad.digest), **bad.told())
+                    await self._pace(max(0, LEAST - blob.size))
                 await self._inventory.flush()
             except (NotKept, RegistryError, StoreError) as error:
                 log.warning("scrub.postponed", reason=str(error))
