@@ -63,14 +63,17 @@ class Surveyor:
         self._unreadable: list[SeenLink] = []  # images of the survey under way
         self._told = 0.0  # by `monotonic`
         self._due = self._at_doubt = 0.0  # by `monotonic`: when the next is due, all being well or not
+        self._replaced = 0  # inventories that were taken away, when the last one began
         self.tried = asyncio.Event()  # a survey has ended, well or not; for who waits to clear
 
     async def run(self) -> None:
         """Survey whenever it is time, until cancelled."""
         while True:
             now = self._monotonic()
+            if self._inventory.replaced != self._replaced:  # nothing is known: limits cannot wait
+                self._at_doubt = now
             if now >= (self._due if self._inventory.complete else self._at_doubt):
-                self._due = self._at_doubt = now + AGAIN
+                self._due, self._at_doubt, self._replaced = now + AGAIN, now + AGAIN, self._inventory.replaced
                 if await self._try():
                     self._due = now + WEEK
                 self.tried.set()

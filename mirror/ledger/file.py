@@ -95,10 +95,13 @@ class DatabaseFile:
         finally:
             self.close()
 
-    def renew(self) -> None:
-        """Close what somebody has deleted or replaced: what is written there would be lost."""
-        if self._connection is not None and self._look() != self._identity:
-            self.close()
+    def renew(self) -> bool:
+        """Close what somebody has deleted or replaced: what is written there would be lost. Whether it was."""
+        if self._connection is None or self._look() == self._identity:
+            return False
+        self.close()
+        log.warning("ledger.replaced", file=str(self._path), reason="it was deleted, or another put there")
+        return True
 
     def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Do it; once more in a new file, when this one turns out to be damaged."""

@@ -101,6 +101,11 @@ class Inventory:
         """Whether all that is in the tree is known: a survey has ended, and nothing was lost since."""
         return self._stock.complete and not self._waiting.lost
 
+    @property
+    def replaced(self) -> int:
+        """How often the file was deleted, or another put in its place, since this was opened."""
+        return self._stock.replaced
+
     async def open(self) -> None:
         """Open the file. Never fails, and takes OPEN_SECONDS at most; what fails stands in the log."""
         self._thread = ThreadPoolExecutor(1, "inventory")

@@ -63,6 +63,7 @@ class Stock:
         self._unsynced = False  # whether the file says that it is in use, and the disk may not
         self._changes = 0  # of the connection, at the last look at the journal
         self.complete = False  # for any thread
+        self.replaced = 0  # how often somebody has taken the file away; for any thread
 
     @property
     def in_memory(self) -> bool:
@@ -103,8 +104,6 @@ class Stock:
                 self._look(connection)
                 return work(Rows(connection, self._marks))
 
-        if self._file is not None and self._memory is None:
-            self._file.renew()
         try:
             result = self._run(whole)
         except LeftError:  # it is not done; but the marks have it that it is
@@ -224,6 +223,7 @@ class Stock:
 
     def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         if self._file is not None and self._memory is None:
+            self._renew(self._file)
             try:
                 return self._file.run(work)
             except NotKept as error:
@@ -237,6 +237,12 @@ class Stock:
             return work(self._memory)
         except sqlite3.Error as error:
             raise NotKept(str(error)) from error
+
+    def _renew(self, file: DatabaseFile) -> None:
+        """Somebody has deleted the file, or put another there: what was known of the tree is not in it."""
+        if file.renew():
+            self.replaced += 1
+            self.distrust()
 
     def _discard(self, memory: sqlite3.Connection) -> None:
         """Delete the file that `memory` was read from, if the next start would believe it."""

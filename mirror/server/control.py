@@ -31,6 +31,7 @@ BACKLOG = 16  # connections waiting to be accepted
 HEAD_TIMEOUT = 10.0  # seconds until a connection has asked for something
 EXPLAIN_TIMEOUT = 20.0  # seconds; what is told is known already, or lies on the disk
 ANSWER_LIMIT = 1 << 20  # bytes; an index of hundreds of platforms has some tens of KiB
+LOOK = 10.0  # seconds between two looks at whether the socket still has its name
 PROBE_TIMEOUT = 1.0  # seconds to learn whether somebody listens; the kernel answers at once
 STOP_TIMEOUT = 1.0  # seconds that answers under way have at the end
 
@@ -54,8 +55,7 @@ async def control(path: Path, explain: Explain, operate: Operate | None = None) 
         except OSError as error:
             log.warning("control.off", path=str(path), reason=_reason(error))
         else:
-            stack.callback(_remove, path, _inode(path))
-            await stack.enter_async_context(_serving(listening, explain, operations))
+            await stack.enter_async_context(_serving(path, listening, explain, operations))
         yield
 
 
@@ -127,7 +127,7 @@ def _is_abandoned(path: Path) -> bool:
 
 @asynccontextmanager
 async def _serving(
-    listening: socket.socket, explain: Explain, operations: Operations | None
+    path: Path, listening: socket.socket, explain: Explain, operations: Operations | None
 ) -> AsyncGenerator[None, None]:
     runner = web.AppRunner(
         build(explain, operations),
@@ -140,16 +140,65 @@ async def _serving(
     try:
         assert runner.server is not None
         door = Door(runner.server, CONNECTIONS, HEAD_TIMEOUT)
-        server = await asyncio.get_running_loop().create_unix_server(door.admit, sock=listening)
+        spot = _Spot(path, door)
+        await spot.listen(listening)
+        watching = asyncio.create_task(spot.watch())
         try:
             yield
         finally:
-            server.close()
+            watching.cancel()
+            await asyncio.wait([watching])
+            spot.close()
             if operations is not None:
                 await operations.close()
     finally:
         listening.close()
         await runner.cleanup()
+
+
+class _Spot:
+    """Where we are asked. When somebody has deleted the socket there is another; who is connected stays so."""
+
+    def __init__(self, path: Path, door: Door) -> None:
+        self._path = path
+        self._door = door
+        self._inode: int | None = None
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, listening: socket.socket) -> None:
+        """Accept connections."""
+        self._inode = _inode(self._path)
+        self._server = await asyncio.get_running_loop().create_unix_server(self._door.admit, sock=listening)
+
+    async def watch(self) -> None:
+        """Look now and then whether the socket is there still, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if await asyncio.to_thread(_inode, self._path) != self._inode:
+                listening = await _bound_again(self._path)
+                if self._server is not None:
+                    self._server.close()
+                await self.listen(listening)
+                log.warning("control.replaced", path=str(self._path), reason="the socket was deleted")
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._server is not None:
+            self._server.close()
+        _remove(self._path, self._inode)
+
+
+async def _bound_again(path: Path) -> socket.socket:
+    """As `bound`, as soon as that can be had; what stands in the way is told once."""
+    told = False
+    while True:
+        try:
+            return await asyncio.to_thread(bound, path)
+        except OSError as error:
+            if not told:
+                log.warning("control.off", path=str(path), reason=_reason(error))
+                told = True
+        await asyncio.sleep(LOOK)
 
 
 def _remove(path: Path, inode: int | None) -> None:

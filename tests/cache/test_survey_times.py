@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from mirror.cache import surveyor as module
 from mirror.cache.eviction import Limits
@@ -15,6 +17,7 @@ from mirror.cache.evictor import Evictor, Freed
 from mirror.cache.surveyor import AGAIN, WEEK, Surveyor
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.ledger.facts import Candidate
+from mirror.oci.digest import Digest
 from mirror.store.tree import Tree
 from tests.cache.kit import A, B, Clock
 from tests.cache.test_keeper import HANGS, HOUR, KIB, Shop, shop
@@ -129,3 +132,29 @@ async def test_a_survey_is_made_each_week_and_sooner_when_the_inventory_is_in_do
             assert at.inventory.complete
         running.cancel()
         await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("what", ["mirror", "mirror/inventory.sqlite"])
+async def test_limits_are_kept_again_soon_after_the_inventory_was_deleted_under_it(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    async with shop(tmp_path, Limits(maxsize=30 * KIB)) as at, kept_by(at):
+        old = await at.image(A, "1", b"a" * 10 * KIB)
+        new = await at.image(A, "2", b"b" * 10 * KIB)
+        await at.inventory.flush()
+        target = tmp_path / what
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+        with capture_logs() as logs:
+            assert (await at.inventory.total()).bytes == 0
+            assert not at.inventory.complete, "nothing may be taken for what nobody names"
+            async with asyncio.timeout(HANGS):
+                while not at.inventory.complete:  # noqa: ASYNC110 - far sooner than AGAIN
+                    await asyncio.sleep(0.01)
+        assert [line["event"] for line in logs].count("ledger.replaced") == 1
+        assert (await at.inventory.total()).bytes == at.bytes_on_disk()
+        at.clock.now += HOUR
+        at.use(A, new)
+        assert await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+        assert not await at.has(A, old)
+        assert await at.has(A, new)

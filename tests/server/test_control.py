@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -201,3 +202,19 @@ async def test_there_is_room_for_so_many_and_no_more(
         assert (await ask(path)).status == 200
         held[1][1].close()
     assert events.named("client.refused")[0]["limit"] == 2
+
+
+async def test_a_socket_that_was_deleted_is_made_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "LOOK", 0.01)
+    async with control.control(path, explain):
+        shutil.rmtree(path.parent)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    answer = await ask(path)
+                except OSError:  # not there yet, or not listening
+                    await asyncio.sleep(0.01)
+                else:
+                    break
+        assert answer.status == 200
+    assert not path.exists()
