@@ -41,6 +41,12 @@ class Freed:
     blobs: int = 0
     bytes: int = 0
 
+    def add(self, other: Freed) -> None:
+        """And what went there."""
+        self.images += other.images
+        self.blobs += other.blobs
+        self.bytes += other.bytes
+
 
 class Evictor:
     """`busy`: digests that are being filled, and stay. `turns`: those of who writes into the same tree."""

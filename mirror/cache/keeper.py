@@ -133,7 +133,7 @@ class Keeper:
         try:
             while True:
                 until = time.monotonic() + SLICE
-                at = await self._passes.evict(freed, math.inf, now - ttl, until=until, after=at)
+                at = await self._passes.evict("ttl", freed, math.inf, now - ttl, until=until, after=at)
                 if at is None:
                     return
                 await pace.rest()  # without the lock: a command may have waited for it
@@ -150,7 +150,7 @@ class Keeper:
                 low = True
         finally:
             tell("limit", freed, began)
-            gone.images, gone.blobs = gone.images + freed.images, gone.blobs + freed.blobs
+            gone.add(freed)
 
     async def _shrink_some(self, freed: Freed, *, low: bool) -> bool:
         """One slice, after which fills that need room have their turn; whether there is more to be done."""
@@ -167,5 +167,5 @@ class Keeper:
                 return True
             gone, wanted = freed.images + freed.blobs, freed.bytes + over
             self._measure.evicting(held)
-            await self._passes.evict(freed, wanted, until=time.monotonic() + SLICE)
+            await self._passes.evict("limit", freed, wanted, until=time.monotonic() + SLICE)
             return freed.bytes < wanted and freed.images + freed.blobs > gone

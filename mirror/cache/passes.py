@@ -24,6 +24,7 @@ from mirror.store.errors import StoreError
 CANDIDATES = 100  # asked of the inventory at once, some 5 ms
 TOGETHER = 4  # images that go at once: beside answers one alone waits for its threads most of the time
 PINS_KNOWN = 60.0  # seconds before it is looked again which images are pinned: 50 ms for 10,000 tags
+TAGS_TOLD = 10  # of an image, in the line that says that it went
 PINNED = 5000  # pinned images that are counted, 50 ms; more may cost evictions that do not help
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ class Passes:
 
     async def evict(
         self,
+        reason: str,
         freed: Freed,
         wanted: float,
         before: float = math.inf,
@@ -63,7 +65,7 @@ class Passes:
     ) -> Place | None:
         """Evict until `wanted` bytes are freed, or all that was not used since `before` is gone.
 
-        `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
+        `reason` is for the log: "ttl", "limit" or "room".         `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
         the inventory does not know. `after`: where the last pass stopped. Returns where this one did, None:
         there is no more to be done. Raises NotKept, OSError where the lock cannot be had.
         """
@@ -76,7 +78,7 @@ class Passes:
                     found = await self._inventory.oldest(CANDIDATES, self._clock(), after)
                     old = [candidate for candidate in found if candidate.used < latest]
                     for some in self._portions(old, freed, wanted):
-                        await self._evict(some, freed, latest)
+                        await self._evict(reason, some, freed, latest)
                         after = some[-1].place
                         if freed.bytes < wanted and time.monotonic() >= until:
                             return after
@@ -100,22 +102,50 @@ class Passes:
             gone += count
             yield [left.popleft() for _ in range(count)]
 
-    async def _evict(self, candidates: Sequence[Candidate], freed: Freed, latest: float) -> None:
+    async def _evict(self, reason: str, candidates: Sequence[Candidate], freed: Freed, latest: float) -> None:
         """Each to its end, also where another fails. Raises NotKept."""
-        done = await asyncio.gather(
-            *(self._evictor.evict(each, freed, latest) for each in candidates), return_exceptions=True
-        )
+        own = [Freed() for _ in candidates]
+        try:
+            done = await asyncio.gather(
+                *(
+                    self._evictor.evict(each, mine, latest)
+                    for each, mine in zip(candidates, own, strict=True)
+                ),
+                return_exceptions=True,
+            )
+        finally:
+            for candidate, mine in zip(candidates, own, strict=True):
+                freed.add(mine)
+                if mine.images:
+                    self._tell_image(reason, candidate, mine)
         for candidate, result in zip(candidates, done, strict=True):
             if isinstance(result, StoreError):
-                failed(str(candidate.digest), result)
+                where = f"{candidate.repository}@" if candidate.repository is not None else ""
+                failed(f"{where}{candidate.digest}", result)
             elif isinstance(result, BaseException):
                 raise result
+
+    def _tell_image(self, reason: str, candidate: Candidate, freed: Freed) -> None:
+        """For whoever asks where an image went: one line, where its pull has left dozens."""
+        tags = [str(tag) for tag in candidate.tags]
+        log.info(
+            "eviction.image",
+            reason=reason,
+            repository=str(candidate.repository),
+            tags=tags[:TAGS_TOLD],
+            more=len(tags[TAGS_TOLD:]),
+            digest=str(candidate.digest),
+            unused=round(max(0.0, self._clock() - candidate.used)),
+            hits=candidate.hits,
+            blobs=freed.blobs,
+            bytes=freed.bytes,
+        )
 
     async def free(self, reason: str, wanted: float, *, until: float) -> bool:
         """Evict, as `evict`, and tell; whether anything went."""
         freed, began = Freed(), time.monotonic()
         try:
-            await self.evict(freed, wanted, until=until)
+            await self.evict(reason, freed, wanted, until=until)
         finally:
             tell(reason, freed, began)
         return bool(freed.images or freed.blobs)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from mirror.cache import passes
 from mirror.cache.collecting import Collector
@@ -587,3 +588,31 @@ async def test_the_keeper_ends_also_at_the_moment_when_a_survey_does(tmp_path: P
         with pytest.raises(asyncio.CancelledError):
             async with asyncio.timeout(10):
                 await keeping
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(maxsize=30 * KIB), "room"),
+        (Limits(maxsize=21 * KIB), "limit"),
+        (Limits(ttl=1.5 * HOUR), "ttl"),
+    ],
+)
+async def test_the_log_says_which_image_went_and_why(tmp_path: Path, limits: Limits, reason: str) -> None:
+    async with shop(tmp_path, limits) as at:
+        old = await at.image(A, "old", b"a" * 10 * KIB)
+        at.clock.now += HOUR
+        await at.inventory.known_since(at.clock(), HOUR)
+        await at.image(B, "new", b"b" * 10 * KIB)
+        at.clock.now += HOUR
+        await at.inventory.known_since(at.clock(), HOUR)
+        with capture_logs() as logs:
+            if reason == "room":
+                assert await at.keeper.make_room(Digest.of(b"c"), 12 * KIB)
+            else:
+                await at.keeper._look()
+        (line,) = [line for line in logs if line["event"] == "eviction.image"]
+        told = {"reason": reason, "repository": "library/a", "tags": ["old"], "more": 0, "digest": str(old)}
+        assert told.items() <= line.items()
+        assert line["unused"] == 2 * HOUR
+        assert line["bytes"] > 10 * KIB
