@@ -65,9 +65,10 @@ class Passes:
     ) -> Place | None:
         """Evict until `wanted` bytes are freed, or all that was not used since `before` is gone.
 
-        `reason` is for the log: "ttl", "limit" or "room".         `until`: when to stop in any case (time.monotonic()), between two images: half an eviction leaves what
-        the inventory does not know. `after`: where the last pass stopped. Returns where this one did, None:
-        there is no more to be done. Raises NotKept, OSError where the lock cannot be had.
+        `reason`, for the log: "ttl", "limit" or "room". `until`: when to stop in any case (time.monotonic()),
+        between two images: half an eviction leaves what the inventory does not know. `after`: where the last
+        pass stopped. Returns where this one did, None: there is no more to be done. Raises NotKept, OSError
+        where the lock cannot be had.
         """
         self._evictor.hold_what_comes()
         latest = min(self._clock() - GRACE, before)

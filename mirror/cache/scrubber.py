@@ -28,7 +28,7 @@ from mirror.store.turns import Turns
 
 AT_ONCE = 100  # blobs asked of the inventory
 REST = 60.0  # seconds before the inventory is asked again, when nothing was due
-# Bytes that one blob counts for at least: to open it takes as long. Folders of small blobs would keep a core busy.
+# Bytes that one blob counts for at least: it takes as long to open it. Small ones would keep a core busy.
 LEAST = 256 << 10
 PLENTY = 1e12  # bytes a second: as fast as the disk
 IN_A_ROW = (

@@ -96,7 +96,10 @@ class DatabaseFile:
             self.close()
 
     def renew(self) -> bool:
-        """Close what somebody has deleted or replaced: what is written there would be lost. Whether it was."""
+        """Close what somebody has deleted or replaced, which is told; whether it was.
+
+        What is written there would be lost.
+        """
         if self._connection is None or self._look() == self._identity:
             return False
         self.close()

@@ -37,22 +37,11 @@ from mirror.ledger.facts import (
 )
 from mirror.ledger.file import NotKept
 from mirror.ledger.inventoryschema import raw
-from mirror.ledger.notes import (
-    BlobGone,
-    BlobKept,
-    ImageBack,
-    ImageGone,
-    ImageKept,
-    LayerGone,
-    Note,
-    Scrubbed,
-    TagGone,
-    TagKept,
-)
+from mirror.ledger.notebook import Notebook, time_of
 from mirror.ledger.rows import Rows
 from mirror.ledger.staying import Tagged, staying, tagged
 from mirror.ledger.stock import See, Stock, SurveyLost
-from mirror.ledger.waiting import Batches, Waiting
+from mirror.ledger.waiting import Batches
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 
@@ -64,12 +53,9 @@ SEEN_AT_ONCE = 250  # rows of a survey between two looks at the clock, 5 ms
 PARTS_AT_ONCE = 25  # images of a survey that are written between two looks at the clock
 PARTS_WAITING = 100  # images of a survey that are written together; alone each would take 1 ms
 LOOKS_AT_ONCE = 1000  # images that are looked for in one, 10 ms
-ORIGIN_LIMIT = 200  # characters
 ASK_SECONDS = 10.0  # how long a question waits for a disk that hangs, or for what waits before it
 OPEN_SECONDS = 5.0  # how long the start does
 CLOSE_SECONDS = 5.0  # how long the stop does
-LATEST = 1e11  # seconds since the epoch; later is no time
-LARGEST = 1 << 60  # bytes
 
 _HANGS = "its disk does not answer"
 _T = TypeVar("_T")
@@ -78,22 +64,19 @@ _F = TypeVar("_F")
 log = structlog.get_logger()
 
 
-class Inventory:
+class Inventory(Notebook):
     """See the module's text. `path` None: in memory only. For one event loop, from `open` to `close`.
 
     Everything that is asked raises NotKept where another process writes for long, or the disk hangs.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
+        super().__init__(path)
         self._stock = Stock(path)
         self._thread: ThreadPoolExecutor | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._waiting = Waiting()
         self._parts: list[SeenParts] = []  # of a survey, not written yet
         self._flushing = asyncio.Lock()
-        self._wanted = asyncio.Event()  # something waits
-        self._urgent = asyncio.Event()  # much does, or the end has come
         self._stopping = False
 
     @property
@@ -137,67 +120,6 @@ class Inventory:
             await asyncio.wait([self._writer])
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._thread = None
-
-    # What is noted. Never waits, never fails.
-
-    def note_use(self, digest: Digest, repository: Repository | None, now: float, count: int = 1) -> None:
-        """It was given to clients out of this repository (None: of any), so often, and at last now.
-
-        See `ledger.uses`.
-        """
-        self._wait(self._waiting.use((digest, repository), _time(now), count))
-
-    def note_coming(self, digest: Digest, now: float) -> None:
-        """It is being fetched: the image that names it, the one used last, is in use."""
-        self._wait(self._waiting.use((digest, None), _time(now), 0))
-
-    def note_blob(self, repository: Repository | None, digest: Digest, size: int, now: float) -> None:
-        """A blob was kept and linked in this repository; or only linked, there being its data already.
-
-        `repository` None: its data is there, be it linked or not.
-        """
-        self._note(BlobKept(repository, digest, _size(size), _time(now)))
-
-    def note_image(
-        self, repository: Repository, digest: Digest, size: int, parts: Sequence[Digest], now: float
-    ) -> None:
-        """A manifest of this size was kept; `parts`: the blobs and the children that it names."""
-        self._note(ImageKept(repository, digest, _size(size), tuple(parts), _time(now)))
-
-    def note_tag(self, repository: Repository, tag: Tag, digest: Digest, now: float, origin: str) -> None:
-        """A tag was kept that points here; `origin` is who said so, for its history."""
-        self._note(TagKept(repository, tag, digest, _time(now), _origin(origin)))
-
-    def note_tag_gone(self, repository: Repository, tag: Tag, now: float, origin: str | None = None) -> None:
-        """A tag was deleted: `origin` has it no more. Without one it is only kept no longer."""
-        self._note(TagGone(repository, tag, _time(now), None if origin is None else _origin(origin)))
-
-    def note_image_gone(self, repository: Repository, digest: Digest) -> None:
-        """A revision link was deleted."""
-        self._note(ImageGone(repository, digest))
-
-    def note_layer_gone(self, repository: Repository, digest: Digest) -> None:
-        """A layer link was deleted."""
-        self._note(LayerGone(repository, digest))
-
-    def note_blob_gone(self, digest: Digest) -> None:
-        """A blob's data was deleted or moved away; its links may still be there."""
-        self._note(BlobGone(digest))
-
-    def note_scrubbed(self, digest: Digest, now: float) -> None:
-        """A blob's bytes were compared with its digest, and matched."""
-        self._note(Scrubbed(digest, _time(now)))
-
-    def note_image_back(self, repository: Repository, digest: Digest, dropped: Dropped) -> None:
-        """What `drop_image` has dropped is in the tree still: it is an image, and those are its tags."""
-        self._note(ImageBack(repository, digest, dropped.parts, dropped.tags, dropped.used))
-
-    def doubt(self, reason: str) -> None:
-        """Something was done by halves: what is there is not known, until a survey has ended."""
-        if self.complete:
-            log.warning("inventory.lost", file=str(self._path), reason=reason)
-        self._waiting.lost += 1
-        self._wait(True)
 
     async def flush(self) -> bool:
         """Write what waits; False if that could not be done, and is still to be done."""
@@ -331,7 +253,7 @@ class Inventory:
         await self._flush()
         batches = Batches([], {})
         for use in uses:
-            batches.uses[use.digest, use.repository] = _time(use.used), 0
+            batches.uses[use.digest, use.repository] = time_of(use.used), 0
         await self._see_parts()
         while batches:
             await self._call(partial(self._stock.write, batches, complete=True))
@@ -345,17 +267,6 @@ class Inventory:
             await self._call(self._stock.checkpoint)
             if result is not None:
                 return result
-
-    def _note(self, note: Note) -> None:
-        known = self._waiting.lost
-        self._wait(self._waiting.note(note))
-        if self._waiting.lost and not known:
-            log.warning("inventory.lost", file=str(self._path), reason="more notes than can be written")
-
-    def _wait(self, urgent: bool) -> None:
-        self._wanted.set()
-        if urgent:
-            self._urgent.set()
 
     async def _flush(self) -> None:
         """Write what waits. Raises NotKept; then it waits again, but for what was written."""
@@ -441,18 +352,3 @@ def _look_at(doing: asyncio.Future[_T]) -> None:
     """Nobody may be left who waits for it; that is no error."""
     if not doing.cancelled():
         doing.exception()
-
-
-# One value that SQLite refuses would keep out all the others.
-
-
-def _time(now: float) -> float:
-    return float(now) if 0 <= now <= LATEST else 0.0
-
-
-def _size(size: int) -> int:
-    return min(max(size, 0), LARGEST)
-
-
-def _origin(origin: str) -> str:
-    return origin[:ORIGIN_LIMIT].encode("utf-8", "replace").decode()

@@ -157,7 +157,7 @@ async def _serving(
 
 
 class _Spot:
-    """Where we are asked. When somebody has deleted the socket there is another; who is connected stays so."""
+    """Where we are asked. Once somebody has deleted the socket there is another; who is connected stays."""
 
     def __init__(self, path: Path, door: Door) -> None:
         self._path = path

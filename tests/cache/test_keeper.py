@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,12 @@ class Shop:
         return await self.store.blob_size(Digest.of(data)) is not None
 
     def bytes_on_disk(self) -> int:
-        return sum(path.stat().st_size for path in self.root.glob("docker/registry/v2/blobs/**/data"))
+        """Those that are there; what is deleted meanwhile may count or not."""
+        size = 0
+        for path in self.root.glob("docker/registry/v2/blobs/**/data"):
+            with suppress(FileNotFoundError):
+                size += path.stat().st_size
+        return size
 
     def folders(self) -> set[str]:
         """All folders of repositories."""

@@ -147,7 +147,7 @@ async def test_limits_are_kept_again_soon_after_the_inventory_was_deleted_under_
         shutil.rmtree(target) if target.is_dir() else target.unlink()
         with capture_logs() as logs:
             assert (await at.inventory.total()).bytes == 0
-            assert not at.inventory.complete, "nothing may be taken for what nobody names"
+            assert not await at.inventory.surveyed(), "nothing may be taken for what nobody names"
             async with asyncio.timeout(HANGS):
                 while not at.inventory.complete:  # noqa: ASYNC110 - far sooner than AGAIN
                     await asyncio.sleep(0.01)
