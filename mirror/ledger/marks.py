@@ -10,16 +10,19 @@ Key = tuple[str | bytes, ...]  # table, and what tells a row of it from the othe
 
 
 class Marks:
-    """`began`: in seconds since the epoch. `tops`: the last id of each table.
+    """`began`, and the `latest` use that was written then: in seconds since the epoch. `tops`: the last id
+    of each table.
 
     Rows that came later have higher ids, and count as seen. What has gone meanwhile is not to come back
     because the tree was read before that.
     """
 
-    def __init__(self, began: float, tops: Mapping[str, int]) -> None:
+    def __init__(self, began: float, latest: float, tops: Mapping[str, int]) -> None:
         self.began = began
+        self.latest = max(began, latest)
         self._tops = dict(tops)
         self._bits = {table: bytearray((top >> 3) + 1) for table, top in tops.items()}
+        self._used = bytearray(len(self._bits["blob"]))
         self._gone: set[Key] = set()
 
     def add(self, key: Key, number: int) -> None:
@@ -28,6 +31,15 @@ class Marks:
         table = str(key[0])
         if number <= self._tops[table]:
             self._bits[table][number >> 3] |= 1 << (number & 7)
+
+    def use(self, blob: int) -> None:
+        """What has this row of `blob` was given to a client just now."""
+        if blob <= self._tops["blob"]:
+            self._used[blob >> 3] |= 1 << (blob & 7)
+
+    def is_used(self, blob: int) -> bool:
+        """Whether it was, since the survey began. The clock cannot tell: it may have been set back."""
+        return not self.is_new("blob", blob) and bool(self._used[blob >> 3] >> (blob & 7) & 1)
 
     def remove(self, key: Key) -> None:
         """This row is there no more."""

@@ -34,6 +34,7 @@ _SWEEP = {
 _LOOSEN = """UPDATE blob SET loose = 1 WHERE id > ? AND id <= ? AND loose = 0
     AND NOT EXISTS (SELECT 1 FROM part WHERE part.blob = blob.id)
     AND NOT EXISTS (SELECT 1 FROM image WHERE image.blob = blob.id)"""
+_LATEST = "SELECT max(ifnull((SELECT max(used) FROM image), 0), ifnull((SELECT max(used) FROM blob), 0))"
 _REMOVE = {"tag": "DELETE FROM tag WHERE id = ?", "layer": "DELETE FROM layer WHERE id = ?"}
 
 _Row = tuple[int, int, int | None, float | None]
@@ -44,7 +45,8 @@ def begin(connection: sqlite3.Connection, now: float) -> Marks:
     connection.execute("UPDATE state SET born = ifnull(born, ?)", (now,))
     tops = dict.fromkeys(_TABLES, 0)
     tops.update(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
-    return Marks(now, {table: tops[table] for table in _TABLES})
+    latest = connection.execute(_LATEST).fetchone()[0]
+    return Marks(now, latest, {table: tops[table] for table in _TABLES})
 
 
 def see_blobs(rows: Rows, marks: Marks, facts: Sequence[SeenBlob]) -> None:
@@ -184,7 +186,9 @@ class Sweep:
 
     def _remove(self, rows: Rows, table: str, row: _Row) -> bool:
         number, blob, other, used = row
-        if used is not None and used >= self._marks.began and other is not None:
+        # Used by this process, or by another one, whose uses are known by their times only.
+        is_used = self._marks.is_used(blob) or (used is not None and used > self._marks.latest)
+        if table in ("image", "blob") and other is not None and is_used:
             return False
         execute = rows.connection.execute
         if table == "image":

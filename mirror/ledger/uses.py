@@ -52,6 +52,8 @@ def write_uses(rows: Rows, uses: Uses, *, complete: bool) -> None:
         if blob is None:
             continue
         blobs.append((used, hits, blob))
+        if hits and rows.marks is not None:
+            rows.marks.use(blob)
         place = None if repository is None else rows.find_repository(repository.name)
         if repository is None:
             anywhere.append((used, hits, blob))

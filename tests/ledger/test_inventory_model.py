@@ -57,6 +57,7 @@ class Inventory(RuleBasedStateMachine):
         self.bare: set[str] = set()  # used before the first survey has ended
         self.surveying = False
         self.touched: set[object] = set()  # noted or gone since the survey began
+        self.given: set[str] = set()  # to clients, since then
 
     def note(self, note: Note) -> None:
         self.now += 1
@@ -94,6 +95,7 @@ class Inventory(RuleBasedStateMachine):
         self.use_above(repository, blob, self.now)
         if not self.stock.complete:
             self.bare.add(blob)
+        self.given.add(blob)
         self.stock.write(Batches([], {(digest(blob), repository): (self.now, 1)}))
 
     def use_above(self, repository: Repository, blob: str, now: float) -> None:
@@ -173,7 +175,7 @@ class Inventory(RuleBasedStateMachine):
     def begin_survey(self) -> None:
         self.stock.begin_survey(FAR)
         self.surveying = True
-        self.touched = set()
+        self.touched, self.given = set(), set()
 
     @precondition(lambda self: self.surveying)
     @rule(
@@ -201,14 +203,18 @@ class Inventory(RuleBasedStateMachine):
         while self.stock.end_survey() is None:
             pass
         self.surveying = False
-        touched = self.touched
-        self.blobs = {blob for blob in self.blobs if ("blob", blob) in touched} | {
+        touched, given = self.touched, self.given
+        self.blobs = {blob for blob in self.blobs if ("blob", blob) in touched or blob in given} | {
             blob for blob in blobs if ("blob", blob) not in touched
         }
         self.layers = {key for key in self.layers if ("layer", *key) in touched} | {
             key for key in layers if ("layer", *key) not in touched
         }
-        kept = {key: used for key, used in self.images.items() if ("image", *key) in touched or key in images}
+        kept = {
+            key: used
+            for key, used in self.images.items()
+            if ("image", *key) in touched or key in images or key[1] in given
+        }
         new = {key for key in images if ("image", *key) not in touched}
         self.images = {**dict.fromkeys(new), **kept}
         self.tags = {key: to for key, to in self.tags.items() if ("tag", *key) in touched} | {

@@ -120,6 +120,20 @@ async def test_what_was_used_since_it_began_stays() -> None:
         assert await names(inventory, "i") == ["i"]
 
 
+@pytest.mark.parametrize("ahead", [0.0, 3600.0])
+async def test_what_was_used_before_it_began_goes_whatever_the_clock_says(ahead: float) -> None:
+    """It may have been set back since, or stand."""
+    async with running(None) as inventory:
+        await surveyed(inventory, Tree())
+        pull(inventory, "i", "a", LATER + ahead)
+        inventory.note_use(digest("i"), APP, LATER + ahead)
+        inventory.note_use(digest("a"), APP, LATER + ahead)
+        await inventory.begin_survey(LATER)
+        removed = await inventory.end_survey()
+        assert (removed.images, removed.blobs) == (1, 2)
+        assert await inventory.total() == Total(0, 0)
+
+
 async def test_what_is_deleted_while_it_goes_on_does_not_come_back(path: Path) -> None:
     tree = Tree().add("i", "ab", tag="1").add("j", "c", tag="2")
     async with running(path) as inventory:
@@ -275,7 +289,7 @@ async def test_what_another_process_notes_meanwhile_stays(path: Path) -> None:
         await surveyed(mine, Tree().add("i", "a", tag="1"))
         await mine.begin_survey(LATER)
         pull(other, "j", "b", LATER - 2000, tag="2")
-        pull(other, "i", "a", LATER, tag="1")
+        pull(other, "i", "a", LATER + 1, tag="1")
         assert await other.flush()
         removed = await mine.end_survey()
         assert (removed.blobs, removed.images) == (0, 0)
@@ -340,7 +354,7 @@ async def test_notes_that_are_lost_while_it_goes_on_end_it(monkeypatch: pytest.M
 
 
 def test_marks_know_each_row_of_before_and_count_later_ones_as_seen() -> None:
-    marks = Marks(T0, {"blob": 20})
+    marks = Marks(T0, T0, {"blob": 20})
     for number in (1, 8, 9, 20, 21, 5000):
         marks.add(("blob", b""), number)
     assert [number for number in range(1, 30) if not marks.has("blob", number)] == [
