@@ -10,7 +10,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,9 +28,11 @@ from mirror.ledger.tables import Tables, UnusableError, code_of, prepare
 
 BUSY_SECONDS = 1.0  # how long to wait for another process's write; ours take up to 60 ms
 ROWS_BETWEEN = 10_000  # rows written between two counts, which take 20 ms, and 200 with what goes then
+PROBE_BYTES = 64 << 10  # what a journal takes at first: its index has 32 KiB
 SET_ASIDE_LIMIT = 3  # files; to see what happened, the last ones do
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNEXPLAINED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 _Identity = tuple[int, int] | None  # device and inode of a file; None: there is none
@@ -74,7 +78,7 @@ class DatabaseFile:
                 self._replace(identity, str(error))
         except (OSError, sqlite3.Error, UnusableError) as error:
             self.close()
-            raise NotKept(_reason(error), busy=_is_busy(error)) from error
+            raise NotKept(_reason(error, self._path.parent), busy=_is_busy(error)) from error
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
@@ -91,7 +95,7 @@ class DatabaseFile:
             for end in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + end).unlink(missing_ok=True)
         except OSError as error:
-            raise NotKept(_reason(error)) from error
+            raise NotKept(_reason(error, self._path.parent)) from error
         finally:
             self.close()
 
@@ -123,7 +127,7 @@ class DatabaseFile:
         except (OSError, sqlite3.Error, UnusableError) as error:
             if not _is_busy(error):
                 self.close()
-            raise NotKept(_reason(error), busy=_is_busy(error)) from error
+            raise NotKept(_reason(error, self._path.parent), busy=_is_busy(error)) from error
 
     def _connect(self) -> None:
         """Raises sqlite3.Error, UnusableError."""
@@ -214,5 +218,17 @@ def _is_busy(error: Exception) -> bool:
     return isinstance(error, sqlite3.Error) and code_of(error) in _BUSY
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+def _reason(error: Exception, folder: Path) -> str:
+    """Why; of what SQLite has no better word for than an error of the disk, what the disk says itself."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, sqlite3.Error) and code_of(error) in _UNEXPLAINED:
+        try:
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(bytes(PROBE_BYTES))
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as cause:
+            return f"{cause.strerror or cause} ({error})"
+        return f"{error} ({error.sqlite_errorname})"
+    return str(error)

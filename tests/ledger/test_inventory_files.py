@@ -347,11 +347,15 @@ async def test_on_a_disk_that_is_full_from_the_start_what_was_kept_is_known(spac
     path = root / "inventory.sqlite"
     await fill(path)
     _fill(root / "filler")
-    async with running(path) as inventory:
-        assert state(inventory)
-        assert await names(inventory, "i") == ["i"]
-        assert await inventory.drop_image(APP, digest("i")) is not None
-        (root / "filler").unlink()
+    with capture_logs() as logs:
+        async with running(path) as inventory:
+            assert state(inventory)
+            assert await names(inventory, "i") == ["i"]
+            assert await inventory.drop_image(APP, digest("i")) is not None
+            (root / "filler").unlink()
+    told = [line["reason"] for line in logs if line["event"] == "inventory.not_kept"]
+    assert told
+    assert all("No space left on device" in reason for reason in told)
     check(path)
     assert rows(path, "SELECT count(*) FROM image") == [(0,)]
 

@@ -105,12 +105,15 @@ async def test_a_disk_that_is_full_from_the_start_keeps_nobody_from_starting(spa
     root = space.folder("full-from-the-start")
     space.mount_tmpfs(root, DISK)
     _fill(root / "filler")
-    async with running(root / "ledger.sqlite") as ledger:
-        note(ledger, 1)
-        assert not await ledger.settle()
-        assert await ask(ledger, 1) == record(1)
-        (root / "filler").unlink()
-        assert await ledger.settle()
+    with capture_logs() as logs:
+        async with running(root / "ledger.sqlite") as ledger:
+            note(ledger, 1)
+            assert not await ledger.settle()
+            assert await ask(ledger, 1) == record(1)
+            (root / "filler").unlink()
+            assert await ledger.settle()
+    (told,) = [line["reason"] for line in logs if line["event"] == "ledger.not_kept"]
+    assert "No space left on device" in told
     assert len(rows(root / "ledger.sqlite")) == 1
 
 
