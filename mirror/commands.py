@@ -6,6 +6,7 @@ lock in the data folder: the mirror in each of its passes, a command from its be
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import fcntl
@@ -17,6 +18,7 @@ from typing import Final
 
 from mirror import appkeeping, appupstreams
 from mirror.cache.lock import Lock
+from mirror.cache.surveyor import Surveyor
 from mirror.config import Config
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.ledger.inventory import NotKept, SurveyLost
@@ -26,6 +28,8 @@ from mirror.server.operations import Event, Operate
 from mirror.store import layout
 
 OURS: Final = "mirror"  # below the root directory: the mirror's own folder
+SURVEYING: Final = "looking at all that is kept, files"
+TELL: Final = 0.5  # seconds between two words about a survey
 LOCK: Final = Path(OURS, appkeeping.LOCK)
 
 
@@ -57,8 +61,9 @@ async def opened(config: Config, root: Path) -> AsyncGenerator[Operate, None]:
 
     async def operate(operation: str, options: Mapping[str, str]) -> AsyncGenerator[Event, None]:
         if operation == "purge" and not keeping.inventory.complete:  # it goes by the inventory
-            yield {"event": "progress", "done": None, "total": None, "what": "looking at all that is kept"}
-            await keeping.surveyor.survey()
+            async with aclosing(_surveyed(keeping.surveyor)) as steps:
+                async for step in steps:
+                    yield step
         async with aclosing(keeping.operate(operation, options)) as events:
             async for event in events:
                 yield event
@@ -131,6 +136,19 @@ def _lock(file: int, root: Path, path: Path) -> None:
         ) from error
     except OSError as error:
         raise CommandError(f"cannot lock {path}: {error.strerror}") from error
+
+
+async def _surveyed(surveyor: Surveyor) -> AsyncGenerator[Event, None]:
+    """Look at all that is kept, and say how far that has come. Raises what `Surveyor.survey` raises."""
+    survey = asyncio.create_task(surveyor.survey())
+    try:
+        while not survey.done():
+            yield {"event": "progress", "done": surveyor.seen, "total": None, "what": SURVEYING}
+            await asyncio.wait([survey], timeout=TELL)
+    finally:
+        survey.cancel()
+        await asyncio.wait([survey])
+    survey.result()
 
 
 async def _told(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:

@@ -17,6 +17,7 @@ from mirror import commands, commandsask, commandstext
 from mirror import log as logging
 from mirror.config import Config
 from mirror.explaintext import clean
+from mirror.logplain import sentence
 from mirror.server.control import SOCKET
 from mirror.server.operations import Event
 
@@ -37,7 +38,7 @@ def run(config: Config, operation: str, options: Mapping[str, str], *, quiet: bo
             for event in commandsask.operate(root / SOCKET, operation, options):
                 screen.show(event)
         except commandsask.NobodyThereError:
-            logging.configure("error" if quiet else "warn")
+            logging.configure_for_people("error" if quiet else "warn", sentence, screen.remark)
             commands.become_owner(root)
             asyncio.run(_here(config, operation, options, screen.show))
     finally:
@@ -100,6 +101,12 @@ class Screen:
         elif not self._quiet:
             click.echo(line)
         return int(bad)
+
+    def remark(self, text: str) -> None:
+        """What the log has to say meanwhile. For any thread."""
+        self.erase()
+        for line in text.splitlines():
+            click.echo(f"mirror: {clean(line)}", err=True)
 
     def erase(self) -> None:
         """Take the line of progress away, where there is one."""

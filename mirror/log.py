@@ -116,6 +116,22 @@ def configure(
     root.setLevel(threshold)
 
 
+def configure_for_people(level: str, render: Renderer, say: Callable[[str], None]) -> None:
+    """Hand every event of `level` and above to `say`, as the text that `render` makes of it."""
+    global _form  # noqa: PLW0603 - as in `configure`
+    _form = None
+    threshold = LEVELS[level]
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, _add_exception, redact, _add_level, render],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=lambda *_args: _Speaker(say),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_Bridge()]
+    root.setLevel(threshold)
+
+
 def form() -> Form | None:
     """What `configure` has set; None where it was not called, or something else was set since."""
     if _form is None or structlog.get_config()["processors"] is not _form.processors:
@@ -131,6 +147,18 @@ class _Sink:
 
     def msg(self, line: str) -> None:
         self._lines.write(line + "\n")
+
+    debug = info = warning = warn = error = critical = exception = log = fatal = msg
+
+
+class _Speaker:
+    """The same, for `configure_for_people`."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def msg(self, text: str) -> None:
+        self._say(text)
 
     debug = info = warning = warn = error = critical = exception = log = fatal = msg
 
@@ -166,9 +194,13 @@ def _add_exception(_logger: WrappedLogger, method: str, event: EventDict) -> Eve
     return event
 
 
+def _add_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    event["level"] = {"warn": "warning", "exception": "error", "critical": "error"}.get(method, method)
+    return event
+
+
 def _add_level_and_time(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    level = {"warn": "warning", "exception": "error", "critical": "error"}.get(method, method)
-    event["level"] = level
+    _add_level(_logger, method, event)
     event["time"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return event
 

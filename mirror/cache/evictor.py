@@ -35,11 +35,17 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Freed:
-    """What went, so far."""
+    """What went, so far. `told`: kind, name and bytes of each, for who wants to know, and takes them."""
 
     images: int = 0
     blobs: int = 0
     bytes: int = 0
+    told: list[tuple[str, str, int]] | None = None
+
+    def tell(self, kind: str, name: str, size: int = 0) -> None:
+        """This went."""
+        if self.told is not None:
+            self.told.append((kind, name, size))
 
     def add(self, other: Freed) -> None:
         """And what went there."""
@@ -139,7 +145,7 @@ class Evictor:
             if dropped is None:
                 return False
             with self._wholly():
-                await self._manifest(repository, digest, dropped)
+                await self._manifest(repository, digest, dropped, freed)
         with self._wholly():
             for link in dropped.links:
                 await self._link(repository, link)
@@ -148,14 +154,16 @@ class Evictor:
         freed.images += 1
         return True
 
-    async def _manifest(self, repository: Repository, digest: Digest, dropped: Dropped) -> None:
+    async def _manifest(self, repository: Repository, digest: Digest, dropped: Dropped, freed: Freed) -> None:
         """Its tags, then its link. In the digest's turn."""
         left = list(dropped.tags)
         try:
             while left:
-                await self._tag_to(repository, left[0], digest)
+                if await self._tag_to(repository, left[0], digest):
+                    freed.tell("tag", f"{repository}:{left[0]}")
                 left.pop(0)
             await self._tree.drop_image(repository, digest)
+            freed.tell("image", f"{repository}@{digest}")
         except StoreError:
             self._inventory.note_image_back(repository, digest, replace(dropped, tags=tuple(left)))
             raise
@@ -170,12 +178,14 @@ class Evictor:
                 self._inventory.note_tag_gone(repository, tag, self._clock())
         return found
 
-    async def _tag_to(self, repository: Repository, tag: Tag, digest: Digest) -> None:
-        """A tag, unless it has moved."""
+    async def _tag_to(self, repository: Repository, tag: Tag, digest: Digest) -> bool:
+        """A tag, unless it has moved; whether it went."""
         async with self.turns.of((repository, tag)):
-            if await self._tree.drop_tag_to(repository, tag, digest):
-                self._memory.forget_tag(repository, tag)
-                self._inventory.note_tag_gone(repository, tag, self._clock())
+            if not await self._tree.drop_tag_to(repository, tag, digest):
+                return False
+            self._memory.forget_tag(repository, tag)
+            self._inventory.note_tag_gone(repository, tag, self._clock())
+            return True
 
     async def _blob(self, digest: Digest, freed: Freed, unused_since: float = math.inf) -> bool:
         """A blob that no image names, with its links."""
@@ -189,6 +199,7 @@ class Evictor:
                 await self._data(loose)
         freed.blobs += 1
         freed.bytes += loose.size
+        freed.tell("blob", str(digest), loose.size)
         return True
 
     async def _data(self, loose: Loose) -> None:

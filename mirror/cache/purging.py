@@ -61,7 +61,7 @@ class Purger:
         if not self._inventory.complete:
             yield {"event": "error", "error": UNSURVEYED}
             return
-        freed, count, failures = Freed(), 0, 0
+        freed, count, failures = Freed(told=[]), 0, 0
         async with aclosing(self._steps(repository, reference, freed)) as steps:
             async for step in steps:
                 if step is None:
@@ -92,13 +92,17 @@ class Purger:
             digest = meant.pop(0)
             named = await self._named(repository, digest)
             try:
-                if not await self._evictor.image(repository, digest, freed):
-                    continue
+                gone = await self._evictor.image(repository, digest, freed)
             except StoreError as error:
                 failed(f"{repository}@{digest}", error)
+                for event in _taken(freed):
+                    yield event
                 yield None
                 continue
-            yield _removed("image", f"{repository}@{digest}")
+            for event in _taken(freed):
+                yield event
+            if not gone:
+                continue
             known = set(await self._inventory.images(repository))
             for child in sorted(known & named.parts if named else (), key=str):
                 if child not in meant and await self._is_left(repository, child):
@@ -121,6 +125,8 @@ class Purger:
                     else:
                         if event is not None:
                             yield event
+                    for each in _taken(freed):
+                        yield each
 
     async def _drop(self, fact: RepositoryFact, freed: Freed) -> Event | None:
         """One link; and what it led to, where no other leads there and no image names it."""
@@ -184,5 +190,11 @@ class Purger:
         return await self._inventory.images(repository)
 
 
-def _removed(kind: str, name: str) -> Event:
-    return {"event": "removed", "kind": kind, "name": name, "size": 0}
+def _removed(kind: str, name: str, size: int = 0) -> Event:
+    return {"event": "removed", "kind": kind, "name": name, "size": size}
+
+
+def _taken(freed: Freed) -> list[Event]:
+    """What has gone since the last time."""
+    told, freed.told = freed.told or [], []
+    return [_removed(*each) for each in told]

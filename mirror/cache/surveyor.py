@@ -66,6 +66,11 @@ class Surveyor:
         self._replaced = 0  # inventories that were taken away, when the last one began
         self.tried = asyncio.Event()  # a survey has ended, well or not; for who waits to clear
 
+    @property
+    def seen(self) -> int:
+        """Files that the survey under way, or the last one, has seen."""
+        return self._seen
+
     async def run(self) -> None:
         """Survey whenever it is time, until cancelled."""
         while True:

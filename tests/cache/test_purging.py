@@ -34,6 +34,7 @@ async def test_a_blob_that_no_image_names_goes_with_its_repository(tmp_path: Pat
         events = await _purged(at)
         assert {event["name"] for event in events if event["event"] == "removed"} == {
             f"library/a@{secret}",
+            str(secret),
             f"library/a@{shared}",
         }
         assert (events[-1]["blobs"], events[-1]["bytes"], events[-1]["absent"]) == (1, 6 * KIB, "")

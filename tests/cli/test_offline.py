@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from mirror.drivers.base import StorageDriver
 from mirror.store.tree import Tree
 from tests.cli.kit import data_folder
 
+ROOT = Path(__file__).resolve().parents[2]
 LONG_AGO = 1.7e9  # seconds since the epoch
 SMALL, SHARED = b"small" * 100, b"shared" * 1000
 LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -78,7 +81,7 @@ class Folder:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The data folder that the configuration names; this process' log stays as it is."""
-    monkeypatch.setattr(log, "configure", lambda _level: None)
+    monkeypatch.setattr(log, "configure_for_people", lambda _level, _render, _say: None)
     with data_folder(tmp_path, monkeypatch) as folder:
         yield folder
 
@@ -159,6 +162,31 @@ def test_a_tag_is_forgotten_with_what_it_alone_has(folder: Folder, what: str) ->
     assert (folder.tags("team/b"), folder.has(b"second"), folder.has(SHARED)) == (["1"], False, True)
     again = run("purge", what)
     assert (again.exit_code, again.stderr) == (1, f"mirror: {what}: team/b has no tag 2; its tags: 1\n")
+
+
+def test_a_purge_says_all_that_went(folder: Folder) -> None:
+    digest = folder.image("team/c", "1", b"third")
+    folder.image("team/c", "other", b"fourth")
+    said = [line for line in run("purge", "team/c:1").stdout.splitlines() if "survey." not in line]
+    layer = hashlib.sha256(b"third").hexdigest()
+    assert said[:2] == ["tag deleted: team/c:1", f"image deleted: team/c@{digest}"]
+    assert f"blob deleted (5 bytes): sha256:{layer}" in said
+    assert said[-1].startswith("team/c:1: 1 tag, 1 image and 3 blobs deleted, ")
+
+
+def test_what_the_log_would_say_is_said_in_plain_words(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "data")
+    folder.image("team/c", "1", b"third")
+    (link,) = tmp_path.glob("data/**/revisions/sha256/*/link")
+    link.write_bytes(b"nonsense")
+    config = tmp_path / "config.yml"
+    config.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path / 'data'}}}}}\n")
+    command = [sys.executable, "-m", "mirror", "purge", "team/c", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    first = done.stderr.splitlines()[0]
+    assert first.startswith("mirror: warning: docker/registry/v2/repositories/team/c/_manifests/revisions/")
+    assert "/link is no link, and counts as missing: " in first
+    assert "level=" not in done.stderr
 
 
 @pytest.mark.parametrize(

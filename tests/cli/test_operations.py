@@ -52,7 +52,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Script:
         yield script
 
     monkeypatch.setattr(commands, "opened", opened)
-    monkeypatch.setattr(log, "configure", lambda _level: None)
+    monkeypatch.setattr(log, "configure_for_people", lambda _level, _render, _say: None)
     return script
 
 
