@@ -171,7 +171,7 @@ def test_a_purge_says_all_that_went(folder: Folder) -> None:
     layer = hashlib.sha256(b"third").hexdigest()
     assert said[:2] == ["tag deleted: team/c:1", f"image deleted: team/c@{digest}"]
     assert f"blob deleted (5 bytes): sha256:{layer}" in said
-    assert said[-1].startswith("team/c:1: 1 tag, 1 image and 3 blobs deleted, ")
+    assert said[-1].startswith("team/c:1: 1 tag, 1 image and 2 blobs deleted, ")
 
 
 def test_what_the_log_would_say_is_said_in_plain_words(tmp_path: Path) -> None:
