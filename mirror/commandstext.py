@@ -27,6 +27,8 @@ def item(event: Event) -> str:
     verb = VERBS.get(str(event.get("event")))
     if verb is None:
         return ""
+    if event.get("event") == "bad" and event.get("kind") == "link":
+        verb = "is broken"
     if event.get("unreadable") is True:
         verb = "cannot be read"
     size = _number(event, "size")
@@ -84,18 +86,38 @@ def failed(operation: str, event: Event, items: Mapping[str, int]) -> bool:
     if _number(event, "failed"):
         return True
     if operation == "verify":
-        return bool(_number(event, "bad"))
+        return bool(_number(event, "bad") or _number(event, "broken"))
     return operation == "purge" and not _counts(event, items)
 
 
 def _verified(event: Event) -> str:
     checked, bad = _number(event, "checked") or 0, _number(event, "bad") or 0
     read = f"{_amount(checked, 'blob')} read, {data(_number(event, 'bytes') or 0)}"
+    links = _links(event)
     if not bad:
-        return f"{read}: all match their digests"
+        return f"{read}: all match their digests{links}"
     verb = "does not match its digest: it was" if bad == 1 else "do not match their digests: they were"
     again = "it is" if bad == 1 else "they are"
-    return f"{read}: {_count(bad)} {verb} set aside, and {again} fetched again when asked for"
+    return f"{read}: {_count(bad)} {verb} set aside, and {again} fetched again when asked for{links}"
+
+
+def _links(event: Event) -> str:
+    """`; 12 links read: 1 was broken, and deleted; 3 lead to nothing, and go with the next collection`."""
+    links = _number(event, "links")
+    if links is None:
+        return ""
+    broken, nowhere = _number(event, "broken") or 0, _number(event, "nowhere") or 0
+    found = []
+    if broken:
+        found.append(f"{_count(broken)} {'was' if broken == 1 else 'were'} broken, and deleted")
+    if nowhere:
+        lead = (
+            "leads to nothing that is kept, and goes"
+            if nowhere == 1
+            else "lead to nothing that is kept, and go"
+        )
+        found.append(f"{_count(nowhere)} {lead} with a later collection")
+    return f"; {_amount(links, 'link')} read{': ' if found else ''}{'; '.join(found)}"
 
 
 def _counts(event: Event, items: Mapping[str, int]) -> str:

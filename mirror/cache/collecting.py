@@ -19,6 +19,7 @@ from mirror.cache.evictor import Evictor, failed
 from mirror.cache.memory import Memory
 from mirror.cache.purging import Purger
 from mirror.cache.scrubber import Scrubber
+from mirror.cache.verifying import Verifier
 from mirror.ledger.inventory import Inventory
 from mirror.oci.digest import Digest
 from mirror.oci.names import Reference, Repository
@@ -51,7 +52,7 @@ class Collector:
         self._inventory = inventory
         self._memory = memory
         self._evictor = evictor
-        self._scrubber = scrubber
+        self._verifier = Verifier(tree, inventory, memory, scrubber, evictor.turns, clock)
         self._busy = busy
         self._clock = clock
         self._purger = Purger(store, tree, inventory, memory, evictor, clock)
@@ -98,19 +99,9 @@ class Collector:
             "dry_run": dry_run,
         }
 
-    async def verify(self) -> AsyncGenerator[Event, None]:
-        """Compare every blob with its digest; a bad one is moved aside, and fetched again when wanted."""
-        done = bad = size = 0
-        async with aclosing(self._tree.survey_blobs()) as batches:
-            async for batch in batches:
-                for fact in batch:
-                    found = await self._scrubber.check(fact.digest)
-                    done, size = done + 1, size + fact.size
-                    if found is not None:
-                        bad += 1
-                        yield {"event": "bad", "name": str(fact.digest), "size": fact.size, **found.told()}
-                    yield {"event": "progress", "done": done, "total": None, "what": "blobs"}
-        yield {"event": "summary", "checked": done, "bytes": size, "bad": bad}
+    def verify(self) -> AsyncGenerator[Event, None]:
+        """Compare every blob with its digest, and read every link: see `verifying`."""
+        return self._verifier.verify()
 
     def purge(self, repository: Repository, reference: Reference | None) -> AsyncGenerator[Event, None]:
         """Delete an image, or all of a repository: see `purging`."""

@@ -151,6 +151,8 @@ class _Running:
 
 
 def _log_bad(event: Event) -> None:
+    if event.get("kind") == "link":  # who reads it tells so: store.link.broken
+        return
     told = {name: event[name] for name in event if name not in ("event", "name", "digest")}
     log.error("scrub.bad", digest=event.get("name"), **told)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from mirror.drivers.base import StorageDriver
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
-from mirror.store import collect, deletion, marks, scrub, survey
+from mirror.store import collect, deletion, layout, marks, scrub, survey, verify
 from mirror.store.errors import reading, writing
 from mirror.store.garbage import Garbage, Step
 from mirror.store.links import Links
@@ -46,6 +46,18 @@ class Tree:
             async with aclosing(survey.repositories(self._driver, self._links, repository)) as batches:
                 async for batch in batches:
                     yield batch
+
+    async def survey_links(self) -> AsyncGenerator[list[verify.LinkFact], None]:
+        """Every link of a blob, a manifest or a tag, read; 250 at once at most."""
+        with reading():
+            async with aclosing(verify.links_of(self._driver, self._links)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    async def has_blob(self, digest: Digest) -> bool:
+        """Whether its data is here, whatever it is."""
+        with reading():
+            return await verify.has(self._driver, layout.blob_data(digest))
 
     async def named(self, repository: Repository, digest: Digest) -> Named | None:
         """What a manifest of this repository names; None when it is not here, or not as it should be."""
@@ -105,6 +117,11 @@ class Tree:
         """Take a blob from a repository."""
         with writing():
             return await deletion.drop_layer(self._driver, repository, digest)
+
+    async def drop_broken(self, link: verify.LinkFact) -> bool:
+        """Delete a link if it is broken still; whether it went."""
+        with writing():
+            return await verify.drop_broken(self._driver, self._links, link)
 
     async def drop_blob(self, digest: Digest) -> bool:
         """Delete a blob's data, or a manifest's. The links to it are for the caller to drop before."""

@@ -393,11 +393,54 @@ async def test_a_bad_blob_is_found_moved_aside_and_not_served(tmp_path: Path) ->
         path.write_bytes(b"X" + b"a" * (KIB - 1))
         events = [event async for event in at.collector.verify()]
         assert [event["name"] for event in events if event["event"] == "bad"] == [str(digest)]
-        assert events[-1] == {"event": "summary", "checked": 4, "bytes": events[-1]["bytes"], "bad": 1}
+        counts = {"checked": 4, "bytes": events[-1]["bytes"], "bad": 1}
+        # A layer link leads to nothing now: no damage of its own.
+        assert events[-1] == {"event": "summary", **counts, "links": 5, "broken": 0, "nowhere": 1}
         assert not await at.kept(b"a" * KIB)
         assert await at.kept(b"b" * KIB)
         aside = list((tmp_path / "mirror" / "quarantine").iterdir())
         assert [file.read_bytes()[:1] for file in aside] == [b"X"]
+
+
+async def test_a_verification_finds_broken_links_and_takes_them_away(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        await at.image(A, "1", b"a" * KIB)
+        other = await at.image(B, "1", b"b" * KIB)
+        base = tmp_path / "docker/registry/v2/repositories/library"
+        (layer,) = base.glob(f"a/_layers/sha256/{Digest.of(b'a' * KIB).hex}/link")
+        (revision,) = base.glob("a/_manifests/revisions/sha256/*/link")
+        (tag,) = base.glob("a/_manifests/tags/1/current/link")
+        layer.write_bytes(b"")  # a power cut
+        revision.write_text(f"sha256:{'0' * 64}")
+        tag.write_bytes(b"nonsense")
+        events = [event async for event in at.collector.verify()]
+        bad = {event["name"] for event in events if event["event"] == "bad"}
+        assert bad == {path.relative_to(tmp_path).as_posix() for path in (layer, revision, tag)}
+        assert {event["kind"] for event in events if event["event"] == "bad"} == {"link"}
+        told = events[-1]
+        assert (told["bad"], told["links"], told["broken"], told["nowhere"]) == (0, 8, 3, 0)
+        assert not layer.exists()
+        assert not revision.exists()
+        assert not tag.parent.parent.exists()
+        assert await at.inventory.images(A) == []
+        assert await at.has(B, other)
+        again = [event async for event in at.collector.verify()]
+        assert (again[-1]["links"], again[-1]["broken"]) == (5, 0)
+
+
+async def test_a_broken_link_behind_a_symbolic_link_stays(tmp_path: Path) -> None:
+    """It may be another's folder."""
+    async with shop(tmp_path, Limits()) as at:
+        await at.image(A, "1", b"a" * KIB)
+        base = tmp_path / "docker/registry/v2/repositories/library"
+        (tmp_path / "elsewhere").mkdir()
+        (base / "a").rename(tmp_path / "elsewhere/a")
+        (base / "a").symlink_to(tmp_path / "elsewhere/a")
+        (tag,) = base.glob("a/_manifests/tags/1/current/link")
+        tag.write_bytes(b"nonsense")
+        events = [event async for event in at.collector.verify()]
+        assert [event["stays"] for event in events if event["event"] == "bad"] == [True]
+        assert tag.exists()
 
 
 @pytest.mark.parametrize("by", ["tag", "digest", "repository"])

@@ -102,7 +102,8 @@ async def test_a_file_that_cannot_be_read_is_moved_aside_and_the_others_are_read
         digests = await _blobs(at, 5)
         driver.bad = {digests[2].hex}
         events = await _verified(at)
-        assert events[-1] == {"event": "summary", "checked": 5, "bytes": 5 * KIB, "bad": 1}
+        summary = {"event": "summary", "checked": 5, "bytes": 5 * KIB, "bad": 1}
+        assert summary.items() <= events[-1].items()
         (bad,) = [event for event in events if event["event"] == "bad"]
         assert (bad["name"], bad["unreadable"], bad["repositories"]) == (
             str(digests[2]),

@@ -153,6 +153,25 @@ WHAT = {"what": "quay.io/a:1"}
             True,
         ),
         (
+            "verify",
+            {},
+            {},
+            {"checked": 9, "bytes": 5, "bad": 0, "links": 12, "broken": 0, "nowhere": 0},
+            "9 blobs read, 5 bytes: all match their digests; 12 links read",
+            False,
+        ),
+        (
+            "verify",
+            {},
+            {},
+            {"checked": 9, "bytes": 5, "bad": 0, "links": 12, "broken": 1, "nowhere": 2},
+            (
+                "9 blobs read, 5 bytes: all match their digests; 12 links read: 1 was broken, and deleted; "
+                "2 lead to nothing that is kept, and go with a later collection"
+            ),
+            True,
+        ),
+        (
             "purge",
             WHAT,
             {"image": 2},
