@@ -144,7 +144,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     )
 
     async def explain(image: str) -> dict[str, Any]:
-        return await appupstreams.explain(image, proxy, names, upstream, registry)
+        return await appupstreams.explain(image, proxy, names, upstream, registry, keeping.keeper.outlook)
 
     async def lifetime(_app: web.Application) -> AsyncGenerator[None, None]:
         await ledger.open()

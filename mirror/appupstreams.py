@@ -11,10 +11,12 @@ from typing import Any
 from pydantic import SecretStr
 
 from mirror import __version__
+from mirror.cache.outlook import Outlook
 from mirror.cache.pullthrough import PullThrough
 from mirror.confignames import OPEN, default_url
 from mirror.configproxy import Proxy
 from mirror.configproxy import Upstream as Entry
+from mirror.oci.digest import Digest
 from mirror.oci.reference import Image
 from mirror.upstream.client import Client
 from mirror.upstream.endpoints import Endpoints
@@ -46,11 +48,18 @@ def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
 
 
 async def explain(
-    image: str, proxy: Proxy, names: Routes, registries: Upstreams, cache: PullThrough
+    image: str,
+    proxy: Proxy,
+    names: Routes,
+    registries: Upstreams,
+    cache: PullThrough,
+    outlook: Outlook,
 ) -> dict[str, Any]:
     """What is known of an image as people type it. Raises ImageError, and RegistryError for no route."""
     meant = Image.parse(image)
     route = names.route(meant.host, "", meant.repository)
+    known = await cache.explain(route.qualified, meant.reference)
+    kept = Digest.parse(known["reference"]["digest"]) if known["reference"]["kept"] else None
     return {
         "image": image,
         "namespace": route.namespace,
@@ -59,7 +68,8 @@ async def explain(
         "routed_by": route.routed_by,
         "login": login(_entry(proxy, route.entry)),
         **registries.describe(route.qualified, time.monotonic()),
-        **await cache.explain(route.qualified, meant.reference),
+        **known,
+        **await outlook.explain(route.qualified, meant.reference, kept),
     }
 
 

@@ -16,7 +16,7 @@ import click
 from mirror import commands, commandsask, commandstext
 from mirror import log as logging
 from mirror.config import Config
-from mirror.explaintext import clean
+from mirror.explainwords import clean
 from mirror.logplain import sentence
 from mirror.server.control import SOCKET
 from mirror.server.operations import Event

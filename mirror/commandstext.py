@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mirror.explaintext import clean, data
+from mirror.explainwords import clean, data
 
 COUNTED: Final = {"images": "image", "blobs": "blob"}  # of a summary, and what one of it is called
 # registry:2 prints `blob eligible for deletion: sha256:...`, and then deletes it

@@ -58,6 +58,8 @@ class Explainer:
                 "media_type": manifest.descriptor.media_type,
                 "size": manifest.descriptor.size,
             }
+        elif "stale_left" in told:
+            told["stale_left"] = None  # a word alone stands in for nothing
         parsed = await parsed_manifest(manifest) if manifest is not None else None
         blobs = await self._blobs(repository, parsed) if parsed is not None and not parsed.children else None
         platforms = await self._platforms(repository, manifest, parsed) if manifest and parsed else []

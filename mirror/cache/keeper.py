@@ -25,6 +25,7 @@ from mirror.cache.eviction import Disk, Limits, is_high, surplus
 from mirror.cache.evictor import Evictor, Freed
 from mirror.cache.lock import Lock
 from mirror.cache.measure import Measure
+from mirror.cache.outlook import Outlook
 from mirror.cache.pace import Pace
 from mirror.cache.passes import Passes, tell
 from mirror.cache.spool import Spool
@@ -67,6 +68,7 @@ class Keeper:
         self._passes = Passes(inventory, evictor, limits, lock, namespace_of, clock, spool)
         self._measure = Measure(inventory, reserved, disk, spool)
         self._clock = clock
+        self.outlook = Outlook(inventory, limits, self._measure, namespace_of, clock)
         self._scarce = asyncio.Event()  # there is little room left: make some more
         self.admission = Admission(
             limits, self._measure, self._passes, reserved, lambda: inventory.complete, self._scarce

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
 
-from mirror.ledger.facts import Candidate, Dropped, KeptBlob, Loose, Move, Place, Total
+from mirror.ledger.facts import Candidate, Dropped, KeptBlob, KeptImage, Loose, Move, Place, Total
 from mirror.ledger.inventoryschema import digest_of
 from mirror.ledger.rows import Rows
 from mirror.oci.digest import Digest
@@ -33,6 +33,8 @@ _LOOSE = """SELECT used, id, hits, size, digest, NULL, NULL, NULL FROM blob
     WHERE loose = 1 AND size IS NOT NULL AND {} ORDER BY used, id"""
 _START = Place(-1.0, is_image=True, number=0)  # before all of them
 _TAGS = "SELECT tag FROM tag WHERE blob = ?1 AND repository = ?2"
+_TAGS_ABOVE = """SELECT tag.tag FROM part CROSS JOIN tag ON tag.blob = part.image
+    AND tag.repository = part.repository WHERE part.blob = ?1 AND part.repository = ?2"""
 _PARTS = """SELECT digest FROM part CROSS JOIN blob ON blob.id = part.blob
     WHERE part.image = ?1 AND part.repository = ?2"""
 _LINKED = """SELECT repository.name FROM layer JOIN repository ON repository.id = layer.repository
@@ -147,6 +149,23 @@ def _candidate(row: _Row, now: float, late: float) -> Candidate | None:
     place = Place(used, name is not None, number)
     when = now if used > late else used
     return Candidate(repository, digest, size, when, hits, tuple(map(Tag, tags)), place)
+
+
+def image(connection: sqlite3.Connection, repository: str, digest: bytes) -> KeptImage | None:
+    """What is known of an image that is kept."""
+    row = connection.execute(
+        "SELECT image.repository, image.blob, image.seen, image.used, image.hits FROM image"
+        " JOIN blob ON blob.id = image.blob JOIN repository ON repository.id = image.repository"
+        " WHERE blob.digest = ? AND repository.name = ?",
+        (digest, repository),
+    ).fetchone()
+    if row is None:
+        return None
+    place, number, seen, used, hits = row
+    tags = {*_tags(connection, _TAGS, number, place), *_tags(connection, _TAGS_ABOVE, number, place)}
+    count = connection.execute("SELECT count(*) FROM image WHERE used < ?", (used,)).fetchone()[0]
+    (born,) = connection.execute("SELECT born FROM state").fetchone()
+    return KeptImage(seen, used, hits, tuple(sorted(tags)), count, born)
 
 
 def drop_image(rows: Rows, repository: str, digest: bytes, unused_since: float) -> Dropped | None:

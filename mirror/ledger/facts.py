@@ -129,6 +129,21 @@ class KeptBlob:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptImage:
+    """All that is known of an image that is kept. `tags`: its own, and those of the indexes that name it.
+
+    `unused_longer`: how many images were last used before it. `known_since`: when the inventory was begun.
+    """
+
+    seen: float
+    used: float
+    hits: int
+    tags: tuple[Tag, ...]
+    unused_longer: int
+    known_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """A tag pointed here from then on; None: the upstream had it no more. `origin`: who said so."""
 

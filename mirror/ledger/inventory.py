@@ -24,6 +24,7 @@ from mirror.ledger.facts import (
     Candidate,
     Dropped,
     KeptBlob,
+    KeptImage,
     Loose,
     Move,
     Place,
@@ -181,6 +182,10 @@ class Inventory(Notebook):
     async def blob(self, digest: Digest) -> KeptBlob | None:
         """What is known of a blob; None: its data is not kept."""
         return await self._read(lambda connection: asks.blob(connection, raw(digest)))
+
+    async def image(self, repository: Repository, digest: Digest) -> KeptImage | None:
+        """What is known of an image; None: it is not kept."""
+        return await self._read(lambda connection: asks.image(connection, repository.name, raw(digest)))
 
     async def known_since(self, now: float, gap: float) -> float | None:
         """Since when uses are known: nothing counts as unused before. None: there was no survey yet.

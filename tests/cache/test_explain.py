@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -200,3 +201,14 @@ async def test_an_upstream_that_was_too_slow(parts: Parts, upstream: Puppet, clo
     assert ended == "kept"
     upstream.hold["resolve"].set()
     await until(lambda: not parts.registry._checks._running._tasks)
+
+
+async def test_a_word_alone_is_not_called_usable(parts: Parts, upstream: Puppet) -> None:
+    """A manifest that was evicted leaves what the upstream has said of its tag."""
+    await keep(parts)
+    assert (await parts.registry.explain(A, ONE))["reference"]["stale_left"] > 0
+    await parts.store.untag(A, ONE)
+    shutil.rmtree(parts.root / "docker")
+    parts.registry._manifests._memory.forget_image(A, BY_DIGEST)
+    told = (await parts.registry.explain(A, ONE))["reference"]
+    assert (told["kept"], told["stale_left"]) == (False, None)

@@ -664,3 +664,31 @@ async def test_the_log_says_which_image_went_and_why(tmp_path: Path, limits: Lim
         assert told.items() <= line.items()
         assert line["unused"] == 2 * HOUR
         assert line["bytes"] > 10 * KIB
+
+
+async def test_an_operator_is_told_how_long_an_image_stays(tmp_path: Path) -> None:
+    limits = Limits(maxsize=100 * KIB, ttl=10 * HOUR, pins=(Rule("library/b:*", 0.0),))
+    async with shop(tmp_path, limits) as at:
+        older = await at.image(A, "1", b"a" * KIB)
+        at.clock.now += HOUR
+        await at.inventory.known_since(at.clock(), 5 * HOUR)
+        pinned = await at.image(B, "1", b"b" * KIB)
+        at.clock.now += HOUR
+        told = (await at.keeper.outlook.explain(A, Tag("1"), older))["keeping"]
+        # Nothing was known of uses before the inventory was begun, which was when it came.
+        assert (told["used_ago"], told["expires_in"], told["pin"]) == (2 * HOUR, 8 * HOUR, None)
+        assert (told["unused_longer"], told["hits"], told["maxsize"]) == (0, 1, 100 * KIB)
+        assert told["kept_bytes"] == at.bytes_on_disk()
+        other = await at.keeper.outlook.explain(B, Tag("1"), pinned)
+        assert (other["keeping"]["pin"], other["keeping"]["expires_in"]) == ("library/b:*", None)
+        assert other["keeping"]["unused_longer"] == 1
+        assert [move["digest"] for move in other["history"]] == [str(pinned)]
+        assert await at.keeper.outlook.explain(A, Tag("none"), None) == {"keeping": None, "history": []}
+        # What was said is what happens.
+        at.clock.now += 8 * HOUR - 1
+        await at.inventory.known_since(at.clock(), 20 * HOUR)
+        await at.keeper._look()
+        assert await at.has(A, older)
+        at.clock.now += 2
+        await at.keeper._look()
+        assert not await at.has(A, older)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.explaintext import data, duration, lines
+from mirror.explaintext import lines
+from mirror.explainwords import data, duration
 
 D = "sha256:" + "a" * 64
 CHILD = "sha256:" + "b" * 64
@@ -61,6 +62,24 @@ FULL: dict[str, Any] = {
         {"digest": D, "platform": "linux/s390x/v1", "kept": False, "blobs_kept": None, "blobs": None},
         {"digest": BLOB, "platform": "", "kept": False},
     ],
+    "history": [
+        {"digest": D, "ago": 3600.0, "origin": "quay.io"},
+        {"digest": None, "ago": 90000.0, "origin": ""},
+    ],
+    "keeping": {
+        "used_ago": 7200.0,
+        "seen_ago": 864000.0,
+        "hits": 12,
+        "pin": None,
+        "ttl": 604800.0,
+        "expires_in": 597600.0,
+        "unused_longer": 120,
+        "surveyed": True,
+        "kept_bytes": 180 << 30,
+        "maxsize": 200 << 30,
+        "free": 5 << 30,
+        "minfree": 1 << 30,
+    },
     "next_pull": "nothing for another 47 s",
 }
 
@@ -78,6 +97,13 @@ blobs        3 of 4 kept, 27.1 MiB of 30.2 MiB
 platforms    linux/amd64     kept      3 of 4 blobs    {CHILD}
              linux/s390x/v1  not kept                  {D}
              unknown         not kept                  {BLOB}
+history      pointed to {D}, 1 h ago (quay.io)
+             was not there any more, 1 d 1 h ago
+stays        used 2 h ago, 12 times in 10 d
+             goes in 6 d 22 h if nobody uses it (proxy.ttl is 7 d)
+             when room is needed: 120 images were unused for longer, it goes after them
+             180.0 GiB of 200.0 GiB are kept (cache.maxsize)
+             5.0 GiB of the disk are free, at least 1.0 GiB are to be (cache.minfree)
 endpoint 1   https://quay.io: asked as usual
              its blob storage cdn.quay.io: not asked for another 12 s: its last requests failed
              x.quay.io: tried again by the next request: its last 5 requests failed
@@ -295,3 +321,38 @@ def test_whatever_is_there_or_not_is_told(facts: dict[str, Any], missing: str, i
         assert all(
             line.isprintable() for line in lines({part: {**FULL[part], **dict.fromkeys(FULL[part], instead)}})
         )
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (
+            {"used_ago": 0.1, "seen_ago": 5.0, "hits": 1, "pin": "library/*", "ttl": 60.0, "maxsize": 10},
+            ["used just now, once in 5 s", "pinned by library/*: it stays"],
+        ),
+        (
+            {"used_ago": 5.0, "seen_ago": 5.0, "hits": 0, "ttl": None},
+            [
+                "kept for 5 s, and not used",
+                "proxy.ttl is 0: it does not go for its age",
+                "there is no limit of size",
+            ],
+        ),
+        (
+            {"ttl": 60.0, "expires_in": 0.0, "maxsize": 1, "unused_longer": 0},
+            [
+                "goes now if nobody uses it (proxy.ttl is 1 min)",
+                "when room is needed: no image was unused for longer, this one goes first",
+            ],
+        ),
+        (
+            {"ttl": 60.0, "expires_in": 9.0, "minfree": 1, "unused_longer": 1, "surveyed": False},
+            [
+                "goes in 9 s if nobody uses it (proxy.ttl is 1 min)",
+                "nothing goes for room before all that is kept was looked at (survey.done)",
+            ],
+        ),
+    ],
+)
+def test_how_long_it_stays(facts: dict[str, Any], expected: list[str]) -> None:
+    assert one("keeping", **facts) == expected
