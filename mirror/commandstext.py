@@ -68,8 +68,9 @@ def summary(operation: str, options: Mapping[str, str], event: Event, items: Map
         return _verified(event)
     counts, size = _counts(event, items), data(_number(event, "bytes") or 0)
     if options.get("dry_run") == "true":
+        after = _unreadable(event)
         found = f"{counts}, {size}, eligible for deletion" if counts else "nothing is eligible for deletion"
-        return f"{found}; nothing was changed"
+        return f"{found}{after}; nothing was changed"
     before, nothing, left = "", "nothing to collect", _number(event, "failed") or 0
     if operation == "purge":
         before = f"{clean(options.get('what', ''))}: "
@@ -78,16 +79,25 @@ def summary(operation: str, options: Mapping[str, str], event: Event, items: Map
         nothing = "nothing was deleted"
     done = f"{counts} deleted, {size} freed" if counts else nothing
     after = f"; {_amount(left, 'item')} could not be deleted: see the log" if left else ""
-    return f"{before}{done}{after}"
+    return f"{before}{done}{after}{_unreadable(event)}"
 
 
 def failed(operation: str, event: Event, items: Mapping[str, int]) -> bool:
     """Whether the summary is of something that a caller must look at: bad blobs, nothing to purge."""
-    if _number(event, "failed"):
+    if _number(event, "failed") or _number(event, "unreadable"):
         return True
     if operation == "verify":
         return bool(_number(event, "bad") or _number(event, "broken"))
     return operation == "purge" and not _counts(event, items)
+
+
+def _unreadable(event: Event) -> str:
+    """That repositories were left alone, and why; "" for none."""
+    count = _number(event, "unreadable") or 0
+    if not count:
+        return ""
+    what = "1 repository was" if count == 1 else f"{_count(count)} repositories were"
+    return f"; {what} left alone, with what cannot be read: see the log, and `mirror verify`"
 
 
 def _verified(event: Event) -> str:

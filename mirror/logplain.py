@@ -10,6 +10,7 @@ from structlog.typing import EventDict, WrappedLogger
 # Of what may stand in the way of a command. Any other event is told by its name and its fields.
 SENTENCES: Final[Mapping[str, str]] = {
     "eviction.failed": "{what} could not be deleted: {reason}",
+    "collection.unreadable": "{repository} is left alone, for a part of it cannot be read: {reason}",
     "inventory.lost": "what is kept is not known for certain any more: {reason}",
     "inventory.not_closed": "{file} could not be closed well: {reason}",
     "inventory.not_kept": "{file} cannot be used, so that memory has to do: {reason}",

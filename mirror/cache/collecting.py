@@ -15,6 +15,8 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from mirror.cache.evictor import Evictor, failed
 from mirror.cache.memory import Memory
 from mirror.cache.purging import Purger
@@ -30,6 +32,8 @@ from mirror.store.garbage import Garbage, Kind
 from mirror.store.tree import Tree
 
 Event = dict[str, Any]
+
+log = structlog.get_logger()
 
 TELL = 1000  # files between two words about the progress
 
@@ -62,13 +66,17 @@ class Collector:
 
         `untagged`: and manifests to which no tag leads. What cannot be deleted is told, and passed over.
         """
-        seen = told = count = size = failures = 0
+        seen = told = count = size = failures = unreadable = 0
         began = self._clock()
         if not dry_run:  # first: a folder with nothing else in it is empty then
             failures += not await self._sweep()
         async with aclosing(self._tree.collect(now=self._clock(), untagged=untagged)) as steps:
             async for step in steps:
                 seen += step.seen
+                if step.unreadable is not None:
+                    unreadable += 1
+                    repository, reason = step.unreadable
+                    log.warning("collection.unreadable", repository=str(repository), reason=reason)
                 if seen - told >= TELL:
                     told = seen
                     yield {"event": "progress", "done": seen, "total": None, "what": "files"}
@@ -96,6 +104,7 @@ class Collector:
             "removed": count,
             "bytes": size,
             "failed": failures,
+            "unreadable": unreadable,
             "dry_run": dry_run,
         }
 

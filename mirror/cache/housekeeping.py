@@ -47,6 +47,7 @@ async def daily(collect: Callable[[], AsyncGenerator[dict[str, Any], None]]) -> 
                 removed=last["removed"],
                 bytes=last["bytes"],
                 failed=last.get("failed", 0),
+                unreadable=last.get("unreadable", 0),
                 seconds=seconds,
             )
         else:

@@ -36,7 +36,11 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Some milliseconds' work of a collection: how many entries it saw, and the garbage among them."""
+    """Some milliseconds' work of a collection: how many entries it saw, and the garbage among them.
+
+    `unreadable`: a repository that is left alone, and what of it could not be read.
+    """
 
     seen: int
     garbage: tuple[Garbage, ...] = ()
+    unreadable: tuple[Repository, str] | None = None

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from itertools import islice
 
-from mirror.drivers.base import WALK_BATCH, Entry, StorageDriver
+from mirror.drivers.base import WALK_BATCH, DriverError, Entry, StorageDriver
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.store import layout
@@ -32,17 +32,39 @@ class Shelf:
         self._before = before
         self._blobs = blobs
         self._layers = Unnamed()  # the links that may be garbage
+        self._odd: list[tuple[Entry, Digest]] = []  # links of blobs that have to be read
+        self._broken: list[Garbage] = []  # of these, those that are none
+        self._names: list[Garbage] = []  # what goes first, when all is judged
         self._aliases: dict[Digest, Digest] = {}  # of these, those that name a digest of another algorithm
         self._revisions: dict[Digest, Entry] = {}
         self._currents: dict[Tag, Entry] = {}
         self._indexes: dict[tuple[Tag, Digest], Entry] = {}
 
     async def collect(self, untagged: bool) -> AsyncGenerator[Step, None]:
-        """The garbage: tags and manifests before blobs. Raises DriverError."""
+        """The garbage: tags and manifests before blobs. Raises DriverError where a folder cannot be read.
+
+        Of a file that cannot be read: then nothing is garbage here, and what this may name is none either.
+        """
         for reader in (self._read_layers(), self._read_manifests()):
             async with aclosing(reader) as steps:
                 async for step in steps:
                     yield step
+        try:
+            async with aclosing(self._judge(untagged)) as steps:
+                async for step in steps:
+                    yield step
+        except DriverError as error:
+            self._keep_all()
+            yield Step(0, unreadable=(self._repository, str(error)))
+            return
+        for reader in (self._told(), self._read_uploads()):
+            async with aclosing(reader) as steps:
+                async for step in steps:
+                    yield step
+
+    async def _judge(self, untagged: bool) -> AsyncGenerator[Step, None]:
+        """Look at all, and say nothing yet. Raises DriverError where anything cannot be read."""
+        await self._read_odd_layers()
         points = await self._read_currents()
         wanted: set[Digest] = set(self._revisions)
         if untagged:
@@ -60,36 +82,52 @@ class Shelf:
                     self._keep((digest, named.data, *named.parts))
                 yield Step(1)
         broken = {digest for digest in wanted if digest not in live}
-        yield Step(0, tuple(self._dead_tags(points, live)))
-        yield Step(0, tuple(self._dead_images(live, broken)))
-        links = self._dead_layers()
-        while garbage := tuple(islice(links, WALK_BATCH)):
-            yield Step(0, garbage)
-        async with aclosing(self._read_uploads()) as steps:
-            async for step in steps:
-                yield step
+        self._names = [*self._broken, *self._dead_tags(points, live), *self._dead_images(live, broken)]
+
+    async def _told(self) -> AsyncGenerator[Step, None]:
+        """What was judged, names first."""
+        for some in (iter(self._names), self._dead_layers()):
+            while garbage := tuple(islice(some, WALK_BATCH)):
+                yield Step(0, garbage)
 
     # Reading the repository.
 
     async def _read_layers(self) -> AsyncGenerator[Step, None]:
-        """The links of blobs. One that stays in any case keeps its blob."""
+        """The links of blobs, as far as their sizes say that they are such."""
         async with aclosing(self._driver.walk(layout.layers(self._repository))) as batches:
             async for batch in batches:
-                broken: list[Garbage] = []
                 for entry in batch:
                     place = None if entry.is_folder else place_of(entry.path)
                     if not isinstance(place, LayerLink):
                         continue
-                    target = believed(entry, place) or await self._links.read(entry.path, place.digest)
-                    if target is None:
-                        broken.extend(self._garbage(Kind.BROKEN, entry, digest=place.digest))
-                    elif not self._old(entry):
-                        self._blobs.discard(target)
+                    if believed(entry, place) is None:
+                        self._odd.append((entry, place.digest))
                     else:
-                        self._layers.add(place.digest, entry.size, entry.modified)
-                        if target != place.digest:
-                            self._aliases[place.digest] = target
-                yield Step(len(batch), (*broken, *empty_folders(batch, self._before)))
+                        self._note_layer(entry, place.digest, place.digest)
+                yield Step(len(batch), tuple(empty_folders(batch, self._before)))
+
+    async def _read_odd_layers(self) -> None:
+        """Those of another size: an algorithm's other than their digest's, or broken."""
+        for entry, digest in self._odd:
+            target = await self._links.read(entry.path, digest)
+            if target is None:
+                self._broken.extend(self._garbage(Kind.BROKEN, entry, digest=digest))
+            else:
+                self._note_layer(entry, digest, target)
+
+    def _note_layer(self, entry: Entry, digest: Digest, target: Digest) -> None:
+        """A link that stays in any case keeps its blob."""
+        if not self._old(entry):
+            self._blobs.discard(target)
+            return
+        self._layers.add(digest, entry.size, entry.modified)
+        if target != digest:
+            self._aliases[digest] = target
+
+    def _keep_all(self) -> None:
+        """Of this repository nothing is garbage."""
+        self._keep([digest for digest, _, _ in self._layers.left()])
+        self._keep([*self._revisions, *(digest for _, digest in self._odd)])
 
     async def _read_manifests(self) -> AsyncGenerator[Step, None]:
         async with aclosing(self._driver.walk(layout.manifests(self._repository))) as batches:

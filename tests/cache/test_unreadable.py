@@ -19,7 +19,9 @@ from mirror.drivers.base import DriverError, OpenFile
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.ledger.inventory import Inventory
 from mirror.oci.digest import Digest
+from mirror.oci.names import Repository
 from mirror.registry import RegistryError
+from mirror.store import collect
 from mirror.store.errors import StoreError
 from mirror.store.tree import Tree
 from tests.cache.kit import A, B, Clock, until
@@ -233,6 +235,44 @@ async def test_what_cannot_be_deleted_ends_no_collection_and_is_counted(
         ]
         assert [await at.store.blob_size(each) for each in digests] == [None] * 5
         assert (await at.inventory.total()).bytes == 0
+
+
+async def test_a_manifest_that_cannot_be_read_ends_no_collection_and_holds_back_its_repository_only(
+    tmp_path: Path,
+) -> None:
+    driver = BadManifests(tmp_path)
+    async with shop(tmp_path, Limits(), driver=driver, clock=Clock(LATE)) as at:
+        bad = await at.image(A, "bad", b"named by it, for all that is known")
+        mine, stray = await at.blob(b"linked beside it", A), await at.blob(b"s" * KIB, B)
+        at.clock.now += 7200
+        driver.bad = {bad.hex}
+        with capture_logs() as logs:
+            events = [event async for event in at.collector.collect(untagged=True)]
+        assert (events[-1]["removed"], events[-1]["unreadable"], events[-1]["failed"]) == (2, 1, 0)
+        assert {event["name"] for event in events[:-1]} == {f"library/b@{stray}", str(stray)}
+        told = [entry["repository"] for entry in logs if entry["event"] == "collection.unreadable"]
+        assert told == ["library/a"]
+        assert await at.store.blob_size(mine) is not None
+        driver.bad = set()
+        assert await at.has(A, bad)
+        assert await at.kept(b"named by it, for all that is known")
+        at.clock.now += 7200
+        events = [event async for event in at.collector.collect()]
+        assert (events[-1]["removed"], events[-1]["unreadable"]) == (2, 0)
+        assert await at.store.blob_size(mine) is None
+
+
+async def test_a_disk_that_can_be_read_no_more_ends_a_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "UNREADABLE", 1)
+    driver = BadManifests(tmp_path)
+    async with shop(tmp_path, Limits(), driver=driver, clock=Clock(LATE)) as at:
+        driver.bad = {(await at.image(each, "1", b"a" * KIB)).hex for each in (A, B)}
+        stray = await at.blob(b"stray", Repository("team/c"))
+        with pytest.raises(RegistryError):
+            _ = [event async for event in at.collector.collect()]
+        assert await at.store.blob_size(stray) is not None
 
 
 def _forget(root: Path) -> None:

@@ -123,6 +123,17 @@ WHAT = {"what": "quay.io/a:1"}
             True,
         ),
         (
+            "garbage-collect",
+            {},
+            {},
+            {"unreadable": 1},
+            (
+                "nothing to collect; 1 repository was left alone, with what cannot be read: see the log, "
+                "and `mirror verify`"
+            ),
+            True,
+        ),
+        (
             "verify",
             {},
             {},
