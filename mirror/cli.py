@@ -23,6 +23,10 @@ from mirror.cliarguments import Configured, ServeByDefault
 if TYPE_CHECKING:
     from mirror.configfile import Loaded
 
+# Python's thresholds, but for the last: a full collection comes after some 500,000 objects more, not 70,000.
+# While caches fill, as after each start, there was one every few seconds, and each stops all answers for 50
+# to 100 ms. The price: garbage in circles that has grown old waits for it, 100 MB at worst.
+SELDOM = (700, 10, 70)
 PATH_VARIABLE = "REGISTRY_CONFIGURATION_PATH"
 
 EPILOG = """\b
@@ -256,13 +260,14 @@ def _uncollected() -> Iterator[None]:
     """Imports in the block stay out of the garbage collector's sight, then and later.
 
     All that they make stays. To look through it as it grows takes 70 ms of the start, and 30 ms of each full
-    collection later, in which nobody is answered.
+    collection later, in which nobody is answered. Full ones are seldom from then on: see SELDOM.
     """
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
+        gc.set_threshold(*SELDOM)
         gc.enable()
 
 

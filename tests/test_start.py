@@ -129,3 +129,13 @@ proxy: {{remoteurl: "{NOWHERE}"}}
         assert answer.status == 200, await answer.text()
         layer = (await answer.json(content_type=None))["layers"][0]["digest"]
         assert (await client.get(f"{IMAGE}/blobs/{layer}")).status == 200
+
+
+def test_full_collections_of_garbage_are_seldom_while_it_serves() -> None:
+    """Each stops all answers for as long as it takes, which grows with what is kept in memory."""
+    look = "import gc; from mirror.cli import SELDOM, _uncollected\nwith _uncollected(): import json\n"
+    told = "print(gc.get_threshold() == SELDOM, SELDOM[2] > 50, gc.isenabled(), gc.get_freeze_count() > 1000)"
+    done = subprocess.run(
+        [sys.executable, "-c", look + told], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["True"] * 4
