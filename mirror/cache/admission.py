@@ -4,7 +4,9 @@
    what others have on the disk.
 2. Nothing goes for a size that was only announced: room is asked for in steps, ahead of what is written.
    Where a later step finds none, nothing more of that blob is written, and it is not kept.
-3. Who waits for room waits for ROOM at most. If deletions go on then that will be enough, what comes begins
+3. Before the first survey of a folder has ended nobody knows how much there is: all that is on the disk
+   counts. What does not fit beside it waits for the survey, as for room, and is not kept then.
+4. Who waits for room waits for ROOM at most. If deletions go on then that will be enough, what comes begins
    all the same: there is never more than the limit and what is coming.
 """
 
@@ -23,6 +25,7 @@ from mirror.ledger.inventory import NotKept
 from mirror.oci.digest import Digest
 from mirror.sometimes import Sometimes
 
+LOOK = 0.02  # seconds between two looks at whether the first survey has ended; an empty folder takes 10 ms
 ROOM = 1.0  # seconds that a fill waits for room, and its readers for the first byte
 TELL = 10.0  # seconds between two lines about what found no room: a pull of one image has dozens
 
@@ -59,7 +62,7 @@ class Admission:
         """As `Room.admit`."""
         if not self._limits.of_size:
             return max(size, 1)
-        held = await self._look()
+        held = await self._look(digest, size)
         coming = {each: max(held.announced.get(each, 0), size) for each, size in self._admitted.items()}
         after = Held(held.kept, held.disk, {**held.announced, **coming}, held.spooled).plus(digest, size)
         if needed(after, self._limits) and not await self._could_fit(after):
@@ -99,9 +102,17 @@ class Admission:
         self._tell_refused(digest, size, held)
         return False
 
-    async def _look(self) -> Held:
+    async def _look(self, digest: Digest | None = None, size: int = 0) -> Held:
+        """What there is; with so many bytes more, for which it may wait until it is known."""
         try:
-            return await self._measure.take()
+            held = await self._measure.take()
+            if digest is None or not needed(held.plus(digest, size), self._limits):
+                return held
+            until = time.monotonic() + ROOM
+            while not await self._measure.is_known() and time.monotonic() < until:
+                await asyncio.sleep(LOOK)
+                held = await self._measure.take()
+            return held
         except (OSError, NotKept):
             return await self._measure.guess()
 

@@ -47,6 +47,7 @@ class Measure:
         self._monotonic = monotonic
         self._kept = 0  # bytes, when the inventory was last asked, and what has ended since
         self._before: Before | None = None
+        self._known_of = -1  # the inventory of which it is known that a survey has ended in it
 
     async def take(self) -> Held:
         """What there is now. Raises NotKept.
@@ -56,7 +57,17 @@ class Measure:
         announced = dict(self._reserved)
         spooled, disk = await asyncio.to_thread(self._look)
         self._kept = (await self._inventory.total()).bytes
+        if disk is not None and not await self.is_known():
+            # Nobody knows yet: no more than all that is on the disk, whosever it is.
+            self._kept = max(self._kept, disk.size - disk.free - sum(spooled.values()))
         return self._held(disk, announced | self._reserved, spooled)
+
+    async def is_known(self) -> bool:
+        """Whether the inventory has ever seen all that is kept. Raises NotKept."""
+        current = self._inventory.replaced
+        if self._known_of != current and await self._inventory.surveyed():
+            self._known_of = current
+        return self._known_of == current
 
     async def guess(self) -> Held:
         """The same where the inventory does not answer: by what it said last, and what came since."""

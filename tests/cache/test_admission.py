@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import time
 from contextlib import AbstractAsyncContextManager, closing
@@ -358,3 +359,33 @@ async def test_a_pass_that_found_nothing_is_not_made_again_at_once(
         assert len(looks) == 2
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_before_it_is_known_what_is_kept_no_more_comes_than_would_fit_beside_all_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of another registry, or one whose inventory was lost: the first survey may take minutes."""
+    monkeypatch.setattr(admission, "ROOM", 0.05)
+    async with shop(tmp_path, Limits()) as at:
+        await at.image(A, "1", b"a" * 30 * KIB)
+    shutil.rmtree(tmp_path / "mirror")
+    disk = Disk(1000 * KIB, 965 * KIB)
+    async with shop(tmp_path, Limits(maxsize=40 * KIB), disk=disk, survey=False) as at:
+        assert (await at.inventory.total()).bytes == 0
+        assert not await at.keeper.admit(Digest.of(b"b"), 41 * KIB)
+        assert await at.keeper.admit(Digest.of(b"c"), 9 * KIB)
+        assert not await at.keeper.make_room(Digest.of(b"c"), 9 * KIB)
+        assert await at.keeper.make_room(Digest.of(b"d"), 4 * KIB)
+        await at.surveyor.survey()
+        at.clock.now += HOUR
+        assert await at.keeper.make_room(Digest.of(b"e"), 9 * KIB)  # which the survey has made room for
+
+
+async def test_who_comes_before_the_first_survey_waits_for_it(tmp_path: Path) -> None:
+    disk = Disk(1000 * KIB, 500 * KIB)  # of which nothing is ours
+    async with shop(tmp_path, Limits(maxsize=40 * KIB), disk=disk, survey=False) as at:
+        asked = asyncio.create_task(at.keeper.admit(Digest.of(b"c"), 9 * KIB))
+        await asyncio.sleep(0)
+        await at.surveyor.survey()
+        assert await asked
+        assert await at.keeper.make_room(Digest.of(b"c"), 9 * KIB)
