@@ -198,6 +198,6 @@ ROWS = [
             Line("eviction-rate", "blobs evicted a second meanwhile"),
         ],
         runs=1,
-        only_mirror=True,
+        only=frozenset({MIRROR}),
     ),
 ]

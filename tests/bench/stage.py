@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -74,6 +74,7 @@ class Stage:
                 if kind.name == MIRROR:
                     raise
                 self.lacking[kind.name] = str(error).partition("\n")[0]
+        self._also: dict[str, Peer] = {}
         self._images: dict[str, Image] = {}
         self._slow: dict[str, float] = {}
         self._warm: set[tuple[str, str]] = set()
@@ -146,6 +147,12 @@ class Stage:
             finally:
                 self.direct.shape()
         return self._slow[image.layer]
+
+    def also(self, name: str, start: Callable[[], Peer]) -> Peer:
+        """A peer of one row's own, started when it is first asked for; it ends with the others."""
+        if name not in self._also:
+            self._also[name] = start()
+        return self._also[name]
 
     def settle(self, peer: Peer) -> None:
         """Wait until nothing comes from the upstream to this peer."""
