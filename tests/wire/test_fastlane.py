@@ -26,7 +26,7 @@ async def warm(mirror: Mirror, *paths: str) -> None:
             await asyncio.sleep(0.01)
     for path in paths:
         async with asyncio.timeout(KEPT_WITHIN):
-            while not (await mirror.get(path)).headers["Cache-Status"].startswith("mirror; hit"):
+            while not (await mirror.get(path)).headers["Cache-Status"].startswith("mirror; hit"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         for method in ("GET", "HEAD"):
             for _ in range(WARM):
