@@ -17,6 +17,7 @@ from tests.bench.usage import processor
 from tests.bench.wrk import wrk
 from tests.support.certificates import self_signed
 from tests.support.mirror_process import MirrorProcess
+from tests.support.procs import HarnessError
 from tests.support.registries import RegistryProcess
 
 Files = tuple[Path, Path]  # certificate and key
@@ -58,7 +59,13 @@ STARTERS: Mapping[str, Callable[[Stage, Files], Peer]] = {
 
 def _tls(stage: Stage, peer: Peer) -> Iterator[Figure]:
     """Both kinds of a hit, each answer checked once before."""
-    secure = stage.also(f"{peer.name}, TLS", lambda: _start(stage, peer))
+    try:
+        secure = stage.also(f"{peer.name}, TLS", lambda: _start(stage, peer))
+    except HarnessError as error:
+        if "http.tls" not in str(error):
+            raise
+        yield Figure("tls-speed", "refuses http.tls")
+        return
     if _speaks_plainly(secure):
         yield Figure("tls-speed", "speaks no TLS")
         return
