@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+# Tests at a time, where they may run beside others (tests/support/workers.py).
+WORKERS ?= 2
 BENCH_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NO_INDEX = The first run installs Python packages: pip needs a package index (PIP_INDEX_URL) or wheels (PIP_FIND_LINKS).
@@ -22,10 +24,10 @@ demo: $(VENV)/.run
 	$(BIN)/python examples/demo.py
 
 test: packages lint
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 check: lint
-	$(BIN)/pytest -m "not clients and not image" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) -m "not clients and not image" $(PYTEST_ARGS)
 
 bench: packages $(VENV)/.dev
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mirror import __version__, appkeeping, appupstreams
+from mirror import __version__, appkeeping, appupstreams, pauses
 from mirror import log as logging
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
@@ -87,6 +87,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
         await runner.setup()
         try:
             addr = await _listen(runner, config.http.addr.host, config.http.addr.port)
+            pauses.shorten()
             log.info(
                 "mirror.started",
                 version=__version__,

@@ -9,51 +9,51 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import itemgetter
 from typing import Any, Final
 
 from structlog.typing import EventDict
 
 from mirror.log import Form
+from mirror.logwriter import encoded
 
 TIME: Final = "time"  # the hole that every line has
 
 
+@dataclass(frozen=True, slots=True)
 class Prepared:
-    """`holes` are the fields that differ, in the order in which `line` gets them; the time comes first.
+    """`names` of the holes in the order in which they stand in the line, and the `texts` around them.
 
     Values are given as they are to stand there: by `form.quote`, once for those that come again.
     """
 
-    __slots__ = ("_format", "_pick")
-
-    def __init__(self, format_: str, order: Sequence[int]) -> None:
-        self._format = format_
-        self._pick: itemgetter[Any] = itemgetter(*order)
+    texts: tuple[bytes, ...]  # one more than holes
+    names: tuple[str, ...]
 
     @classmethod
     def of(
         cls, form: Form, method: str, event: str, fields: Mapping[str, Any], holes: Sequence[str]
     ) -> Prepared | None:
-        """None where it cannot be done: a hole is not in the line, once."""
-        marks = {name: "m" + secrets.token_hex(16) for name in (TIME, *holes)}
-        made: EventDict = {"event": event, **fields, **{name: marks[name] for name in holes}}
+        """`holes` are the fields that differ, besides the time. None where one is not in the line, once."""
+        marks = {"m" + secrets.token_hex(16): name for name in (TIME, *holes)}
+        mark_of = {name: mark for mark, name in marks.items()}
+        made: EventDict = {"event": event, **fields, **{name: mark_of[name] for name in holes}}
         for step in form.before:
             made = step(None, method, made)
-        line = form.render(None, method, {**made, "level": method, TIME: marks[TIME]})
-        found = re.split("(" + "|".join(marks.values()) + ")", line)
-        names = {mark: number for number, mark in enumerate(marks.values())}
-        order = [names[mark] for mark in found[1::2]]
-        if sorted(order) != list(range(len(marks))):
+        line = form.render(None, method, {**made, "level": method, TIME: mark_of[TIME]}) + "\n"
+        found = re.split("(" + "|".join(marks) + ")", line)
+        names = tuple(marks[mark] for mark in found[1::2])
+        if sorted(names) != sorted(marks.values()):
             return None
-        constant = [text.replace("%", "%%") for text in found[::2]]
-        return cls("%s".join(constant) + "\n", order)
+        return cls(tuple(map(encoded, found[::2])), names)
 
-    def line(self, *values: str) -> str:
-        """The line, with its end."""
-        line: str = self._format % self._pick(values)
-        return line
+    def filled(self, name: str, value: bytes) -> Prepared:
+        """With one hole less."""
+        at = self.names.index(name)
+        before, after = self.texts[at : at + 2]
+        texts = (*self.texts[:at], before + value + after, *self.texts[at + 2 :])
+        return Prepared(texts, self.names[:at] + self.names[at + 1 :])
 
 
 class Clock:
@@ -61,12 +61,12 @@ class Clock:
 
     def __init__(self) -> None:
         self._second = -1
-        self._text = ""
+        self._text = b""
 
-    def text(self, now: float) -> str:
+    def text(self, now: float) -> bytes:
         """The date is made anew each second only."""
         second = int(now)
         if second != self._second:
             self._second = second
-            self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        return f"{self._text}{int((now - second) * 1e6):06}Z"
+            self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
+        return b"%s%06dZ" % (self._text, (now - second) * 1e6)

@@ -51,6 +51,7 @@ class Lines:
     def __init__(self, stream: TextIO) -> None:
         self.lost: Lost | None = None
         self._stream = stream
+        self._disk = _disk(stream)
         self._file = _file(stream)
         self._queue: deque[bytes] = deque()
         self._direct = self._file is not None and NOWAIT >= 0
@@ -59,28 +60,27 @@ class Lines:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def write_several(self, lines: Sequence[str]) -> None:
+    def write_several(self, lines: Sequence[bytes]) -> None:
         """Lines with their ends, in as few writes as their reader allows."""
         if self._file is None:
-            self._write_through("".join(lines))
+            self._write_through(b"".join(lines))
             return
         batch: list[bytes] = []
         size = 0
         for line in lines:
-            data = _encoded(line)
-            if batch and size + len(data) > BATCH:
+            if batch and size + len(line) > BATCH:
                 self._take(b"".join(batch), len(batch))
                 batch, size = [], 0
-            batch.append(data)
-            size += len(data)
+            batch.append(line)
+            size += len(line)
         self._take(b"".join(batch), len(batch))
 
     def write(self, line: str) -> None:
         """A line with its end. Never waits, never fails: a log must not fail what is logged."""
         if self._file is None:
-            self._write_through(line)
+            self._write_through(encoded(line))
             return
-        self._take(_encoded(line), 1)
+        self._take(encoded(line), 1)
 
     def _take(self, data: bytes, count: int) -> None:
         with self._changed:
@@ -93,7 +93,7 @@ class Lines:
         if dropped and self.lost is not None:
             said = self.lost(dropped)
             with self._changed:
-                self._put(_encoded(said))
+                self._put(encoded(said))
 
     def flush(self, seconds: float) -> bool:
         """Wait until everything has left; False if that takes longer."""
@@ -124,10 +124,14 @@ class Lines:
         self._bytes += len(data)
         self._changed.notify_all()
 
-    def _write_through(self, line: str) -> None:
+    def _write_through(self, data: bytes) -> None:
         try:
-            self._stream.write(line)
-            self._stream.flush()
+            if self._disk is None:
+                self._stream.write(data.decode())
+                self._stream.flush()
+            else:
+                self._stream.flush()  # what others have printed
+                _write_all(self._disk, data)
         except (OSError, ValueError, AttributeError):  # as above
             return
 
@@ -148,8 +152,9 @@ class Lines:
                 self._changed.notify_all()
 
 
-def _encoded(line: str) -> bytes:
-    return line.encode("utf-8", "backslashreplace")
+def encoded(text: str) -> bytes:
+    """As it is written: what no encoding has is escaped."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _write_all(file: int, data: bytes) -> None:
@@ -168,11 +173,24 @@ def _write_all(file: int, data: bytes) -> None:
 
 def _file(stream: TextIO) -> int | None:
     """The file descriptor, if writing to it may mean waiting for a reader."""
+    file = _descriptor(stream)
+    return None if file is None or stat.S_ISREG(os.fstat(file).st_mode) else file
+
+
+def _disk(stream: TextIO) -> int | None:
+    """The file descriptor of a file on a disk."""
+    file = _descriptor(stream)
+    return file if file is not None and stat.S_ISREG(os.fstat(file).st_mode) else None
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """None for a stream in memory, a closed one, and None, as of a process without it."""
     try:
         file = stream.fileno()
-        return None if stat.S_ISREG(os.fstat(file).st_mode) else file
-    except (OSError, ValueError, AttributeError):  # in memory; closed; None, as of a process without it
+        os.fstat(file)
+    except (OSError, ValueError, AttributeError):
         return None
+    return file
 
 
 _writers: dict[int, Lines] = {}  # by file descriptor

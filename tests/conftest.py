@@ -9,7 +9,7 @@ import pytest
 
 from mirror import loops
 from tests.support.images import Catalog, generate
-from tests.support.modes import UVLOOP
+from tests.support.modes import ENVIRONMENT, MODES, UVLOOP
 from tests.support.procs import Workspace
 from tests.support.recorder import Recorder
 from tests.support.registries import Registry, push
@@ -20,6 +20,21 @@ if UVLOOP:
     def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
         """The loop of all tests that run in one."""
         return {"uvloop": loops.factory("uvloop")}
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config) -> object:
+    """Who runs what, where there are several workers."""
+    from tests.support.workers import AloneLast
+
+    return AloneLast(config)
+
+
+@pytest.fixture(params=list(MODES))
+def each_mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mirrors that are started in the test are so in one mode, then in the other."""
+    for name, value in MODES[request.param].items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ class Writer:
         try:
             async with while_taken(transport, self._timeout):
                 await kernel.written(transport, self._response)
-                count = await kernel.sendfile(transport, file, offset, wanted)
+                count = await kernel.send(transport, file, offset, wanted)
         except TimeoutError as error:
             raise ClientSlowError from error
         except OSError as error:

@@ -54,29 +54,28 @@ class Lane:
 
     def takes(self, rider: Rider, data: bytes) -> bool:
         """Whether these bytes were a request that is answered now; else they are aiohttp's."""
-        if rider.is_idle and self._answer(rider, data):
+        answer = self._answers.get(data)
+        if answer is not None and rider.is_idle and self._repeat(rider, data, answer):
             return True
         rider.hand_on(data)
         return False
 
-    def _answer(self, rider: Rider, head: bytes) -> bool:
-        answer = self._answers.get(head)
-        if answer is None:
-            return False
-        began = time.perf_counter()
-        now = answer.lease.clock()
-        if not answer.lease.holds(now):
+    def _repeat(self, rider: Rider, head: bytes, answer: Answer) -> bool:
+        began = time.perf_counter_ns()
+        lease = answer.lease
+        now = lease.clock()
+        if not lease.holds(now):
             self._drop(head)
             return False
         if not rider.is_ready():
             return False
         if not answer.shown_from <= now < answer.shown_until:
             answer.show(now)
-        rider.write(answer.head + answer.body if answer.body else answer.head)
+        rider.write(answer.data)
         if not answer.hits:
             self._note(answer)
         answer.hits += 1
-        self._log.add(answer.told, rider.peer, now, time.perf_counter() - began)
+        self._log.add(answer.told, rider.peer, now, time.perf_counter_ns() - began)
         return True
 
     def lease_manifest(

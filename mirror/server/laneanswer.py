@@ -19,16 +19,16 @@ _DATE, _STATUS = "date", "cache-status"  # the two headers that say something ab
 
 
 class Answer:
-    """`head` is to be shown anew (`show`) outside of [shown_from, shown_until), in the lease's time."""
+    """`data` is to be made anew (`show`) outside of [shown_from, shown_until), in the lease's time."""
 
-    __slots__ = ("_texts", "body", "head", "hits", "lease", "shown_from", "shown_until", "told")
+    __slots__ = ("_body_size", "_texts", "data", "hits", "lease", "shown_from", "shown_until", "told")
 
     def __init__(self, lease: Lease, texts: list[str], body: bytes, told: lanelog.Told) -> None:
         self.lease = lease
-        self.body = body
+        self.data = body  # head and body, in one piece; at first only the body
         self.told = told
         self.hits = 0  # that nobody was told of
-        self.head = b""
+        self._body_size = len(body)
         self.shown_from = self.shown_until = 0.0
         self._texts = texts  # a name in the place of each hole: at the odd places
 
@@ -57,18 +57,18 @@ class Answer:
     @property
     def size(self) -> int:
         """Bytes of memory, about."""
-        return len(self.body) + OVERHEAD
+        return self._body_size + OVERHEAD
 
     def show(self, now: float) -> None:
-        """Make `head` as it is to be sent now."""
+        """Make `data` as it is to be sent now."""
         fresh_until = self.lease.fresh_until
         left = None if fresh_until is None else fresh_until - now
         status = cache_status(Provenance(hit=True, ttl=left))
         holes = {_DATE: formatdate(int(now), usegmt=True), _STATUS: status}
         texts = [holes[text] if number % 2 else text for number, text in enumerate(self._texts)]
-        self.head = "".join(texts).encode("utf-8")
-        self.told.cache_status = status
-        self.told.quoted = None
+        body = self.data[len(self.data) - self._body_size :]
+        self.data = "".join(texts).encode("utf-8") + body
+        self.told.say(status)
         self.shown_from = math.floor(now)
         self.shown_until = self.shown_from + 1.0
         if fresh_until is not None and left is not None:

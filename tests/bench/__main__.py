@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from tests.bench import cold, document, far, hits, latency, readers
+from tests.bench import cold, document, far, hits, latency, readers, tls
 from tests.bench.figures import DIRECTLY, RIVAL, Figure, Results, Row
 from tests.bench.peers import ASK, KINDS, MIRROR, Kind, Peer
 from tests.bench.reading import WrongError
@@ -45,7 +45,7 @@ ROWS: list[Row] = [
     *latency.ROWS,
     *far.ROWS,
     hits.KEPT,
-    hits.TLS,
+    *tls.ROWS,
 ]
 
 

@@ -44,12 +44,12 @@ class Row:
     lines: Sequence[Line]
     runs: int = 99
     fills: bool = False  # only for those that have an upstream
-    only_mirror: bool = False
+    only: frozenset[str] | None = None  # names of peers; None: all
 
     def is_for(self, peer: Peer) -> bool:
         """Whether this peer can do it at all."""
-        if self.only_mirror:
-            return peer.name == MIRROR
+        if self.only is not None:
+            return peer.name in self.only
         return peer.link is not None or not self.fills
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.bench import largetree
 from tests.bench.figures import Figure, Line, Row
-from tests.bench.peers import Peer
+from tests.bench.peers import MIRROR, Peer
 from tests.bench.reading import check, get
 from tests.bench.stage import Stage
 from tests.bench.usage import processor
@@ -75,11 +75,6 @@ def _wait_for_survey(mirror: MirrorProcess, most: float) -> bool:
     return True
 
 
-def _tls(_stage: Stage, peer: Peer) -> Iterator[Figure]:
-    """The seam for what comes with TLS: a peer that has an address for it is asked there."""
-    yield Figure("tls", "not yet" if peer.tls is None else f"not measured: {peer.tls}")
-
-
 ROWS = [
     Row("tag", partial(_small, "tag"), [Line("tag-rate", "manifest by tag, warm, /s", "> 40,000")]),
     Row(
@@ -103,6 +98,5 @@ KEPT = Row(
         for count in (1, 100, 1_000, 100_000)
     ],
     runs=1,
-    only_mirror=True,
+    only=frozenset({MIRROR}),
 )
-TLS = Row("tls", _tls, [Line("tls", "256 MB blob over TLS, warm, MB/s")], runs=1, only_mirror=True)

@@ -33,7 +33,7 @@ _STATIC = """
   access_log off;
   open_file_cache max=1000;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}{tls};
     root {folder}/files;
     types {{}}
     default_type application/octet-stream;
@@ -63,15 +63,22 @@ _CACHE = """
 
 
 class Nginx:
-    """An nginx, started; with `upstream`, a port, a cache of what is there."""
+    """An nginx, started; with `upstream`, a port, a cache of what is there; `tls`: certificate and key."""
 
-    def __init__(self, space: Workspace, name: str, upstream: int | None = None) -> None:
+    def __init__(
+        self,
+        space: Workspace,
+        name: str,
+        upstream: int | None = None,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
         self._folder = space.folder(name)
         self._folder.joinpath("files").mkdir()
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
+        secure = "" if tls is None else f" ssl; ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]}"
         rest = (_STATIC if upstream is None else _CACHE).format(
-            folder=self._folder, port=port, upstream=upstream, manifest=OCI_MANIFEST
+            folder=self._folder, port=port, upstream=upstream, manifest=OCI_MANIFEST, tls=secure
         )
         user = "user root;" if os.geteuid() == 0 else ""  # the workspace is for its owner only
         config = self._folder / "nginx.conf"

@@ -28,8 +28,7 @@ ASK = 20.0  # seconds for a program to tell its version
 class Peer:
     """One that runs. `link`: its way to the upstream; None: it has all that it gives.
 
-    `tls`: where it speaks TLS; None as long as it does not. `whole_images`: it has all of an image when it
-    answers for the manifest, so that no blob is cold alone.
+    `whole_images`: it has all of an image when it answers for the manifest, so that no blob is cold alone.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Peer:
     service: Service
     link: Link | None
     publish: Callable[[Image], None] | None = None
-    tls: str | None = None
     whole_images: bool = False
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ from tests.support.registries import Registry
 QUIET = 0.3  # seconds without a byte from the upstream: no fill goes on
 SETTLE = 60.0  # seconds; registry:2 goes on after its clients have left
 SYNC = 30.0  # seconds for the disk to have what was written; on a slow one the measurement goes on
+YIELDING = 15  # nice(2) of what stands for other machines
 SMALL = 6 << 10  # bytes of the small blob
 
 
@@ -61,9 +63,9 @@ class Stage:
     def __init__(self, space: Workspace, scale: Scale, kinds: Iterable[Kind]) -> None:
         kinds = [kind for kind in kinds if kind.installed]
         self.space, self.scale = space, scale
-        upstream = Registry(space, "upstream")
+        upstream = self._upstream = Registry(space, "upstream")
         self._content = Content(upstream.storage)
-        links = Links(space, upstream.port, len(kinds) + 1)
+        links = self._links = Links(space, upstream.port, len(kinds) + 1)
         self.direct: Link = links.all[0]
         self.peers: list[Peer] = []
         self.lacking: dict[str, str] = {}  # peers that did not start, and why
@@ -74,6 +76,7 @@ class Stage:
                 if kind.name == MIRROR:
                     raise
                 self.lacking[kind.name] = str(error).partition("\n")[0]
+        self._also: dict[str, Peer] = {}
         self._images: dict[str, Image] = {}
         self._slow: dict[str, float] = {}
         self._warm: set[tuple[str, str]] = set()
@@ -146,6 +149,25 @@ class Stage:
             finally:
                 self.direct.shape()
         return self._slow[image.layer]
+
+    def also(self, name: str, start: Callable[[], Peer]) -> Peer:
+        """A peer of one row's own, started when it is first asked for; it ends with the others."""
+        if name not in self._also:
+            self._also[name] = start()
+        return self._also[name]
+
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """The upstream and the links yield the processors; afterwards too, where only root may undo that."""
+        groups = [self._upstream.service.process.pid, self._links.pid]
+        for group in groups:
+            os.setpriority(os.PRIO_PGRP, group, YIELDING)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(PermissionError):
+                for group in groups:
+                    os.setpriority(os.PRIO_PGRP, group, 0)
 
     def settle(self, peer: Peer) -> None:
         """Wait until nothing comes from the upstream to this peer."""

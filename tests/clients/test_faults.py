@@ -17,7 +17,7 @@ from tests.support.programs import require, require_root
 from tests.support.pulls import blob_url, fetch
 from tests.support.recorder import Recorder, Rule
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.usefixtures("each_mode")]
 
 TINY = 1 << 20  # bytes: a disk on which no layer of library/big has room
 MOST = 3 << 19  # bytes: three quarters of such a layer

@@ -11,7 +11,7 @@ from tests.support.clients import Client, hub_ref
 from tests.support.images import AMD64, Catalog
 from tests.support.mirror_process import MirrorProcess
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.usefixtures("each_mode")]
 
 
 def pull_all(client: Client, catalog: Catalog) -> None:

@@ -15,7 +15,7 @@ from tests.support.procs import wait_until
 from tests.support.pulls import Answer, blob_url, fetch, pull
 from tests.support.recorder import Recorder, Rule
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.usefixtures("each_mode")]
 
 HALF = 1 << 20  # bytes: half of a layer of library/big
 READERS = 50

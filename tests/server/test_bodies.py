@@ -17,6 +17,7 @@ from aiohttp import web
 
 from mirror.registry import RegistryError, Unavailable
 from mirror.server import body as sending
+from mirror.server import kernel
 from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import MemoryBlob, MemoryRegistry
@@ -53,6 +54,25 @@ def counted_sendfile(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield counts
 
 
+@pytest.fixture
+def _far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients seem to be on other machines."""
+    monkeypatch.setattr(kernel, "is_local", lambda _transport: False)
+
+
+FAR = pytest.mark.usefixtures("_far")
+
+
+@pytest.fixture(params=["far", "near"])
+def _wherever(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients on other machines, and on this one."""
+    monkeypatch.setattr(kernel, "is_local", lambda _transport: request.param == "near")
+
+
+WHEREVER = pytest.mark.usefixtures("_wherever")
+
+
+@FAR
 async def test_a_file_leaves_by_sendfile(registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, and nothing through Python."""
     blob = registry.add_blob(CONTENT, file=True)
@@ -63,6 +83,26 @@ async def test_a_file_leaves_by_sendfile(registry: MemoryRegistry, monkeypatch: 
     assert sum(counts) == len(CONTENT)
 
 
+async def test_a_client_on_this_machine_gets_copies(
+    registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which it takes in sooner than the pages that sendfile gives; by IPv6 as by IPv4."""
+    blob = registry.add_blob(CONTENT, file=True)
+    with counted_sendfile(monkeypatch) as counts:
+        async with running(registry) as runner:
+            for host in ("127.0.0.1", "::1"):
+                site = web.TCPSite(runner, host, 0)
+                await site.start()
+                port = runner.addresses[-1][1]
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n".encode())
+                async with asyncio.timeout(PATIENCE):
+                    assert parse_broken(await reader.read()).body == CONTENT
+                writer.close()
+    assert counts == []
+
+
+@WHEREVER
 async def test_readers_of_one_open_file_do_not_disturb_each_other(registry: MemoryRegistry) -> None:
     """The file's own position belongs to nobody: eight readers, eight ranges, one file object."""
     blob = registry.add_blob(CONTENT, file=True)
@@ -75,6 +115,7 @@ async def test_readers_of_one_open_file_do_not_disturb_each_other(registry: Memo
         assert answer.body == CONTENT[a:b]
 
 
+@FAR
 async def test_without_sendfile_readers_do_not_disturb_each_other(
     registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +138,7 @@ async def test_without_sendfile_readers_do_not_disturb_each_other(
     assert blob.file.tell() == 77
 
 
+@FAR
 async def test_sendfile_that_ceases_to_work_repeats_and_loses_nothing(
     registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +159,7 @@ async def test_sendfile_that_ceases_to_work_repeats_and_loses_nothing(
     assert calls > 5
 
 
+@FAR
 async def test_what_is_not_in_memory_is_read_from_the_disk_in_a_thread(
     registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +197,7 @@ async def test_a_failure_before_the_first_byte_is_an_ordinary_error(
     assert blob.closed == 1
 
 
+@WHEREVER
 @pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
 @pytest.mark.parametrize(
     "cause", [Unavailable("gone"), ValueError("a defect"), TimeoutError(), OSError(5, "io")]
@@ -178,6 +222,7 @@ async def test_a_failure_in_the_middle_ends_the_connection_early(
     assert len(events.all) == 2  # this and the request's
 
 
+@WHEREVER
 async def test_a_file_that_is_too_short_breaks_the_answer_off(
     registry: MemoryRegistry, events: Events
 ) -> None:
@@ -220,6 +265,7 @@ async def test_too_many_bytes_never_shift_what_follows(registry: MemoryRegistry,
     await events.wait("blob.broken")
 
 
+@WHEREVER
 @pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
 async def test_a_client_that_goes_away_is_normal(
     file: bool, registry: MemoryRegistry, events: Events
@@ -238,6 +284,7 @@ async def test_a_client_that_goes_away_is_normal(
     assert {event["log_level"] for event in others} == {"debug"}
 
 
+@WHEREVER
 @pytest.mark.parametrize("file", [True, False], ids=["file", "memory"])
 async def test_a_client_that_reads_nothing_is_dropped(
     file: bool, registry: MemoryRegistry, events: Events, tmp_path: Path
@@ -405,6 +452,7 @@ async def certificate() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server_side, client_side
 
 
+@WHEREVER
 async def test_the_server_stops_in_the_middle_of_a_body(registry: MemoryRegistry) -> None:
     """A stop does not hang on a client that reads nothing, and closes the blob."""
     blob = registry.add_blob(CONTENT, file=True)

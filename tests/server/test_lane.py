@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from mirror import log
-from mirror.server import connections, lane, lanerider
+from mirror.server import connections, lane, lanelog, lanerider
 from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
@@ -454,19 +454,66 @@ async def test_the_kernel_drops_who_leaves_a_repeated_answer_unread(
     assert all("exception" not in event for event in events.all)
 
 
+async def lines_of(stream: io.StringIO, count: int) -> list[str]:
+    """So many, which come a moment after the answers."""
+    async with asyncio.timeout(PATIENCE):
+        while len(lines := stream.getvalue().splitlines()) < count:  # noqa: ASYNC110 - a text, which tells nobody
+            await asyncio.sleep(0.001)
+    assert len(lines) == count
+    return lines
+
+
 @pytest.mark.usefixtures("_restored")
-async def test_below_the_level_nothing_is_logged(hits: MemoryRegistry) -> None:
+async def test_below_the_level_nothing_is_logged(
+    hits: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The lane respects what the log is set to, also when that changes."""
-    stream = io.StringIO()
+    stream, access = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stdout", access)
     log.configure("error", "json", {}, stream)
-    async with site(hits) as port, connected(port) as client:
+    async with site(hits, access_log=True) as port, connected(port) as client:
         for _ in range(4):
             await client.ask(head())
+        await lines_of(access, 4)
         assert stream.getvalue() == ""
         log.configure("info", "json", {}, stream)
         await client.ask(head())
-        await client.ask(head("/v2/"))
-    first, *_ = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert first["msg"] == "response completed"
-    assert first["vars.reference"] == "1"
+        (line,) = map(json.loads, await lines_of(stream, 1))
+    assert line["msg"] == "response completed"
+    assert line["vars.reference"] == "1"
     assert len(hits.calls) == 2
+
+
+@pytest.mark.usefixtures("_restored")
+async def test_lines_leave_when_many_wait_soon_and_at_the_stop(
+    hits: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once, each with an id of its own, however they leave."""
+    stream = io.StringIO()
+    log.configure("info", "json", {}, stream)
+    monkeypatch.setattr(lanelog, "LATER", 1000.0)
+    monkeypatch.setattr(lanelog, "MOST", 3)
+    async with site(hits) as port, connected(port) as client:
+        await warmed(client, head())
+        before = len(stream.getvalue().splitlines())
+        for _ in range(3):
+            await client.ask(head())
+        await lines_of(stream, before + 3)
+        monkeypatch.setattr(lanelog, "LATER", 0.01)
+        await client.ask(head())
+        await lines_of(stream, before + 4)
+        monkeypatch.setattr(lanelog, "LATER", 1000.0)
+        await client.ask(head())
+    lines = [json.loads(line) for line in await lines_of(stream, before + 5)]
+    assert len({line["http.request.id"] for line in lines}) == len(lines)
+
+
+def test_no_id_is_given_twice() -> None:
+    """Not within one row that counts, and not between two of them."""
+    ids = lanelog.Ids()
+    given = [ids.take() for _ in range(10_000)]
+    assert len(set(given)) == len(given)
+    assert all(
+        re.fullmatch(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", each)
+        for each in given
+    )

@@ -53,6 +53,11 @@ class Links:
         ports = self._line().split()
         self.all = [Link(self, number, int(port)) for number, port in enumerate(ports)]
 
+    @property
+    def pid(self) -> int:
+        """Of the process, which is its own group."""
+        return self._process.pid
+
     def ask(self, question: str) -> str:
         """One line, and its answer."""
         assert self._process.stdin is not None

@@ -29,11 +29,17 @@ class MirrorProcess(RegistryProcess):
         env: dict[str, str] | None = None,
     ) -> None:
         config = {"log": {"level": "debug"}, **(config or {})}
-        env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **ENVIRONMENT, **(env or {})}
+        self._own_env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
         argv = [sys.executable, "-m", "mirror", "serve"]
-        super().__init__(space, name, argv, config, storage=storage, env=env)
+        super().__init__(space, name, argv, config, storage=storage)
+        self._given_env = self.env
         self.point_at(remote_url, login)
         self.start()
+
+    def start(self) -> None:
+        """In the mode that the test runs in now."""
+        self.env = {**self._given_env, **ENVIRONMENT, **self._own_env}
+        super().start()
 
     def point_at(self, remote_url: str, login: tuple[str, str] | None = None) -> None:
         """Mirror another upstream, from the next start on."""

@@ -3,14 +3,22 @@
     REGISTRY_HTTP_FASTLANE=false REGISTRY_HTTP_EVENTLOOP=uvloop pytest tests/server tests/wire
 
 The variables are the mirror's own; the event loop is the tests', too, where both run in one process.
+Tests of the whole mirror (`each_mode`: tests/wire, and the real clients' pulls) run in each of MODES.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 VARIABLES = ("REGISTRY_HTTP_FASTLANE", "REGISTRY_HTTP_EVENTLOOP")
 ENVIRONMENT = {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 FASTLANE = ENVIRONMENT.get("REGISTRY_HTTP_FASTLANE", "true") != "false"
 UVLOOP = ENVIRONMENT.get("REGISTRY_HTTP_EVENTLOOP") == "uvloop"  # the default here is asyncio
+
+# With all that makes it quick, and with none of that. What a run chooses holds in the first.
+MODES: Mapping[str, Mapping[str, str]] = {
+    "quick": {},
+    "plain": {"REGISTRY_HTTP_FASTLANE": "false", "REGISTRY_HTTP_EVENTLOOP": "asyncio"},
+}

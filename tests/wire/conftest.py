@@ -139,6 +139,11 @@ async def running(
 Start = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def _in_each_mode(each_mode: None) -> None:
+    """All of this room."""
+
+
 @pytest.fixture
 def upstream() -> Upstream:
     """An upstream that behaves until it is told otherwise."""

@@ -25,6 +25,9 @@ async def warm(mirror: Mirror, *paths: str) -> None:
         while not tag.exists():  # noqa: ASYNC110 - a file, not an event
             await asyncio.sleep(0.01)
     for path in paths:
+        async with asyncio.timeout(KEPT_WITHIN):
+            while not (await mirror.get(path)).headers["Cache-Status"].startswith("mirror; hit"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         for method in ("GET", "HEAD"):
             for _ in range(WARM):
                 assert (await mirror.ask(method, path)).status == 200

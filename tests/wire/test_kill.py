@@ -28,6 +28,7 @@ from tests.cache.kit import Clock
 from tests.cache.test_keeper import shop
 from tests.support import impatient
 from tests.support.mirror_process import ROOT
+from tests.support.modes import ENVIRONMENT
 from tests.support.orphans import Tree
 from tests.support.procs import Workspace, wait_until
 from tests.support.registries import RegistryProcess
@@ -53,7 +54,7 @@ class Mirror(RegistryProcess):
 
     def __init__(self, space: Workspace, url: str, **cache: Any) -> None:
         argv = [sys.executable, impatient.__file__]
-        env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **ENVIRONMENT}
         config = {"proxy": {"remoteurl": url, "ttl": "1h"}, "cache": {"maxsize": LIMIT, **cache}}
         super().__init__(space, "killed", argv, config, env=env)
 

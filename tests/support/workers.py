@@ -1,0 +1,71 @@
+"""Which tests run beside others where pytest has several workers (`-n 2`, pytest-xdist), and which run alone.
+
+Files are handed to the workers whole. Those that run alone come last, one after the other on one worker, when
+the others have ended: they measure time, or start daemons that take the machine for themselves.
+"""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
+
+# The beginnings of their names.
+ALONE = (
+    "tests/bench/test_link.py",
+    "tests/cache/test_outage.py",
+    "tests/clients/",
+    "tests/upstream/test_blobs.py",
+    "tests/wire/test_outages.py",
+    "tests/wire/test_process.py",
+    "tests/wire/test_upstream_faults.py",
+)
+# What takes longest begins first: the container image is built from nothing.
+FIRST = ("tests/image/", "tests/bench/test_side_by_side.py", "tests/wire/")
+
+_LAST = "alone"  # the name of the one unit of work that ALONE is
+
+
+class AloneLast(LoadFileScheduling):
+    """pytest-xdist's own distribution by files, but for those of ALONE.
+
+    NB: a worker does not begin its last test before it has another, or is told to end.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _LAST if nodeid.startswith(ALONE) else super()._split_scope(nodeid)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if self._only_last() and not node.shutting_down and len(self.nodes) > 1:
+            self._stop_all_but_one(node)
+        else:
+            super()._reschedule(node)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if self._only_last() and len(self.nodes) > 1:
+            self._stop_all_but_one(node)
+            return
+        for scope in sorted(self.workqueue, key=_turn):
+            self.workqueue.move_to_end(scope)
+        super()._assign_work_unit(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """It has ended: whoever is left may go on."""
+        crashed = super().remove_node(node)
+        if crashed is None and self._only_last() and len(self.nodes) == 1:
+            self._reschedule(self.nodes[0])
+        return crashed
+
+    def _only_last(self) -> bool:
+        return list(self.workqueue) == [_LAST]
+
+    def _stop_all_but_one(self, node: WorkerController) -> None:
+        """This one ends when it has done what it has, unless all others do so already; then it waits."""
+        if any(other is not node and not other.shutting_down for other in self.nodes):
+            node.shutdown()
+
+
+def _turn(scope: str) -> int:
+    """In the order of FIRST, then as they come, then the last."""
+    if scope == _LAST:
+        return len(FIRST) + 1
+    return next((at for at, name in enumerate(FIRST) if scope.startswith(name)), len(FIRST))
