@@ -13,6 +13,8 @@ from cachetools import LRUCache
 
 from mirror.cache.fill import Fill
 from mirror.cache.room import Room, Unlimited
+from mirror.cache.segments import Settings
+from mirror.cache.spare import Spare
 from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
 from mirror.oci.digest import Digest
@@ -58,7 +60,10 @@ class Fills:
         spool: Spool,
         strangers: Strangers | None = None,
         room: Room | None = None,
+        segments: Settings | None = None,
     ) -> None:
+        self._segments = segments or Settings()
+        self._spare = Spare()
         self._room = room or Unlimited()
         self.strangers = strangers or Strangers()
         self._ended: LRUCache[Digest, int] = LRUCache(ENDED)
@@ -98,6 +103,8 @@ class Fills:
             spool=self._spool.apart(party) if party else self._spool,
             executor=self._threads,
             room=self._room,
+            settings=self._segments,
+            spare=self._spare,
         )
         self._fills[party, digest] = fill
         turns = self._turns.setdefault(namespace, _Turns())
