@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 
 import structlog
 
 from mirror.cache.intake import Intake
 from mirror.cache.resume import PROGRESS, backoff
-from mirror.cache.segments import LEAST, Claim, Plan, Settings, Want
+from mirror.cache.segments import Claim, Plan, Settings, Want
 from mirror.cache.spare import Spare
 from mirror.oci.digest import Digest
 from mirror.registry import Condition, RegistryError
@@ -26,6 +27,14 @@ FAST = 200e6  # bytes a second that need no further connection: what more of the
 HELD = 0.5  # share of the time that the first connection waits for the disk: then it is not the link's pace
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Helper:
+    """One connection, and what it brings now."""
+
+    namespace: str
+    claim: Claim | None
 
 
 class Helpers:
@@ -101,13 +110,14 @@ class Helpers:
                     self._tasks or self._is_worth(came / seconds, waited / seconds)
                 ):
                     self._open(seconds)
-        for task in self._tasks:  # nothing is kept any more: bytes are of use in order only
-            task.cancel()
+        if not self._intake.keeps:  # then bytes are of use in order only
+            for task in self._tasks:
+                task.cancel()
 
     def _is_worth(self, pace: float, held: float) -> bool:
         assert self._plan.size is not None
         left = self._plan.size - self._intake.there.total
-        return 0 < pace < FAST and held < HELD and left > max(pace * WORTH, 2 * LEAST)
+        return 0 < pace < FAST and held < HELD and left > max(pace * WORTH, 2 * self._plan.least)
 
     def _open(self, after: float) -> None:
         """As many as are allowed, and have something to bring."""
@@ -119,10 +129,7 @@ class Helpers:
             claim = self._plan.take(self._wants(), self._settings.connections)
             if claim is None:
                 break
-            task = asyncio.create_task(self._run(claim, condition.namespace))
-            self._tasks.add(task)
-            self._spare.take(condition.namespace)
-            task.add_done_callback(lambda ended: self._ended(ended, condition.namespace))
+            self._start(_Helper(condition.namespace, claim))
         if len(self._tasks) > own == 0:
             log.info(
                 "fill.segmented",
@@ -132,29 +139,37 @@ class Helpers:
                 connections=len(self._tasks) + 1,
             )
 
-    def _ended(self, task: asyncio.Task[None], namespace: str) -> None:
+    def _start(self, helper: _Helper) -> None:
+        task = asyncio.create_task(self._run(helper))
+        self._tasks.add(task)
+        self._spare.take(helper.namespace)
+        task.add_done_callback(lambda ended: self._ended(ended, helper))
+
+    def _ended(self, task: asyncio.Task[None], helper: _Helper) -> None:
+        """NB: also where it was cancelled before it began."""
         self._tasks.discard(task)
-        self._spare.give_back(namespace)
+        self._spare.give_back(helper.namespace)
+        if helper.claim is not None:
+            self._plan.drop(helper.claim)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._given_up = True
             log.error("fill.segment_crashed", digest=str(self._digest), exc_info=error)
 
-    async def _run(self, claim: Claim | None, namespace: str) -> None:
+    async def _run(self, helper: _Helper) -> None:
         """One connection: a claim after the other, while it may."""
-        while claim is not None:
+        while helper.claim is not None:
             try:
-                await self._bring(claim)
-                self._failures = 0
+                await self._bring(helper.claim)
             except RegistryError as error:
-                self._failed(claim, error)
+                self._failed(helper.claim, error)
                 return
-            finally:
-                self._plan.drop(claim)
+            self._failures = 0
+            self._plan.drop(helper.claim)
+            helper.claim = None
             if self._given_up or not self._intake.keeps:
                 return
-            if not self._spare.leaves(namespace, len(self._tasks), self._condition().parts):
-                return
-            claim = self._plan.take(self._wants(), len(self._tasks) + 1)
+            if self._spare.leaves(helper.namespace, len(self._tasks), self._condition().parts):
+                helper.claim = self._plan.take(self._wants(), len(self._tasks) + 1)
 
     def _failed(self, claim: Claim, error: RegistryError) -> None:
         """Pause, or open no more: the fill's own connection goes on in any case."""

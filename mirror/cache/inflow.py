@@ -9,9 +9,13 @@ Take = Callable[["Inflow", int, list[bytes]], Awaitable[None]]
 
 
 class Inflow:
-    """Bytes from `begin` on, in order. At most one writer runs."""
+    """Bytes from `begin` on, in order. At most one writer runs.
 
-    def __init__(self, begin: int) -> None:
+    `helps`: what comes may be broken off at any time, and is of use only where it can be kept.
+    """
+
+    def __init__(self, begin: int, *, helps: bool) -> None:
+        self.helps = helps
         self.begin = begin  # where the next batch begins
         self.gathered = 0  # bytes of it
         self.displaced = False  # what comes has no place any more

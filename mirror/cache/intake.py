@@ -195,13 +195,15 @@ class Intake:
 
     # What comes.
 
-    async def pump(self, blob: Blob, claim: Claim, until: int, onward: Callable[[], bool]) -> None:
+    async def pump(
+        self, blob: Blob, claim: Claim, until: int, onward: Callable[[], bool] | None = None
+    ) -> None:
         """Take a claim's bytes as they come, while what came before is being written (rule 10).
 
         `until`: the end of what was asked for. `onward` is asked at the claim's end whether, and moves it so
-        that, more of what was asked for is wanted.
+        that, more of what was asked for is wanted; None: this is not the fill's own connection.
         """
-        inflow = Inflow(claim.position)
+        inflow = Inflow(claim.position, helps=onward is None)
         position = blob.start  # of the next byte that comes
         try:
             async with contextlib.aclosing(blob.read(blob.start, until)) as parts:
@@ -213,7 +215,7 @@ class Intake:
                         if claim.position < claim.stop:
                             break
                         await inflow.written()
-                        if not onward():
+                        if onward is None or not onward():
                             return
                         inflow.begin = claim.position
                     if inflow.displaced:
@@ -236,19 +238,17 @@ class Intake:
     async def _take(self, inflow: Inflow, start: int, batch: list[bytes]) -> None:
         """Make a batch visible to readers: in the spool, or from now on in memory (rule 8)."""
         if not self._volatile and await self._has_room(batch):
-            hashed, error = await self._store(start, batch)
+            error = await self._store(start, batch)
             if error is None:
                 await self.catch_up()
                 return
             self._go_volatile(error)
-        else:
-            hashed = False
-        if not hashed:
+        if not inflow.helps:
             await self.catch_up()
-            if self._hashing or start != self.hashed:  # others come first, and this could wait nowhere
-                inflow.displaced = True
-                return
-            await self._hash(start, batch)
+        if inflow.helps or self._hashing or start != self.hashed:
+            inflow.displaced = True  # others come first, and this could wait nowhere
+            return
+        await self._hash(start, batch)
         if self._window is None:
             self._window = Window(start)
         for chunk in batch:
@@ -265,8 +265,8 @@ class Intake:
         self._keep_no_more()
         return False
 
-    async def _store(self, start: int, batch: list[bytes]) -> tuple[bool, OSError | None]:
-        """Write a batch, and hash it if it comes next. Whether it was hashed, and why it was not written."""
+    async def _store(self, start: int, batch: list[bytes]) -> OSError | None:
+        """Write a batch, and hash it if it comes next; or why it could not be written."""
         file, size = self._file, sum(map(len, batch))
         assert file is not None
         continues = start == self.hashed and not self._hashing
@@ -275,12 +275,12 @@ class Intake:
 
         def work() -> OSError | None:
             """In a thread. A failure to write is a value: the bytes count as received all the same."""
-            if continues:
-                self._feed(start, batch)
             try:
                 file.write(start, batch)
             except OSError as error:
                 return error
+            if continues:
+                self._feed(start, batch)
             return None
 
         def noted(done: asyncio.Future[OSError | None]) -> None:
@@ -291,7 +291,7 @@ class Intake:
                 self.there.add(start, start + size)
                 self._changed()
 
-        return continues, await self._in_thread(work, then=noted)
+        return await self._in_thread(work, then=noted)
 
     async def _hash(self, start: int, batch: list[bytes]) -> None:
         self._hashing = True

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mirror.cache.extents import Extents
 
 LEAST = 4 << 20  # bytes that are worth a request of their own: 0.2 s at 20 MB/s
+LEAST_SHARE = 8  # of the smallest blob that comes in segments, where that is less
 MOST = 64 << 20  # bytes of one claim: a reader who goes through the blob waits for no more than that
 UNKNOWN = 1 << 62  # the end of a blob whose size is not known yet
 
@@ -22,6 +23,11 @@ class Settings:
 
     least: int = 32 << 20
     connections: int = 1
+
+    @property
+    def claim(self) -> int:
+        """Bytes of a claim that is worth a request."""
+        return min(LEAST, self.least // LEAST_SHARE)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,15 +56,11 @@ class Want:
 class Plan:
     """See the module's text. `there`: what stands in the file already, which the caller keeps."""
 
-    def __init__(self, there: Extents) -> None:
+    def __init__(self, there: Extents, least: int = LEAST) -> None:
+        self.least = least  # bytes of a claim that is worth a request
         self.size: int | None = None
         self._there = there
         self._claims: list[Claim] = []
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether anything is being brought."""
-        return bool(self._claims)
 
     def first(self, start: int) -> Claim:
         """All from `start` on up to what is there, for who is alone and may not know the size."""
@@ -85,7 +87,7 @@ class Plan:
             gaps = self._gaps()
         if not gaps:
             return None
-        start, stop = _nearest(gaps, wants)
+        start, stop = _nearest(gaps, wants, self.least)
         if count > 1:
             stop = self._bounded(start, stop, count, sum(end - begin for begin, end in gaps))
         elif stop < self.size:
@@ -134,20 +136,19 @@ class Plan:
         """Leave to others what an open claim has not come to."""
         for claim in self._claims:
             left = claim.stop - claim.position
-            if claim.is_open and left >= 2 * LEAST:
-                claim.stop = claim.position + _share(left, count)
+            if claim.is_open and left >= 2 * self.least:
+                claim.stop = claim.position + self._share(left, count)
+
+    def _share(self, left: int, count: int) -> int:
+        return min(max(self.least, left // (2 * count)), MOST)
 
     def _bounded(self, start: int, stop: int, count: int, left: int) -> int:
         """Where a claim from `start` on ends, before `stop`; a small rest goes with it."""
-        bound = start + _share(left, count)
-        return stop if stop - bound < LEAST // 2 else min(stop, bound)
+        bound = start + self._share(left, count)
+        return stop if stop - bound < self.least // 2 else min(stop, bound)
 
 
-def _share(left: int, count: int) -> int:
-    return min(max(LEAST, left // (2 * count)), MOST)
-
-
-def _nearest(gaps: list[tuple[int, int]], wants: Iterable[Want]) -> tuple[int, int]:
+def _nearest(gaps: list[tuple[int, int]], wants: Iterable[Want], least: int) -> tuple[int, int]:
     """The gap, or its part, whose first byte some reader comes to soonest; the first one where none does."""
     best: tuple[int, int, int] | None = None
     for want in wants:
@@ -155,7 +156,7 @@ def _nearest(gaps: list[tuple[int, int]], wants: Iterable[Want]) -> tuple[int, i
             start = max(begin, want.position)
             if start >= min(end, want.stop):
                 continue
-            if start - begin < LEAST:  # too little to be left for a request of its own
+            if start - begin < least:  # too little to be left for a request of its own
                 start = begin
             distance = max(0, start - want.position)
             if best is None or distance < best[0]:

@@ -53,7 +53,7 @@ class Transfer:
         self._intake = intake
         self._wants = wants
         self._told = told
-        self._plan = Plan(intake.there)
+        self._plan = Plan(intake.there, settings.claim)
         self._helpers = Helpers(
             digest,
             self._plan,
@@ -119,7 +119,7 @@ class Transfer:
         claim = self._plan.take(self._wants(), self._helpers.count + 1)
         if claim is None and not await self._helpers.one_ended():
             await self._intake.catch_up()
-            if self._intake.hashed < self.size and not self._plan.is_taken:
+            if self._intake.hashed < self.size:
                 raise Unavailable("internal error of the mirror: a part of the blob is nobody's", status=500)
         return claim
 
@@ -152,7 +152,7 @@ class Transfer:
         try:
             if blob.start != claim.position:
                 raise RegistryError(ErrorCode.RANGE_INVALID, "the upstream registry does not do ranges")
-            await self._intake.pump(blob, claim, claim.stop, lambda: False)
+            await self._intake.pump(blob, claim, claim.stop)
         finally:
             await blob.close()
 
