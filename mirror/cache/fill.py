@@ -5,22 +5,34 @@ The rules:
  1. At most one fill per digest; it belongs to the application, not to a request. A reader leaving changes
     nothing. (`fills.Fills` sees to that; the bytes are `intake.Intake`'s.)
  2. The fill writes a spool file at the upstream's pace; each reader reads it at its own, waiting for "bytes
-    up to N are there" or for the outcome.
+    from here up to N are there" or for the outcome.
  3. One outcome, shared by every reader, also by one that comes late: done, or failed with a reason.
  4. Readers may begin as soon as the size is known. A range is served when its bytes are there. Nothing is
-    held in memory beyond the batch that is being written.
+    held in memory beyond the batches that are being written.
  5. An upstream that breaks off is resumed by Range at what is already there; where it ignores the Range, or
     answers it wrongly, all is asked for and what we have is skipped. Attempts are bounded and backed off;
     a stall counts as breaking off (the upstream client says so), a slow transfer does not. An upstream that
     is given up leaves the rest to another that has confirmed to have the blob, if readers came through one.
  6. The digest is computed as bytes arrive. Only a match is kept. The last bytes are held back from the
     readers until then, so nobody ever holds a full-length wrong body; on a mismatch readers get the failure.
- 7. The spool survives a crash: a later fill goes on from it after hashing again what is there.
+ 7. The spool survives a crash: a later fill goes on from it after hashing again what is there. Where it has
+    holes, a map beside it says what is there (`spoolmap`); a hole is never taken for bytes.
  8. A full disk or a failing store does not fail the readers: the rest goes through a bounded window in
-    memory, at the pace of the slowest reader, and nothing is kept.
+    memory, at the pace of the slowest reader, and nothing is kept. Then bytes are of use in order only: one
+    connection brings them, and what had come ahead comes again.
  9. Room is made ahead of what is written, in steps. Where the announced size cannot fit, nothing is written
     in the first place; where a later step finds no room, the rest goes by rule 8.
 10. Hashing and writing run in threads, a batch at a time: whatever came while the last batch was written.
+11. A large blob comes over several connections where that is of use (`helpers`): each brings a part of its
+    own, by Range, the one that readers come to soonest first (`segments`). No part is asked for twice, but
+    for what was under way when the first connection, which asked for all, ends where another has begun.
+12. The first connection is the fill's own, and asks as if it were alone: a small blob costs nothing more. Of
+    the others nothing is expected: whatever goes wrong with one, its part is anybody's again. An upstream
+    that gives no ranges after all, or wrong ones, is left with the first.
+13. How many there are is shared among the fills of one upstream, and bounded for it (`spare`); there are none
+    while it is in trouble, or near its rate limit.
+14. Bytes are hashed in order: those that continue what was hashed as they are written, those ahead of it from
+    the file when what is before them is there (`intake`).
 
 States: opening (size unknown) -> flowing -> verified -> done; or failed from any of these but done. Rule 8
 makes a flowing fill volatile; it ends as verified and done all the same, with `kept` false.
@@ -29,6 +41,7 @@ makes a flowing fill volatile; it ends as verified and done all the same, with `
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 import structlog
@@ -66,6 +79,7 @@ class Fill:
         room: Room,
         settings: Settings,
         spare: Spare,
+        batch: Callable[[], int],
     ) -> None:
         self.digest = digest
         self.repository = repository  # the one through which the upstream is asked
@@ -76,7 +90,13 @@ class Fill:
         self.done = False
         self._store = store
         self._intake = Intake(
-            digest, spool, executor, room=room, readers=lambda: self._readers, changed=self._notify
+            digest,
+            spool,
+            executor,
+            room=room,
+            readers=lambda: self._readers,
+            changed=self._notify,
+            batch=batch,
         )
         self._transfer = Transfer(
             digest,

@@ -32,7 +32,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.registry import Blob, FileSpan, Part, RegistryError, Unavailable
 
-BATCH = 1 << 20  # bytes gathered of a connection while a batch is written; then it waits for the disk
+BATCH = 1 << 20  # bytes gathered of a connection while a batch is written, at the least that is allowed
 READ_PIECE = 4 << 20  # bytes a reader is given at once at most, so that it looks at the outcome now and then
 SLOWEST = 30.0  # seconds that a volatile fill waits for its slowest reader before it goes on without him
 
@@ -54,6 +54,7 @@ class Intake:
         room: Room,
         readers: Callable[[], Iterable[FillBlob]],
         changed: Callable[[], None],
+        batch: Callable[[], int] = lambda: BATCH,
     ) -> None:
         self.there = Extents()  # bytes in the spool file
         self.hashed = 0  # all before it has come and was hashed
@@ -65,6 +66,7 @@ class Intake:
         self._executor = executor
         self._readers = readers
         self._changed = changed
+        self._batch = batch  # bytes of a connection that may gather; then it waits for the disk
         self._hasher = digest.hasher()
         self._hashing = False  # a thread has the hasher
         self._writing = 0  # bytes on their way to the file
@@ -232,7 +234,7 @@ class Intake:
         claim.position += len(fresh)
         self.received += len(fresh)
         began = time.monotonic()
-        if await inflow.pass_on(self._take, BATCH):
+        if await inflow.pass_on(self._take, self._batch()):
             self.held += time.monotonic() - began
 
     async def _take(self, inflow: Inflow, start: int, batch: list[bytes]) -> None:
@@ -275,12 +277,16 @@ class Intake:
 
         def work() -> OSError | None:
             """In a thread. A failure to write is a value: the bytes count as received all the same."""
+            hasher = self._hasher.copy() if continues else None
+            if hasher is not None:
+                for chunk in batch:
+                    hasher.update(chunk)
             try:
                 file.write(start, batch)
             except OSError as error:
                 return error
-            if continues:
-                self._feed(start, batch)
+            if hasher is not None:
+                self._hasher, self.hashed = hasher, start + size
             return None
 
         def noted(done: asyncio.Future[OSError | None]) -> None:
