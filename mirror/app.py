@@ -26,6 +26,7 @@ from mirror import log as logging
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
 from mirror.cache.pullthrough import PullThrough
+from mirror.cache.segments import Settings as Segments
 from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
 from mirror.config import Config, Storage
@@ -112,7 +113,8 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     keeping = appkeeping.build(config, driver, spool_folder.parent, names)
     upstream = appupstreams.upstreams(proxy, names)
     strangers = Strangers(partial(_stranger, names))
-    fills = Fills(upstream, keeping.store, Spool(spool_folder), strangers, keeping.keeper)
+    segments = Segments(least=config.cache.segments.from_, connections=config.cache.segments.connections)
+    fills = Fills(upstream, keeping.store, Spool(spool_folder), strangers, keeping.keeper, segments)
     ledger = Ledger(spool_folder.parent / LEDGER)
     registry = PullThrough(
         keeping.store,

@@ -7,15 +7,28 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
 from mirror.configproxy import parse_match
 from mirror.configsections import Section
-from mirror.configvalues import Period, Size, SizeValue, at_most, format_bytes, parse_size, parse_text
+from mirror.configvalues import (
+    Integer,
+    Period,
+    Size,
+    SizeValue,
+    at_most,
+    between,
+    format_bytes,
+    parse_size,
+    parse_text,
+)
 
 MAXSIZE_MIN: Final = 1 << 20  # bytes; less holds no image: it was meant with a unit
 RATE_MIN: Final = 64 << 10  # bytes a second; at less, a disk's reads never come to an end
 RATE_FORM: Final = "a size for each second such as 10MiB, of at least 64KiB"
+SEGMENTED_MIN: Final = 64 << 10  # bytes; of less than that, requests cost more than they bring
+SEGMENTED_FORM: Final = "a size such as 32MiB, of at least 64KiB"
+CONNECTIONS_MAX: Final = 12  # for one blob; an upstream has 12 more than one for each, for all blobs together
 PINS_MAX: Final = 256  # they are tried one after the other, for each candidate of an eviction
 
 
@@ -27,6 +40,17 @@ def parse_rate(value: object) -> int:
         raise ValueError(RATE_FORM) from None
     if size.bytes < RATE_MIN:  # a share is of nothing here, and has no bytes
         raise ValueError(RATE_FORM)
+    return size.bytes
+
+
+def parse_segmented(value: object) -> int:
+    """Bytes of a blob."""
+    try:
+        size = parse_size(value)
+    except ValueError:
+        raise ValueError(SEGMENTED_FORM) from None
+    if size.bytes < SEGMENTED_MIN:
+        raise ValueError(SEGMENTED_FORM)
     return size.bytes
 
 
@@ -53,6 +77,15 @@ class Scrub(Section):
     rate: Rate = 10 << 20
 
 
+class Segments(Section):
+    """A blob of `from` bytes or more may come over so many connections at once; 1: over one, as others do."""
+
+    from_: Annotated[int, PlainValidator(parse_segmented), PlainSerializer(format_bytes)] = Field(
+        default=32 << 20, alias="from"
+    )
+    connections: Annotated[Integer, AfterValidator(between(1, CONNECTIONS_MAX))] = 4
+
+
 class Cache(Section):
     """A limit that is None does not count. What fits a pattern of `pin` is evicted by no limit."""
 
@@ -62,3 +95,4 @@ class Cache(Section):
         tuple[Annotated[str, PlainValidator(parse_match)], ...], AfterValidator(at_most(PINS_MAX, "patterns"))
     ] = ()
     scrub: Scrub = Scrub()
+    segments: Segments = Segments()

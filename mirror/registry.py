@@ -125,12 +125,15 @@ class Condition:
 
     `trouble` and `blobs` say why a manifest, or a blob's bytes, would not be asked for now (None: they would
     be). `stretch` >= 1: by how much longer its answers are to be believed, because a quota runs low.
+    `parts`: over how many connections, beside one for each blob, parts of its blobs may be asked for, by all
+    together; 0 where it is not known to give parts, or is in trouble.
     """
 
     namespace: str  # the name by which clients know the upstream: `quay.io`
     trouble: RegistryError | None = None
     blobs: RegistryError | None = None
     stretch: float = 1.0
+    parts: int = 0
 
 
 class Upstream(Registry, Protocol):
@@ -138,6 +141,20 @@ class Upstream(Registry, Protocol):
 
     def condition(self, repository: Repository) -> Condition:
         """How the registry that has this repository is doing. Asks nobody, and costs next to nothing."""
+
+    async def blob(
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
+    ) -> Blob:
+        """As `Registry.blob`; with `stop` only the bytes before it are asked for.
+
+        A registry that does not do ranges gives all of it all the same: `Blob.start` is 0 then.
+        """
 
 
 class RegistryError(Exception):

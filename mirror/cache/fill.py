@@ -5,22 +5,34 @@ The rules:
  1. At most one fill per digest; it belongs to the application, not to a request. A reader leaving changes
     nothing. (`fills.Fills` sees to that; the bytes are `intake.Intake`'s.)
  2. The fill writes a spool file at the upstream's pace; each reader reads it at its own, waiting for "bytes
-    up to N are there" or for the outcome.
+    from here up to N are there" or for the outcome.
  3. One outcome, shared by every reader, also by one that comes late: done, or failed with a reason.
  4. Readers may begin as soon as the size is known. A range is served when its bytes are there. Nothing is
-    held in memory beyond the batch that is being written.
+    held in memory beyond the batches that are being written.
  5. An upstream that breaks off is resumed by Range at what is already there; where it ignores the Range, or
     answers it wrongly, all is asked for and what we have is skipped. Attempts are bounded and backed off;
     a stall counts as breaking off (the upstream client says so), a slow transfer does not. An upstream that
     is given up leaves the rest to another that has confirmed to have the blob, if readers came through one.
  6. The digest is computed as bytes arrive. Only a match is kept. The last bytes are held back from the
     readers until then, so nobody ever holds a full-length wrong body; on a mismatch readers get the failure.
- 7. The spool survives a crash: a later fill goes on from it after hashing again what is there.
+ 7. The spool survives a crash: a later fill goes on from it after hashing again what is there. Where it has
+    holes, a map beside it says what is there (`spoolmap`); a hole is never taken for bytes.
  8. A full disk or a failing store does not fail the readers: the rest goes through a bounded window in
-    memory, at the pace of the slowest reader, and nothing is kept.
+    memory, at the pace of the slowest reader, and nothing is kept. Then bytes are of use in order only: one
+    connection brings them, and what had come ahead comes again.
  9. Room is made ahead of what is written, in steps. Where the announced size cannot fit, nothing is written
     in the first place; where a later step finds no room, the rest goes by rule 8.
 10. Hashing and writing run in threads, a batch at a time: whatever came while the last batch was written.
+11. A large blob comes over several connections where that is of use (`helpers`): each brings a part of its
+    own, by Range, the one that readers come to soonest first (`segments`). No part is asked for twice, but
+    for what was under way when the first connection, which asked for all, ends where another has begun.
+12. The first connection is the fill's own, and asks as if it were alone: a small blob costs nothing more. Of
+    the others nothing is expected: whatever goes wrong with one, its part is anybody's again. An upstream
+    that gives no ranges after all, or wrong ones, is left with the first.
+13. How many there are is shared among the fills of one upstream, and bounded for it (`spare`); there are none
+    while it is in trouble, or near its rate limit.
+14. Bytes are hashed in order: those that continue what was hashed as they are written, those ahead of it from
+    the file when what is before them is there (`intake`).
 
 States: opening (size unknown) -> flowing -> verified -> done; or failed from any of these but done. Rule 8
 makes a flowing fill volatile; it ends as verified and done all the same, with `kept` false.
@@ -29,18 +41,19 @@ makes a flowing fill volatile; it ends as verified and done all the same, with `
 from __future__ import annotations
 
 import asyncio
-import random
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 import structlog
 
 from mirror.cache.fillblob import FillBlob
 from mirror.cache.intake import Intake
-from mirror.cache.resume import PROGRESS, backoff
 from mirror.cache.room import Room
+from mirror.cache.segments import Settings, Want
+from mirror.cache.spare import Spare
 from mirror.cache.spool import Spool
+from mirror.cache.transfer import Transfer
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
 from mirror.registry import Corrupt, Part, RegistryError, Unavailable, Upstream
 from mirror.store.content import ContentStore
@@ -64,25 +77,48 @@ class Fill:
         spool: Spool,
         executor: Executor,
         room: Room,
+        settings: Settings,
+        spare: Spare,
+        batch: Callable[[], int],
     ) -> None:
         self.digest = digest
         self.repository = repository  # the one through which the upstream is asked
         self.repositories = {repository}  # those that get a link
-        self.size: int | None = None  # bytes, once the upstream has said it
         self.failure: RegistryError | None = None
         self.verified = False
         self.kept = False
         self.done = False
-        self._upstream = upstream
         self._store = store
         self._intake = Intake(
-            digest, spool, executor, room=room, readers=lambda: self._readers, changed=self._notify
+            digest,
+            spool,
+            executor,
+            room=room,
+            readers=lambda: self._readers,
+            changed=self._notify,
+            batch=batch,
+        )
+        self._transfer = Transfer(
+            digest,
+            repository,
+            self.repositories,
+            upstream=upstream,
+            intake=self._intake,
+            settings=settings,
+            spare=spare,
+            wants=self._wants,
+            told=self._notify,
         )
         self._readers: set[FillBlob] = set()
         self._changed = asyncio.Event()  # replaced at each change: what readers wait for
         self._ended = False
 
     # What readers see.
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, once the upstream has said it."""
+        return self._transfer.size
 
     @property
     def wanted(self) -> bool:
@@ -121,7 +157,7 @@ class Fill:
         """What a reader at `position` can have now; None: wait. Raises the failure after what it left."""
         if isinstance(self.failure, Corrupt):
             raise self.failure
-        visible = min(stop, self._visible())
+        visible = min(stop, self._visible(), self._intake.reach(position))
         if position >= visible:
             if self.failure is not None:
                 raise self.failure
@@ -133,10 +169,13 @@ class Fill:
         self._intake.moved_on()
 
     def _visible(self) -> int:
-        """Readers may have the bytes before this position."""
-        if self.verified or self.size is None:
-            return self._intake.written
-        return min(self._intake.written, max(0, self.size - HOLD_BACK))
+        """Readers may have bytes before this position, those that are there."""
+        if self.size is None:
+            return 0
+        return self.size if self.verified else max(0, self.size - HOLD_BACK)
+
+    def _wants(self) -> list[Want]:
+        return [Want(reader.position, reader.stop) for reader in self._readers]
 
     def _notify(self) -> None:
         self._changed.set()
@@ -148,7 +187,7 @@ class Fill:
         """Fetch, verify, keep. Raises nothing but CancelledError: the outcome is in `failure` and `done`."""
         try:
             await self._intake.open()
-            await self._transfer()
+            await self._transfer.run()
             await self._verify()
             await self._keep()
             self.done = True
@@ -156,7 +195,7 @@ class Fill:
             self.failure = error
             level = log.info if error.status == 404 else log.warning
             level("fill.failed", digest=str(self.digest), repository=str(self.repository), reason=str(error))
-            if not self._intake.spooled:  # an empty file would be all that is left of each unknown digest
+            if not self._intake.there:  # an empty file would be all that is left of each unknown digest
                 await self._intake.forget()
         except asyncio.CancelledError:
             self.failure = Unavailable("the mirror is stopping")
@@ -176,84 +215,6 @@ class Fill:
         self._ended = True
         self._notify()
 
-    async def _transfer(self) -> None:
-        """Take the rest from the upstream, through as many breaks as rule 5 allows."""
-        if self._intake.received and self._intake.matches():
-            # Complete but for the commit. The upstream still has to say that this repository has it.
-            found = await self._upstream.stat_blob(self.repository, self.digest)
-            await self._announce(found.size)
-        breaks = 0
-        through = self.repository
-        given_up: set[str] = set()  # upstreams
-        whole = False  # the next attempt asks for all of it, since the upstream answers a Range wrongly
-        while self.size is None or self._intake.received < self.size:
-            before = self._intake.received
-            try:
-                await self._attempt(through, 0 if whole else before)
-            except RegistryError as error:
-                misfit = isinstance(error, Corrupt) or error.code is ErrorCode.RANGE_INVALID
-                if misfit and before and self.size is None:
-                    await self._intake.start_over(error)
-                    continue
-                breaks = 1 if self._intake.received - before >= PROGRESS else breaks + 1
-                whole = misfit and before > 0 and not whole
-                # Before the size is known, the upstream client has made its own attempts.
-                wait = None if self.size is None else backoff(error, breaks, random.random(), whole=whole)  # noqa: S311 - jitter
-                if wait is None:
-                    given_up.add(self._namespace(through))
-                    other = self._other(given_up)
-                    if other is None:
-                        raise
-                    through, breaks, whole, wait = other, 0, False, 0.0
-                log.info(
-                    "fill.resuming",
-                    digest=str(self.digest),
-                    repository=str(through),
-                    have=self._intake.received,
-                    size=self.size,
-                    attempt=breaks,
-                    wait=round(wait, 2),
-                    reason=str(error),
-                )
-                await asyncio.sleep(wait)
-
-    def _namespace(self, repository: Repository) -> str:
-        return self._upstream.condition(repository).namespace
-
-    def _other(self, given_up: set[str]) -> Repository | None:
-        """A repository of another upstream, which has confirmed that it has the blob.
-
-        None before the first upstream has given the size: then it is not sure that that one has it at all,
-        and those who came through others ask anew.
-        """
-        if self.size is None:
-            return None
-        others = sorted(self.repositories, key=str)
-        return next((other for other in others if self._namespace(other) not in given_up), None)
-
-    async def _attempt(self, through: Repository, start: int) -> None:
-        """One GET, from `start` to the end or to the upstream's breaking off."""
-        blob = await self._upstream.blob(through, self.digest, start=start, size=self.size)
-        try:
-            if blob.start > self._intake.received:
-                raise Corrupt("the upstream registry answered with another range than was asked for")
-            await self._announce(blob.descriptor.size)
-            await self._intake.pump(blob, blob.descriptor.size)
-        finally:
-            await blob.close()
-
-    async def _announce(self, size: int) -> None:
-        """Learn the size, once; rule 9."""
-        if self.size is not None:
-            if self.size != size:
-                raise Corrupt(f"the blob's size changed from {self.size} to {size} bytes")
-            return
-        if self._intake.received > size:
-            raise Corrupt(f"the blob has {size} bytes, fewer than an earlier transfer brought")
-        await self._intake.make_room(size)
-        self.size = size
-        self._notify()
-
     async def _verify(self) -> None:
         """Rule 6."""
         if not self._intake.matches():
@@ -264,7 +225,7 @@ class Fill:
 
     async def _keep(self) -> None:
         """Hand the spool file to the store. A failing store fails nobody (rule 8)."""
-        file = self._intake.complete_file
+        file = await self._intake.complete_file()
         if file is None:
             await self._intake.forget()
             return

@@ -20,6 +20,7 @@ class FillBlob:
     def __init__(self, fill: Fill) -> None:
         self._fill = fill
         self.position = 0  # bytes before it are not wanted any more
+        self.stop = 0  # nor those from here on; 0 before it reads
         self.lost = False  # the bytes at its position are gone
 
     @property
@@ -41,7 +42,7 @@ class FillBlob:
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
         """See Blob.read: parts come as they arrive, the last one after the digest matched."""
-        self.position = start
+        self.position, self.stop = start, stop
         while self.position < stop:
             part = self._fill.part(self.position, stop)
             if part is None:

@@ -12,7 +12,10 @@ import structlog
 from cachetools import LRUCache
 
 from mirror.cache.fill import Fill
+from mirror.cache.intake import BATCH
 from mirror.cache.room import Room, Unlimited
+from mirror.cache.segments import Settings
+from mirror.cache.spare import Spare
 from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
 from mirror.oci.digest import Digest
@@ -20,7 +23,7 @@ from mirror.oci.names import Repository
 from mirror.registry import Unavailable, Upstream
 from mirror.store.content import ContentStore
 
-RUNNING_LIMIT = 96  # fills at once; each holds a spool file, a connection and about 2 MiB. Others wait.
+RUNNING_LIMIT = 96  # fills at once; each holds a spool file, a connection and some MiB. Others wait.
 EACH_LIMIT = 32  # of them through one upstream: one that hangs leaves room for two others
 # Fills that wait for their turn; beyond, requests are told to come back. A hundred cold images of ten layers
 # each have room at one upstream, and one that hangs leaves room for two others.
@@ -29,6 +32,8 @@ WAITING_LIMIT = 3072  # of all upstreams; some 10 KB each, clients not counted
 TURN = 150.0  # seconds that a fill waits for its turn: no client was seen to give up a first byte earlier
 COME_BACK = 5.0  # seconds
 ENDED = 10_000  # digests whose last fill's end is remembered, see `ended`
+BATCH_LIMIT = 4 << 20  # bytes that a connection gathers while as much is written
+GATHERED = 64 << 20  # bytes, of the first connections of all fills, as long as each may have BATCH
 THREADS = 4  # hashing and writing; more only fight for the disk
 SPOOL_AGE = 7 * 86400.0  # seconds that an unfinished spool file waits for somebody who wants it
 
@@ -58,7 +63,10 @@ class Fills:
         spool: Spool,
         strangers: Strangers | None = None,
         room: Room | None = None,
+        segments: Settings | None = None,
     ) -> None:
+        self._segments = segments or Settings()
+        self._spare = Spare()
         self._room = room or Unlimited()
         self.strangers = strangers or Strangers()
         self._ended: LRUCache[Digest, int] = LRUCache(ENDED)
@@ -98,6 +106,9 @@ class Fills:
             spool=self._spool.apart(party) if party else self._spool,
             executor=self._threads,
             room=self._room,
+            settings=self._segments,
+            spare=self._spare,
+            batch=self._batch,
         )
         self._fills[party, digest] = fill
         turns = self._turns.setdefault(namespace, _Turns())
@@ -106,6 +117,10 @@ class Fills:
         self._tasks[task] = fill
         task.add_done_callback(lambda done: self._forget(done, namespace, turns))
         return fill
+
+    def _batch(self) -> int:
+        """Bytes that a connection may gather: few large batches cost less than many small ones."""
+        return max(BATCH, min(BATCH_LIMIT, GATHERED // max(1, len(self._tasks))))
 
     def _forget(self, task: asyncio.Task[None], namespace: str, turns: _Turns) -> None:
         """The task has ended."""

@@ -2,6 +2,10 @@
 
 What `fill` says about rules 2, 7, 8, 9 and 10 is done here. Who reads, and what the fill's outcome is, is not
 known here: the readers' positions are asked for.
+
+Bytes come by several connections, each at a place of its own. Those that continue what was hashed are hashed
+as they are written; the others are written, and read again when what is before them is there. Once nothing is
+kept any more, only what continues is taken, and what stands in the file farther on is read from there.
 """
 
 from __future__ import annotations
@@ -13,23 +17,26 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import structlog
 
+from mirror.cache.extents import Extents
 from mirror.cache.fillblob import FillBlob
+from mirror.cache.inflow import Inflow
 from mirror.cache.room import Room, Share
+from mirror.cache.segments import Claim
 from mirror.cache.spool import Spool, SpoolFile
 from mirror.cache.window import Window
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.registry import Blob, FileSpan, Part, RegistryError, Unavailable
 
-BATCH = 1 << 20  # bytes gathered while a batch is written; then the network waits for the disk
+BATCH = 1 << 20  # bytes gathered of a connection while a batch is written, at the least that is allowed
 READ_PIECE = 4 << 20  # bytes a reader is given at once at most, so that it looks at the outcome now and then
 SLOWEST = 30.0  # seconds that a volatile fill waits for its slowest reader before it goes on without him
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 log = structlog.get_logger()
@@ -47,21 +54,25 @@ class Intake:
         room: Room,
         readers: Callable[[], Iterable[FillBlob]],
         changed: Callable[[], None],
+        batch: Callable[[], int] = lambda: BATCH,
     ) -> None:
-        self.received = 0  # bytes taken from the upstream and hashed, or about to be
-        self.written = 0  # bytes that readers can have
-        self.spooled = 0  # of these, bytes that stand in the spool file
+        self.there = Extents()  # bytes in the spool file
+        self.hashed = 0  # all before it has come and was hashed
+        self.received = 0  # bytes taken from the upstream by this process
+        self.held = 0.0  # seconds that connections have waited for the disk
         self._digest = digest
         self._share = Share(room, digest)
         self._spool = spool
         self._executor = executor
         self._readers = readers
         self._changed = changed
+        self._batch = batch  # bytes of a connection that may gather; then it waits for the disk
         self._hasher = digest.hasher()
+        self._hashing = False  # a thread has the hasher
+        self._writing = 0  # bytes on their way to the file
         self._file: SpoolFile | None = None
-        self._window: Window | None = None
-        self._batch: list[bytes] = []  # received, and waiting for the writer
-        self._gathered = 0  # bytes in it
+        self._volatile = False  # nothing more is written
+        self._window: Window | None = None  # once bytes have come that are in memory only
         self._drained = asyncio.Event()  # a reader moved on: what a volatile fill waits for
 
     # What readers see.
@@ -69,22 +80,33 @@ class Intake:
     @property
     def keeps(self) -> bool:
         """Whether what comes is written to the disk."""
-        return self._window is None
+        return not self._volatile
 
     def holds(self, start: int) -> bool:
         """Whether all from `start` on can still be had: not once a volatile fill has let go of some of it."""
-        window = self._window
-        return window is None or window.base <= max(start, self.spooled)
+        return self._window is None or self._window.base <= self.there.end(start)
+
+    def reach(self, position: int) -> int:
+        """The end of what can be had from `position` on; `position` where that is nothing yet.
+
+        Raises Unavailable for what a volatile fill has let go of.
+        """
+        end, window = self.there.end(position), self._window
+        if window is None or end > window.end:
+            return end
+        if end < window.base:
+            if end == position:
+                raise Unavailable("this client read too slowly while the mirror had no room to keep the blob")
+            return end
+        return window.end
 
     def part(self, position: int, visible: int) -> Part:
-        """Some bytes from `position` on, before `visible`, of those that are written."""
-        if position < self.spooled:
+        """Some bytes from `position` on, before `visible`, of those that can be had."""
+        end = min(visible, self.there.end(position), position + READ_PIECE)
+        if position < end:
             assert self._file is not None
-            end = min(visible, self.spooled, position + READ_PIECE)
             return FileSpan(self._file.file, position, end - position)
         assert self._window is not None
-        if position < self._window.base:
-            raise Unavailable("this client read too slowly while the mirror had no room to keep the blob")
         return self._window.read(position, visible)
 
     def moved_on(self) -> None:
@@ -93,10 +115,16 @@ class Intake:
 
     # The file.
 
-    @property
-    def complete_file(self) -> Path | None:
+    async def complete_file(self) -> Path | None:
         """Where all of it stands, if it could be kept."""
-        return self._file.path if self._file is not None and self._window is None else None
+        if self._file is None or self._volatile:
+            return None
+        try:
+            await self._in_thread(self._file.completed)
+        except OSError as error:
+            log.warning("fill.not_kept", digest=str(self._digest), reason=str(error))
+            return None
+        return self._file.path
 
     def matches(self) -> bool:
         """Whether what has come has the digest."""
@@ -106,33 +134,38 @@ class Intake:
         """Open the spool and hash what an earlier fill left there (rule 7)."""
         try:
             self._file = await self._in_thread(self._spool.open, self._digest)
-            while self.received < self._file.size:
-                self.received = await self._in_thread(self._file.rehash, self._hasher, self.received)
+            stop = self._file.there.end(0)
+            while self.hashed < stop:
+                self.hashed = await self._in_thread(self._file.rehash, self._hasher, self.hashed, stop)
         except OSError as error:  # no room, no rights, or a disk that cannot read what it has
-            self._hasher, self.received = self._digest.hasher(), 0
+            self._hasher, self.hashed = self._digest.hasher(), 0
             await self.forget()
             self._go_volatile(error)
             return
-        if self.received:
-            self.written = self.spooled = self.received
-            log.info("fill.found_spool", digest=str(self._digest), bytes=self.received)
+        for start, stop in self._file.there:
+            self.there.add(start, stop)
+        if self.there:
+            log.info("fill.found_spool", digest=str(self._digest), bytes=self.there.total)
 
     async def start_over(self, reason: RegistryError) -> None:
         """Drop what was found and does not fit the upstream's answer; nobody may have read from it yet."""
-        log.warning("fill.spool_dropped", digest=str(self._digest), bytes=self.received, reason=str(reason))
+        log.warning(
+            "fill.spool_dropped", digest=str(self._digest), bytes=self.there.total, reason=str(reason)
+        )
         self._hasher = self._digest.hasher()
-        self.received = self.written = self.spooled = 0
+        self.hashed = 0
+        self.there.cut(0)
         if self._file is not None:
             await self._in_thread(self._file.truncate)
 
     async def make_room(self, size: int) -> None:
         """See that a blob of `size` bytes fits; where it does not, nothing more is written (rule 9)."""
-        if self._window is not None:
+        if self._volatile:
             return
-        if not self._share.is_begun and not await self._share.begin(size, self.received):
-            self._window = Window(self.written)  # who has refused has told why
+        if not self._share.is_begun and not await self._share.begin(size, self.there.total):
+            self._keep_no_more()  # who has refused has told why
             return
-        wanted = size - self.received
+        wanted = size - self.there.total
         try:
             free = await self._in_thread(self._spool.free)
             if free < wanted:
@@ -164,76 +197,155 @@ class Intake:
 
     # What comes.
 
-    async def pump(self, blob: Blob, size: int) -> None:
-        """Take bytes as they come, while what came before is being written (rule 10)."""
-        writer: asyncio.Task[None] | None = None
-        skip = self.received - blob.start
+    async def pump(
+        self, blob: Blob, claim: Claim, until: int, onward: Callable[[], bool] | None = None
+    ) -> None:
+        """Take a claim's bytes as they come, while what came before is being written (rule 10).
+
+        `until`: the end of what was asked for. `onward` is asked at the claim's end whether, and moves it so
+        that, more of what was asked for is wanted; None: this is not the fill's own connection.
+        """
+        inflow = Inflow(claim.position, helps=onward is None)
+        position = blob.start  # of the next byte that comes
         try:
-            async with contextlib.aclosing(blob.read(blob.start, size)) as parts:
+            async with contextlib.aclosing(blob.read(blob.start, until)) as parts:
                 async for part in parts:
                     assert isinstance(part, bytes)
-                    fresh = part[skip:]
-                    skip = max(0, skip - len(part))
-                    if not fresh:
-                        continue
-                    self._batch.append(fresh)
-                    self._gathered += len(fresh)
-                    self.received += len(fresh)
-                    if writer is not None and (writer.done() or self._gathered >= BATCH):
-                        await writer
-                        writer = None
-                    if writer is None:
-                        writer = asyncio.create_task(self._write())
+                    begin, position = position, position + len(part)
+                    while claim.position < position:
+                        await self._came(inflow, claim, part[claim.position - begin : claim.stop - begin])
+                        if claim.position < claim.stop:
+                            break
+                        await inflow.written()
+                        if onward is None or not onward():
+                            return
+                        inflow.begin = claim.position
+                    if inflow.displaced:
+                        return
         except asyncio.CancelledError:
-            if writer is not None:
-                writer.cancel()
+            inflow.cancel()
             raise
         finally:  # also after a break: what has come is ours
-            if writer is not None:
-                await writer
+            await inflow.written()
 
-    async def _write(self) -> None:
-        """Take what has gathered, until nothing has."""
-        while self._batch:
-            batch = self._batch
-            self._batch, self._gathered = [], 0
-            await self._take(batch)
+    async def _came(self, inflow: Inflow, claim: Claim, fresh: bytes) -> None:
+        """The next bytes of a claim."""
+        inflow.add(fresh)
+        claim.position += len(fresh)
+        self.received += len(fresh)
+        began = time.monotonic()
+        if await inflow.pass_on(self._take, self._batch()):
+            self.held += time.monotonic() - began
 
-    async def _take(self, batch: list[bytes]) -> None:
-        """Hash a batch and make it visible to readers: in the spool, or from now on in memory (rule 8)."""
-        if self._window is None and not await self._share.reach(self.spooled + sum(map(len, batch))):
-            self._share.give_back()
-            self._window = Window(self.written)
-        error = await self._in_thread(self._hash_and_write, batch)
-        if error is not None:
+    async def _take(self, inflow: Inflow, start: int, batch: list[bytes]) -> None:
+        """Make a batch visible to readers: in the spool, or from now on in memory (rule 8)."""
+        if not self._volatile and await self._has_room(batch):
+            error = await self._store(start, batch)
+            if error is None:
+                await self.catch_up()
+                return
             self._go_volatile(error)
-        if self._window is None:
-            self.written += sum(map(len, batch))
-            self.spooled = self.written
-            self._changed()
+        if not inflow.helps:
+            await self.catch_up()
+        if inflow.helps or self._hashing or start != self.hashed:
+            inflow.displaced = True  # others come first, and this could wait nowhere
             return
+        await self._hash(start, batch)
+        if self._window is None:
+            self._window = Window(start)
         for chunk in batch:
             await self._show_from_memory(self._window, chunk)
 
-    def _hash_and_write(self, batch: list[bytes]) -> OSError | None:
-        """In a thread. A failure to write is a value: the bytes count as received all the same."""
-        for chunk in batch:
-            self._hasher.update(chunk)
-        if self._window is None:
-            assert self._file is not None
+    async def _has_room(self, batch: list[bytes]) -> bool:
+        size = sum(map(len, batch))
+        self._writing += size
+        try:
+            if await self._share.reach(self.there.total + self._writing):
+                return not self._volatile
+        finally:
+            self._writing -= size
+        self._keep_no_more()
+        return False
+
+    async def _store(self, start: int, batch: list[bytes]) -> OSError | None:
+        """Write a batch, and hash it if it comes next; or why it could not be written."""
+        file, size = self._file, sum(map(len, batch))
+        assert file is not None
+        continues = start == self.hashed and not self._hashing
+        self._hashing = self._hashing or continues
+        self._writing += size
+
+        def work() -> OSError | None:
+            """In a thread. A failure to write is a value: the bytes count as received all the same."""
+            hasher = self._hasher.copy() if continues else None
+            if hasher is not None:
+                for chunk in batch:
+                    hasher.update(chunk)
             try:
-                self._file.write(self.spooled, batch)
+                file.write(start, batch)
             except OSError as error:
                 return error
+            if hasher is not None:
+                self._hasher, self.hashed = hasher, start + size
+            return None
+
+        def noted(done: asyncio.Future[OSError | None]) -> None:
+            """Also where nobody waits for it any more."""
+            self._writing -= size
+            self._hashing = self._hashing and not continues
+            if done.exception() is None and done.result() is None and (continues or not self._volatile):
+                self.there.add(start, start + size)
+                self._changed()
+
+        return await self._in_thread(work, then=noted)
+
+    async def _hash(self, start: int, batch: list[bytes]) -> None:
+        self._hashing = True
+        await self._in_thread(partial(self._feed, start, batch), then=self._done_hashing)
+
+    def _feed(self, start: int, batch: list[bytes]) -> None:
+        """In a thread, which has the hasher."""
+        for chunk in batch:
+            self._hasher.update(chunk)
+            start += len(chunk)
+        self.hashed = start
+
+    def _done_hashing(self, _done: asyncio.Future[Any]) -> None:
+        self._hashing = False
+
+    async def catch_up(self) -> None:
+        """Hash what stands in the file behind what was hashed: it came before what is in front of it."""
+        while not self._hashing and (stop := self.there.end(self.hashed)) > self.hashed:
+            self._hashing = True
+            error = await self._in_thread(partial(self._rehash, stop), then=self._done_hashing)
+            if error is not None:
+                self.there.cut(self.hashed)
+                self._go_volatile(error)
+
+    def _rehash(self, stop: int) -> OSError | None:
+        """In a thread, which has the hasher: one piece of what stands in the file."""
+        assert self._file is not None
+        hasher = self._hasher.copy()
+        try:
+            self.hashed = self._file.rehash(hasher, self.hashed, stop)
+        except OSError as error:
+            return error
+        self._hasher = hasher
         return None
 
     def _go_volatile(self, reason: OSError) -> None:
-        """From here on nothing is kept; what stands in the spool can still be read until the fill's end."""
+        """From here on nothing is kept, since the disk does not do what it should."""
         count = self._spool.troubles.count(time.monotonic())
         if count:
             text = reason.strerror or str(reason)
             log.warning("fill.not_keeping", digest=str(self._digest), reason=text, count=count)
-        self._window = Window(self.written)
+        self._keep_no_more()
+
+    def _keep_no_more(self) -> None:
+        """What stands in front can still be read until the fill's end; what came ahead has to come again."""
+        self._share.give_back()
+        self._volatile = True
+        self.there.cut(self.there.end(0))
 
     async def _show_from_memory(self, window: Window, chunk: bytes) -> None:
         """Let readers have the chunk from memory, when the slowest has made room for it."""
@@ -254,16 +366,22 @@ class Intake:
                 for reader in self._readers():  # nobody waits for these again
                     reader.lost = reader.lost or reader.position < window.base
         window.append(chunk)
-        self.written += len(chunk)
         self._changed()
 
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run blocking work in a thread, and wait for its end also when cancelled.
+    async def _in_thread(
+        self,
+        work: Callable[[*Ts], T],
+        *args: *Ts,
+        then: Callable[[asyncio.Future[T]], None] | None = None,
+    ) -> T:
+        """Run blocking work in a thread, and wait for its end also when cancelled; `then` is told of it.
 
         NB: a thread that still wrote to the file after `close` could write into whatever file
         got the same descriptor next.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *args, **kwargs))
+        future = asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *args))
+        if then is not None:
+            future.add_done_callback(then)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

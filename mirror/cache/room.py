@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from mirror.oci.digest import Digest
@@ -45,6 +46,7 @@ class Share:
         self._size = 0  # bytes of the blob, once it was admitted
         self._step = 0  # bytes
         self._reserved = 0  # bytes
+        self._turn = asyncio.Lock()  # of who asks for more: several connections bring a blob
 
     @property
     def is_begun(self) -> bool:
@@ -64,14 +66,20 @@ class Share:
 
     async def reach(self, count: int) -> bool:
         """Whether so many bytes of it may be on the disk, now or after what had to go for them."""
-        missing = min(count, self._size) - self._reserved
-        if missing <= 0:
+        if min(count, self._size) <= self._reserved:
             return True
-        wanted = min(max(missing, self._step), self._size - self._reserved)
-        if not await self._room.make_room(self._digest, wanted):
-            return False
-        self._reserved += wanted
-        return True
+        async with self._turn:
+            missing = min(count, self._size) - self._reserved
+            if missing <= 0:
+                return True
+            wanted = min(max(missing, self._step), self._size - self._reserved)
+            if not await self._room.make_room(self._digest, wanted):
+                return False
+            if not self._step:  # given back meanwhile
+                self._room.release(self._digest, wanted)
+                return False
+            self._reserved += wanted
+            return True
 
     def give_back(self) -> None:
         """The fill has ended, or writes no more: what it kept counts by itself."""

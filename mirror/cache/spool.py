@@ -1,5 +1,7 @@
 """Unfinished fills on the local disk: one growing file per blob, readable while it grows.
 
+A file grows at its end, or at several places at once: then a map beside it says what is there (`spoolmap`).
+
 A spool file is named after its digest, so that the first reader after a crash finds what is there. An
 exclusive lock (flock) guards it: a second process on the same folder, or a second fill of the same digest
 after the first went on without keeping, gets a private file instead, which is never resumed.
@@ -14,57 +16,100 @@ import fcntl
 import hashlib
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from mirror.cache import spoolmap
+from mirror.cache.extents import Extents
+from mirror.cache.spoolmap import SpoolMap
 from mirror.oci.digest import Digest, DigestError, Hasher
 from mirror.sometimes import Sometimes
 
 REHASH_PIECE = 8 << 20  # bytes hashed per call, so that a stop need not wait for a whole blob
+READ_PIECE = 256 << 10  # bytes read at once for that: what a processor's own cache holds
 TELL = 10.0  # seconds between two lines about the same trouble
 SUFFIX = ".part"
 PRIVATE = ".private"
 
 
 class SpoolFile:
-    """One spool file, open and locked; positions are explicit, so readers may share `file`."""
+    """One spool file, open and locked; positions are explicit, so readers may share `file`.
 
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+    Several threads may write to it at once, each at places of its own.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, there: Extents, *, resumable: bool = True) -> None:
         self.path = path
         self.file = file
-        self.size = size  # bytes at hand when it was opened
+        self.there = there  # the bytes at hand when it was opened
+        self._resumable = resumable
+        self._end = there.end(0)  # while there is no map: all before it is there
+        self._map: SpoolMap | None = None
+        self._lock = threading.Lock()  # of the map
+        if there.last > self._end:
+            self._map = SpoolMap(path)
 
     def write(self, offset: int, chunks: Sequence[bytes]) -> None:
         """Write all chunks from `offset` on. On OSError what stands behind it is undefined."""
-        descriptor = self.file.fileno()
+        with self._lock:
+            if self._resumable and self._map is None and offset > self._end:
+                self._map = SpoolMap(self.path)
+                self._map.begin(os.fstat(self.file.fileno()).st_ino, self._end)
+        begin, descriptor = offset, self.file.fileno()
         for chunk in chunks:
             view = memoryview(chunk)
             while view:
                 written = os.pwrite(descriptor, view, offset)
                 offset += written
                 view = view[written:]
+        with self._lock:
+            if self._map is not None:
+                self._map.wrote(begin, offset)
+            elif begin <= self._end:
+                self._end = max(self._end, offset)
 
-    def rehash(self, hasher: Hasher, offset: int) -> int:
-        """Feed one piece from `offset` to the hasher; returns the offset after it (the same at the end)."""
-        data = os.pread(self.file.fileno(), min(REHASH_PIECE, self.size - offset), offset)
-        hasher.update(data)
-        return offset + len(data)
+    def rehash(self, hasher: Hasher, offset: int, stop: int) -> int:
+        """Feed one piece of [offset, stop) to the hasher; returns the offset after it. Raises OSError."""
+        descriptor, buffer = self.file.fileno(), memoryview(bytearray(READ_PIECE))
+        stop = min(stop, offset + REHASH_PIECE)
+        while offset < stop:
+            count = os.preadv(descriptor, [buffer[: stop - offset]], offset)
+            if not count:
+                raise OSError(f"the file ends at {offset}")
+            hasher.update(buffer[:count])
+            offset += count
+        return offset
 
     def truncate(self) -> None:
         """Forget the bytes at hand."""
         os.ftruncate(self.file.fileno(), 0)
-        self.size = 0
+        self.there, self._end = Extents(), 0
+        self._drop_map()
+
+    def completed(self) -> None:
+        """All of it is there: its name alone says so from now on. Raises OSError."""
+        self._drop_map()
 
     def unlink(self) -> None:
         """Remove the name; readers that hold the file read on."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
+        self._drop_map()  # NB: not before, or what is left would be taken for whole
 
     def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
         self.file.close()
+
+    def _drop_map(self) -> None:
+        with self._lock:
+            if self._map is not None:
+                self._map.remove()
+                self._map = None
 
 
 class Spool:
@@ -91,7 +136,12 @@ class Spool:
             path = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PRIVATE}")
             file = path.open("x+b", buffering=0)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # so that `sweep` leaves it alone
-        return SpoolFile(path, file, os.fstat(file.fileno()).st_size)
+            return SpoolFile(path, file, Extents(), resumable=False)
+        try:
+            return SpoolFile(path, file, _there(path, file))
+        except BaseException:
+            file.close()
+            raise
 
     def free(self) -> int:
         """Bytes that may still be written here."""
@@ -129,7 +179,12 @@ class Spool:
             return path.suffix == PRIVATE or not status.st_size or now - status.st_mtime > older_than
 
         paths = sorted(path for path, _ in self._files())
-        return [path.name for path in paths if _remove(path, partial(is_due, path))]
+        removed = [path.name for path in paths if _remove(path, partial(is_due, path))]
+        for left in sorted(self.folder.glob(f"*{spoolmap.SUFFIX}")):  # of a file that went in a crash
+            if not left.with_suffix("").exists():
+                left.unlink(missing_ok=True)
+                removed.append(left.name)
+        return removed
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         """All spool files, of every party. Raises OSError."""
@@ -143,6 +198,19 @@ class Spool:
         except FileNotFoundError:
             return []
         return found
+
+
+def _there(path: Path, file: BinaryIO) -> Extents:
+    """What stands in this file. Where its map says nothing, nothing does. Raises OSError."""
+    status = os.fstat(file.fileno())
+    there = spoolmap.read(path, status.st_ino, status.st_size)
+    if there is None:
+        there = Extents()
+        there.add(0, status.st_size)
+    elif there.last <= there.end(0):  # no hole is left, but perhaps bytes behind, of which nothing is said
+        file.truncate(there.last)
+        spoolmap.beside(path).unlink(missing_ok=True)  # NB: not before, or they would be taken for right
+    return there
 
 
 def _digest(path: Path) -> Digest | None:
@@ -166,6 +234,7 @@ def _remove(path: Path, is_due: Callable[[os.stat_result], bool]) -> bool:
             with file:
                 if is_due(os.fstat(file.fileno())):
                     path.unlink()
+                    spoolmap.beside(path).unlink(missing_ok=True)
                     return True
     return False
 

@@ -53,13 +53,20 @@ class Blobs:
         return Descriptor(digest, size, BLOB_TYPE)
 
     async def open(
-        self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
     ) -> RemoteBlob:
-        """Open a blob. `start` of what comes back is 0 where the upstream does not do ranges.
+        """Open a blob, or what is before `stop`. `start` of what comes back is 0, and it comes to its end,
+        where the upstream does not do ranges.
 
         Errors: also RANGE_INVALID (nothing is at `start`).
         """
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        headers = _range(start, stop)
         answer = await self._open(repository, digest, headers, again=start > 0)
         if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if size is None or start >= size:
@@ -68,18 +75,20 @@ class Blobs:
                 )
             answer = await self._open(repository, digest, {})  # it has: it cannot do ranges
         try:
-            first, whole = self._extent(answer, start)
+            self._calls.ranges.heard(answer.status, answer.headers, asked=bool(headers))
+            first, end, whole = self._extent(answer, start, stop)
             if whole is not None and size not in (None, whole):
                 raise Corrupt(f"{self._calls.name} sent a blob of {whole} bytes where {size} were expected")
         except Corrupt:
+            self._calls.ranges.refused()
             answer.close()
             raise
         whole = whole if whole is not None else size
         if whole is None:
             answer.close()  # first: waiting for a second connection with one in hand can be waiting for ever
             size = (await self.stat(repository, digest)).size
-            return await self.open(repository, digest, start=start, size=size)
-        return RemoteBlob(Descriptor(digest, whole, BLOB_TYPE), first, self._calls, answer)
+            return await self.open(repository, digest, start=start, size=size, stop=stop)
+        return RemoteBlob(Descriptor(digest, whole, BLOB_TYPE), first, end or whole, self._calls, answer)
 
     async def _open(
         self, repository: Repository, digest: Digest, headers: Mapping[str, str], *, again: bool = False
@@ -98,15 +107,26 @@ class Blobs:
             self._calls.fail(answer, ErrorCode.BLOB_UNKNOWN, "this blob")
         return answer
 
-    def _extent(self, answer: Answer, start: int) -> tuple[int, int | None]:
-        """(first byte, size of the whole blob if it is said) of a 200 or 206. Raises Corrupt."""
+    def _extent(self, answer: Answer, start: int, stop: int | None) -> tuple[int, int | None, int | None]:
+        """(first byte, the one after the last, size of the whole blob if it is said) of a 200 or 206.
+
+        Raises Corrupt.
+        """
         length = length_in(answer.headers)
         if answer.status == HTTPStatus.OK:
-            return 0, length
+            return 0, length, length
         span = range_in(answer.headers)
-        if span is None or span.start != start or length not in (None, span.stop - span.start):
+        wanted = span is not None and span.start == start and stop in (None, span.stop)
+        if span is None or not wanted or length not in (None, span.stop - span.start):
             raise Corrupt(f"{self._calls.name} sent other bytes than those from {start} on")
-        return start, span.size
+        return start, span.stop, span.size
+
+
+def _range(start: int, stop: int | None) -> dict[str, str]:
+    """The header that asks for [start, stop); none for all of it."""
+    if stop is not None:
+        return {"Range": f"bytes={start}-{stop - 1}"}
+    return {"Range": f"bytes={start}-"} if start else {}
 
 
 def _is_plausible(size: int | None, digest: Digest) -> TypeGuard[int]:

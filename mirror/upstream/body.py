@@ -14,9 +14,11 @@ from mirror.upstream.fetch import Answer
 class RemoteBlob:
     """A Blob that is read once, forwards. The digest is not checked here: whoever keeps the bytes does."""
 
-    def __init__(self, descriptor: Descriptor, start: int, calls: Calls, answer: Answer) -> None:
+    def __init__(self, descriptor: Descriptor, start: int, stop: int, calls: Calls, answer: Answer) -> None:
+        """[start, stop) comes."""
         self._descriptor = descriptor
         self._start = self._position = start
+        self._stop = stop
         self._calls = calls
         self._answer = answer
 
@@ -34,7 +36,7 @@ class RemoteBlob:
         `start` may lie ahead, then what is between is read and dropped. Raises Unavailable when the upstream
         stops (504) or breaks off (502). Raises ValueError for bytes that have gone by, or that there are not.
         """
-        if not self._position <= start <= stop <= self._descriptor.size:
+        if not self._position <= start <= stop <= self._stop:
             raise ValueError(f"[{start}, {stop}) cannot be read at {self._position}")
         response = self._answer.response
         assert response is not None
@@ -49,7 +51,7 @@ class RemoteBlob:
                 whole = f"{self._position} of {self._descriptor.size} bytes"
                 raise Unavailable(f"{self._calls.name} ended a blob after {whole}", status=502)
             self._position += len(part)
-            if self._position == self._descriptor.size:
+            if self._position == self._stop:
                 self._answer.visit.succeeded()
             if self._position > start:
                 yield part

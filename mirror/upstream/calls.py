@@ -19,6 +19,7 @@ from mirror.upstream.failures import TransportError, from_answer, from_trouble
 from mirror.upstream.fetch import Answer, Call, Fetcher
 from mirror.upstream.health import Health
 from mirror.upstream.lookups import Lookups
+from mirror.upstream.ranges import Ranges
 from mirror.upstream.redirects import as_written
 from mirror.upstream.settings import Settings, public_name, registry_url
 from mirror.upstream.transport import Transport
@@ -34,7 +35,8 @@ class Calls:
         self._headers = dict(settings.headers)  # may be secret: `redirects` keeps them at this origin
         self.name = public_name(self._base, settings.namespace)
         self.transport = Transport(settings, lookups)
-        self._health = Health(settings, self._base, self.name, now)
+        self.ranges = Ranges(now)
+        self._health = Health(settings, self._base, self.name, now, self.ranges)
         self._fetcher = Fetcher(self.transport, settings.retries, self._health.breakers, self._base)
         self._auth = Authenticator(settings, self._base, self.name, self._fetcher)
 

@@ -75,13 +75,20 @@ class Client:
         return await self._blobs.stat(repository, digest)
 
     async def blob(
-        self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
     ) -> RemoteBlob:
-        """Open a blob. `start` of what comes back is 0 where the upstream does not do ranges.
+        """Open a blob, or what is before `stop`. `start` of what comes back is 0, and it comes to its end,
+        where the upstream does not do ranges.
 
         Errors: BLOB_UNKNOWN, NAME_UNKNOWN, RANGE_INVALID (nothing is at `start`), and those of `resolve`.
         """
-        return await self._blobs.open(repository, digest, start=start, size=size)
+        return await self._blobs.open(repository, digest, start=start, size=size, stop=stop)
 
     async def tags(self, repository: Repository, n: int | None, last: str) -> Page:
         """Tags. Errors: NAME_UNKNOWN, and those of `resolve`."""

@@ -65,7 +65,8 @@ class Endpoints:
         self._namespace = namespace
         self._now = now
         self._behind: dict[Client, float] = {}  # until when it is demoted
-        self._given: TTLCache[Digest, Client] = TTLCache(GIVEN, DEMOTED, timer=now)  # rule 4
+        # Rule 4; with the bytes that were not given yet.
+        self._given: TTLCache[Digest, tuple[Client, int]] = TTLCache(GIVEN, DEMOTED, timer=now)
 
     async def close(self) -> None:
         """Drop all connections. Safe to call twice."""
@@ -113,17 +114,24 @@ class Endpoints:
         return await self._ask(repository, lambda client: client.stat_blob(repository, digest), blob=True)
 
     async def blob(
-        self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
     ) -> Blob:
         """Open a blob; see rules 3 and 4. Errors: as `Client.blob`."""
         if self._only is not None:
-            return await self._only.blob(repository, digest, start=start, size=size)
+            return await self._only.blob(repository, digest, start=start, size=size, stop=stop)
 
         async def opened(client: Client) -> Blob:
-            found = await client.blob(repository, digest, start=start, size=size)
-            return _Watched(found, partial(self._demote, client), partial(self._gave, digest, client))
+            found = await client.blob(repository, digest, start=start, size=size, stop=stop)
+            gave = partial(self._gave, digest, client, size=found.descriptor.size)
+            return _Watched(found, partial(self._demote, client), gave, is_part=stop is not None)
 
-        return await self._ask(repository, opened, blob=True, giver=self._given.get(digest))
+        return await self._ask(repository, opened, blob=True, giver=self._giver(digest))
 
     async def tags(self, repository: Repository, n: int | None, last: str) -> Page:
         """Tags. Errors: as `Client.tags`."""
@@ -173,8 +181,16 @@ class Endpoints:
     def _rank(self, client: Client) -> int:
         return self._clients.index(client)
 
-    def _gave(self, digest: Digest, client: Client) -> None:
-        self._given[digest] = client
+    def _gave(self, digest: Digest, client: Client, count: int, *, size: int, to_the_end: bool) -> None:
+        """So many bytes more of a blob of `size`. The parts of one come in any order."""
+        giver, left = self._given.get(digest, (client, size))
+        left = (left if giver is client else size) - count
+        self._given[digest] = (client, 0 if to_the_end else max(0, left))
+
+    def _giver(self, digest: Digest) -> Client | None:
+        """Who has given this blob to its end."""
+        giver, left = self._given.get(digest, (None, 0))
+        return giver if not left else None
 
     def _demote(self, client: Client, error: RegistryError) -> None:
         now = self._now()
@@ -185,14 +201,20 @@ class Endpoints:
 
 
 class _Watched:
-    """A blob of one address, which tells when reading it failed, and when it was read to its end."""
+    """A blob of one address, or a part of it, which tells when reading it failed, and what was read."""
 
     def __init__(
-        self, blob: RemoteBlob, failed: Callable[[RegistryError], None], ended: Callable[[], None]
+        self,
+        blob: RemoteBlob,
+        failed: Callable[[RegistryError], None],
+        gave: Callable[..., None],
+        *,
+        is_part: bool,
     ) -> None:
         self._blob = blob
         self._failed = failed
-        self._ended = ended
+        self._gave = gave
+        self._is_part = is_part
 
     @property
     def descriptor(self) -> Descriptor:
@@ -209,8 +231,8 @@ class _Watched:
                 position = start
                 async for part in parts:
                     position += len(part)
-                    if position == self._blob.descriptor.size:
-                        self._ended()  # now: with all it wants, the reader may not come back
+                    at_end = position == self._blob.descriptor.size and not self._is_part
+                    self._gave(len(part), to_the_end=at_end)  # now: the reader may not come back
                     yield part
             except AWAY as error:
                 self._failed(error)

@@ -15,23 +15,37 @@ from mirror.upstream.breakers import Breakers, Role
 from mirror.upstream.failures import TransportError, Trouble, from_trouble
 from mirror.upstream.fetch import Answer
 from mirror.upstream.quota import Question, Quota
+from mirror.upstream.ranges import Ranges
 from mirror.upstream.retry import retry_after
 from mirror.upstream.settings import Settings
+
+# Connections over which parts of blobs are fetched, beside one for each of the 32 fills; a quarter of those
+# that there are, so that manifests and tokens have some left.
+PARTS = 12
+PARTS_SHARE = 4
 
 _log = structlog.get_logger()
 
 
 class Health:
-    """Of the registry at `base`, which errors call `name`; `now` is the clock that all times are of."""
+    """Of the registry at `base`, which errors call `name`; `now` is the clock that all times are of.
 
-    def __init__(self, settings: Settings, base: URL, name: str, now: Callable[[], float]) -> None:
+    `ranges` knows whether it gives parts of blobs.
+    """
+
+    def __init__(
+        self, settings: Settings, base: URL, name: str, now: Callable[[], float], ranges: Ranges
+    ) -> None:
+        self._ranges = ranges
         self.breakers = Breakers(now)
         self._quota = Quota()
         self._base = base
         self._name = name
         self._reserve = settings.reserve
         self._namespace = settings.namespace or base.authority
-        self._well = Condition(self._namespace)
+        parts = min(PARTS, settings.connections // PARTS_SHARE)
+        # By whether it gives parts.
+        self._well = {False: Condition(self._namespace), True: Condition(self._namespace, parts=parts)}
         self._now = now
 
     def question(self, blob: bool) -> Question:
@@ -65,11 +79,13 @@ class Health:
         now = self._now()
         stretch = self._quota.stretch(now, self._reserve)
         if stretch == 1.0 and self._quota.waits_for_nothing and self.breakers.all_closed:
-            return self._well  # soon said: this is asked for each answer from what is kept
+            # Soon said: this is asked for each answer from what is kept.
+            return self._well[self._ranges.given]
         away = self._shut(Role.REGISTRY, now, scope) or self._shut(Role.TOKENS, now, scope)
         trouble = away or self._shut(Role.MANIFESTS, now, scope) or self._waits(False, now)
         blobs = away or self._shut(Role.BLOBS, now, scope) or self._waits(True, now)
-        return Condition(self._namespace, trouble, blobs, stretch)
+        well = self._well[self._ranges.given and blobs is None and stretch == 1.0]
+        return Condition(self._namespace, trouble, blobs, stretch, well.parts)
 
     def describe(self, now: float, scope: str) -> dict[str, Any]:
         """For operators, without secrets: `url`, `state` (ok, open, half-open, limited) in this scope,

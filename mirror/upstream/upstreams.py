@@ -92,12 +92,18 @@ class Upstreams:
             return await upstream.stat_manifest(own, reference)
 
     async def blob(
-        self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
     ) -> Blob:
         """Open a blob; its upstream is in use until it is closed."""
         held, own = self._hold(repository)
         try:
-            blob = await held.upstream.blob(own, digest, start=start, size=size)
+            blob = await held.upstream.blob(own, digest, start=start, size=size, stop=stop)
         except BaseException:
             self._release(held)
             raise

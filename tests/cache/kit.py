@@ -16,6 +16,7 @@ from mirror.cache.lessor import NoteUse
 from mirror.cache.memory import Memory
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.room import Room
+from mirror.cache.segments import Settings
 from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
 from mirror.drivers.filesystem import FilesystemDriver
@@ -24,6 +25,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.registry import Blob, Condition, FileSpan, Upstream
 from mirror.store import layout
+from mirror.store.blob import StoredBlob
 from mirror.store.content import ContentStore
 
 A = Repository("library/a")
@@ -37,6 +39,17 @@ class Remote(ContentStore):
 
     def condition(self, repository: Repository) -> Condition:
         return Condition("upstream.test")
+
+    async def blob(
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
+    ) -> StoredBlob:
+        return await super().blob(repository, digest, start=start, size=size)
 
 
 @dataclass(slots=True)
@@ -84,11 +97,12 @@ async def joined(
     room: Room | None = None,
     memory: Memory | None = None,
     note_use: NoteUse | None = None,
+    segments: Settings | None = None,
 ) -> AsyncGenerator[Parts, None]:
     """A PullThrough with a store and a ledger on the disk; ended as the application ends it."""
     driver = FilesystemDriver(root, 4)
     store = ContentStore(driver)
-    fills = Fills(upstream, store, Spool(spool or root / "mirror" / "spool"), strangers, room)
+    fills = Fills(upstream, store, Spool(spool or root / "mirror" / "spool"), strangers, room, segments)
     ledger = Ledger((spool.parent if spool else root / "mirror") / "ledger.sqlite")
     await ledger.open()
     registry = PullThrough(

@@ -414,7 +414,7 @@ async def test_rule_7_a_spool_longer_than_the_blob_is_dropped_before_anybody_rea
 async def test_rule_7_a_spool_that_cannot_be_read_is_left_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rehash(_self: SpoolFile, _hasher: object, _offset: int) -> int:
+    def rehash(_self: SpoolFile, _hasher: object, _offset: int, _stop: int) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(SpoolFile, "rehash", rehash)

@@ -81,9 +81,15 @@ class Generous(Puppet):
         return digest
 
     async def blob(
-        self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
     ) -> Transfer:
-        transfer = await super().blob(repository, digest, start=start, size=size)
+        transfer = await super().blob(repository, digest, start=start, size=size, stop=stop)
         transfer.finish()
         return transfer
 

@@ -191,6 +191,10 @@ BAD_VALUES = [
     ("cache", "scrub.rate", "10", RATE),
     ("cache", "scrub.rate", "5%", RATE),
     ("cache", "scrub.rate", "fast", RATE),
+    ("cache", "segments.from", "63KiB", "a size such as 32MiB, of at least 64KiB"),
+    ("cache", "segments.from", "5%", "a size such as 32MiB, of at least 64KiB"),
+    ("cache", "segments.connections", "0", "an integer from 1 to 12"),
+    ("cache", "segments.connections", "13", "an integer from 1 to 12"),
     ("proxy", "ttl", "168", PERIOD),  # nanoseconds
     ("health", "storagedriver.interval", "x", DURATION),
     ("redis", "db", "x", "an integer"),

@@ -19,7 +19,7 @@ CURRENT = re.compile(r"repositories/(.+)/_manifests/tags/([^/]+)/current/link")
 INDEX = re.compile(r"repositories/(.+)/_manifests/tags/([^/]+)/index/sha256/([0-9a-f]{64})/link")
 # What the mirror itself has beside the tree, always.
 OWN = re.compile(r"mirror/((ledger|inventory)\.sqlite(-wal|-shm|\.lock)?|keeper\.lock|control\.sock)")
-SPOOLED = re.compile(r"mirror/spool/sha256-([0-9a-f]{64})\.part")
+SPOOLED = re.compile(r"mirror/spool/sha256-([0-9a-f]{64})\.part(?:\.map)?")
 FOLDERS = {"blobs", "repositories"}  # that may be empty
 
 

@@ -28,9 +28,10 @@ MEDIA_TYPE = "application/octet-stream"
 class Transfer:
     """One opened blob: what arrives of it, and when."""
 
-    def __init__(self, digest: Digest, data: bytes, start: int, announced: int) -> None:
+    def __init__(self, digest: Digest, data: bytes, start: int, announced: int, stop: int | None) -> None:
         self.descriptor = Descriptor(digest, announced, MEDIA_TYPE)
         self.start = start
+        self.stop = stop  # what was asked for ends here; None: with the blob
         self.closed = False
         self._data = data
         self._sent = start
@@ -42,8 +43,8 @@ class Transfer:
         self._sent += count
 
     def finish(self) -> None:
-        """The rest arrives."""
-        self.send(len(self._data) - self._sent)
+        """The rest of what was asked for arrives."""
+        self.send((len(self._data) if self.stop is None else self.stop) - self._sent)
 
     def fail(self, error: BaseException) -> None:
         """The transfer breaks off."""
@@ -126,12 +127,19 @@ class Puppet:
         return (await self.manifest(repository, reference)).descriptor
 
     async def blob(
-        self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
     ) -> Transfer:
         await self._called("blob", repository, f"{digest.hex[:8]} from {start}")
         data = self._data(repository, digest)
         announced = len(data) if self.announce is None else self.announce
-        transfer = Transfer(digest, data, 0 if self.ignore_start else start, announced)
+        start, stop = (0, None) if self.ignore_start else (start, stop)
+        transfer = Transfer(digest, data, start, announced, stop)
         self._transfers.put_nowait(transfer)
         return transfer
 

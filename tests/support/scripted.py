@@ -127,9 +127,16 @@ class Upstream:
     """The registry's content, its faults, and what it has seen."""
 
     def __init__(
-        self, *, auth: Basic | Bearer | None = None, referrers: bool = True, page: int | None = None
+        self,
+        *,
+        auth: Basic | Bearer | None = None,
+        referrers: bool = True,
+        page: int | None = None,
+        ranges: bool = True,
     ) -> None:
-        """`page`: the most tags on one page of tags/list, also without ?n=."""
+        """`page`: the most tags on one page of tags/list, also without ?n=. `ranges`: whether it says that it
+        gives parts of blobs, which it does in any case."""
+        self.ranges = ranges
         self.auth = auth
         self.referrers = referrers
         self.page = page
@@ -310,6 +317,8 @@ class Upstream:
         if reference not in content.blobs:
             return _error(404, "BLOB_UNKNOWN")
         headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": reference}
+        if self.ranges:
+            headers["Accept-Ranges"] = "bytes"
         wanted = None if fault.ignore_range else request.headers.get("Range")
         return _ranged(Reply(200, headers, content.blobs[reference]), wanted)
 

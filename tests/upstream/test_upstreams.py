@@ -80,7 +80,13 @@ class Fake:
         return MANIFEST.descriptor
 
     async def blob(
-        self, repository: Repository, digest: Digest, *, start: int = 0, size: int | None = None
+        self,
+        repository: Repository,
+        digest: Digest,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        stop: int | None = None,
     ) -> Layer:
         await self._note("blob", repository, digest, start, size)
         self.layers.append(Layer())

@@ -1,4 +1,5 @@
-"""A mirror that is killed (SIGKILL) at random moments, under pulls, while it evicts without end.
+"""A mirror that is killed (SIGKILL) at random moments, under pulls, while it evicts without end and fetches
+blobs over several connections at once.
 
 MIRROR_KILLS=200 is the proof, of a quarter of an hour; the few of a usual run only watch over it.
 MIRROR_SEED repeats a run, as far as the machine lets it.
@@ -32,7 +33,7 @@ from tests.support.modes import ENVIRONMENT
 from tests.support.orphans import Tree
 from tests.support.procs import Workspace, wait_until
 from tests.support.registries import RegistryProcess
-from tests.support.scripted import Image, Upstream, in_thread
+from tests.support.scripted import Fault, Image, Upstream, in_thread
 
 KILLS = int(os.environ.get("MIRROR_KILLS", "8"))
 SEED = int(os.environ.get("MIRROR_SEED", "4"))
@@ -40,6 +41,7 @@ PULLERS = 4
 REPOSITORIES = 12
 IMAGES = 5  # of each, which share a layer; and two repositories share that as well
 OWN, SHARED = 150_000, 300_000  # bytes of layers
+RATE = 4_000_000  # bytes a second of each connection to the upstream
 LIMIT = 2_500_000  # bytes: a fifth of what there is
 LONGEST = 1.5  # seconds that a process lives, once it answers
 ANSWER = 20.0  # seconds that a request takes at most
@@ -55,7 +57,8 @@ class Mirror(RegistryProcess):
     def __init__(self, space: Workspace, url: str, **cache: Any) -> None:
         argv = [sys.executable, impatient.__file__]
         env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **ENVIRONMENT}
-        config = {"proxy": {"remoteurl": url, "ttl": "1h"}, "cache": {"maxsize": LIMIT, **cache}}
+        cache = {"maxsize": LIMIT, "segments": {"from": "64KiB"}, **cache}
+        config = {"proxy": {"remoteurl": url, "ttl": "1h"}, "cache": cache}
         super().__init__(space, "killed", argv, config, env=env)
 
 
@@ -144,6 +147,7 @@ def test_whenever_it_is_killed_it_starts_again_gives_no_wrong_byte_and_leaves_no
 ) -> None:
     upstream, chance = Upstream(), random.Random(SEED)
     catalog = Catalog(upstream, SEED)
+    upstream.fault("GET", "/blobs/", Fault(rate=RATE))
     began, largest = time.monotonic(), 0
     with in_thread(upstream):
         mirror = Mirror(space, upstream.url)
@@ -165,14 +169,16 @@ def test_whenever_it_is_killed_it_starts_again_gives_no_wrong_byte_and_leaves_no
         mirror.kill()
     told = mirror.log
     assert "Traceback" not in told
-    evictions = told.count("eviction.done")
+    evictions, segmented = told.count("eviction.done"), told.count("fill.segmented")
     assert evictions > 0
+    assert segmented > 0
     left = asyncio.run(leave_nothing(mirror.storage, catalog))
     log.info(
-        "%d kills in %.0f s: %s, %d passes of evictions, at most %.2f of the limit; a collection took %s",
+        "%d kills in %.0f s: %s, %d segmented, %d evictions, at most %.2f of the limit; collected: %s",
         KILLS,
         time.monotonic() - began,
         dict(outcomes),
+        segmented,
         evictions,
         largest / LIMIT,
         left,
