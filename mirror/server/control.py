@@ -147,10 +147,10 @@ async def _serving(
             yield
         finally:
             watching.cancel()
-            await asyncio.wait([watching])
             spot.close()
             if operations is not None:
                 await operations.close()
+            await asyncio.wait([watching])
     finally:
         listening.close()
         await runner.cleanup()
