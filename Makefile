@@ -2,7 +2,7 @@
 # make demo   the same against a small local upstream, without a network: a cold and a warm pull
 # make test   lint, types, import contracts, unit, integration and real clients
 # make check  the quick part of it: no real clients, no container image
-# make bench  measures the mirror beside other registries and nginx, for docs/performance.md; about 8 minutes
+# make bench  measures the mirror beside other registries and nginx, for docs/performance.md; 10 to 15 minutes
 # make bench-keeping  measures what docs/performance.md says of what is kept; some minutes
 
 PYTHON ?= python3
