@@ -1,7 +1,8 @@
 """Further connections for one large blob, while they are of use.
 
 They are opened after a moment, when what is left will take a while at the pace of the first connection, and
-that pace is the link's: not the disk's, nor so high that more connections would cost more than they bring.
+that pace is the link's: not the disk's, nor the processor's, nor so high that more connections would cost
+more than they bring.
 Nothing depends on them: what one of them does not bring, the fill's own connection does.
 """
 
@@ -11,6 +12,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from time import process_time
 
 import structlog
 
@@ -25,6 +27,7 @@ TICK = 0.25  # seconds between two looks at the pace
 WORTH = 0.5  # seconds that the rest would take with no more connections than there are
 FAST = 200e6  # bytes a second that need no further connection: what more of them bring, the processor loses
 HELD = 0.5  # share of the time that the first connection waits for the disk: then it is not the link's pace
+BUSY = 0.7  # processors that the mirror uses, for whatever: then it is not the link's pace either
 
 log = structlog.get_logger()
 
@@ -35,6 +38,16 @@ class _Helper:
 
     namespace: str
     claim: Claim | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What there was at a time: bytes received, seconds waited for the disk, seconds of the processor."""
+
+    at: float
+    received: int
+    held: float
+    spent: float
 
 
 class Helpers:
@@ -96,30 +109,31 @@ class Helpers:
 
     async def _manage(self) -> None:
         """Look at the pace, now and then, and open what is of use."""
-        time = asyncio.get_running_loop().time
-        received, held, began = self._intake.received, self._intake.held, time()
+        look = self._look()
         with self._spare.wanting(self._condition().namespace):
-            while not self._given_up:
+            while not self._given_up and self._intake.keeps:
                 await asyncio.sleep(TICK)
-                if not self._intake.keeps:
-                    break
-                seconds = time() - began
-                came, waited = self._intake.received - received, self._intake.held - held
-                received, held, began = self._intake.received, self._intake.held, time()
-                if time() >= self._not_before and (
-                    self._tasks or self._is_worth(came / seconds, waited / seconds)
-                ):
-                    self._open(seconds)
+                before, look = look, self._look()
+                if look.at >= self._not_before and (self._tasks or self._is_worth(before, look)):
+                    self._open()
         if not self._intake.keeps:  # then bytes are of use in order only
             for task in self._tasks:
                 task.cancel()
 
-    def _is_worth(self, pace: float, held: float) -> bool:
-        assert self._plan.size is not None
-        left = self._plan.size - self._intake.there.total
-        return 0 < pace < FAST and held < HELD and left > max(pace * WORTH, 2 * self._plan.least)
+    def _look(self) -> _Look:
+        now = asyncio.get_running_loop().time()
+        return _Look(now, self._intake.received, self._intake.held, process_time())
 
-    def _open(self, after: float) -> None:
+    def _is_worth(self, before: _Look, now: _Look) -> bool:
+        assert self._plan.size is not None
+        seconds = now.at - before.at
+        pace = (now.received - before.received) / seconds
+        if now.held - before.held > HELD * seconds or now.spent - before.spent > BUSY * seconds:
+            return False
+        left = self._plan.size - self._intake.there.total
+        return 0 < pace < FAST and left > max(pace * WORTH, 2 * self._plan.least)
+
+    def _open(self) -> None:
         """As many as are allowed, and have something to bring."""
         condition = self._condition()
         own = len(self._tasks)

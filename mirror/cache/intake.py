@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import structlog
 
 from mirror.cache.extents import Extents
 from mirror.cache.fillblob import FillBlob
+from mirror.cache.front import Front
 from mirror.cache.inflow import Inflow
 from mirror.cache.room import Room, Share
 from mirror.cache.segments import Claim
@@ -57,7 +58,6 @@ class Intake:
         batch: Callable[[], int] = lambda: BATCH,
     ) -> None:
         self.there = Extents()  # bytes in the spool file
-        self.hashed = 0  # all before it has come and was hashed
         self.received = 0  # bytes taken from the upstream by this process
         self.held = 0.0  # seconds that connections have waited for the disk
         self._digest = digest
@@ -67,13 +67,17 @@ class Intake:
         self._readers = readers
         self._changed = changed
         self._batch = batch  # bytes of a connection that may gather; then it waits for the disk
-        self._hasher = digest.hasher()
-        self._hashing = False  # a thread has the hasher
+        self._front = Front(digest)
         self._writing = 0  # bytes on their way to the file
         self._file: SpoolFile | None = None
         self._volatile = False  # nothing more is written
         self._window: Window | None = None  # once bytes have come that are in memory only
         self._drained = asyncio.Event()  # a reader moved on: what a volatile fill waits for
+
+    @property
+    def hashed(self) -> int:
+        """All before it has come and was hashed."""
+        return self._front.hashed
 
     # What readers see.
 
@@ -128,7 +132,7 @@ class Intake:
 
     def matches(self) -> bool:
         """Whether what has come has the digest."""
-        return self._hasher.copy().hexdigest() == self._digest.hex
+        return self._front.matches()
 
     async def open(self) -> None:
         """Open the spool and hash what an earlier fill left there (rule 7)."""
@@ -136,9 +140,11 @@ class Intake:
             self._file = await self._in_thread(self._spool.open, self._digest)
             stop = self._file.there.end(0)
             while self.hashed < stop:
-                self.hashed = await self._in_thread(self._file.rehash, self._hasher, self.hashed, stop)
+                error = await self._in_thread(self._front.read, self._file, stop)
+                if error is not None:
+                    raise error
         except OSError as error:  # no room, no rights, or a disk that cannot read what it has
-            self._hasher, self.hashed = self._digest.hasher(), 0
+            self._front.start_over()
             await self.forget()
             self._go_volatile(error)
             return
@@ -152,8 +158,7 @@ class Intake:
         log.warning(
             "fill.spool_dropped", digest=str(self._digest), bytes=self.there.total, reason=str(reason)
         )
-        self._hasher = self._digest.hasher()
-        self.hashed = 0
+        self._front.start_over()
         self.there.cut(0)
         if self._file is not None:
             await self._in_thread(self._file.truncate)
@@ -247,10 +252,10 @@ class Intake:
             self._go_volatile(error)
         if not inflow.helps:
             await self.catch_up()
-        if inflow.helps or self._hashing or start != self.hashed:
+        if inflow.helps or not self._front.begin(start):
             inflow.displaced = True  # others come first, and this could wait nowhere
             return
-        await self._hash(start, batch)
+        await self._in_thread(self._front.feed, batch, then=self._front.end)
         if self._window is None:
             self._window = Window(start)
         for chunk in batch:
@@ -271,67 +276,39 @@ class Intake:
         """Write a batch, and hash it if it comes next; or why it could not be written."""
         file, size = self._file, sum(map(len, batch))
         assert file is not None
-        continues = start == self.hashed and not self._hashing
-        self._hashing = self._hashing or continues
+        continues = self._front.begin(start)
         self._writing += size
 
         def work() -> OSError | None:
             """In a thread. A failure to write is a value: the bytes count as received all the same."""
-            hasher = self._hasher.copy() if continues else None
-            if hasher is not None:
-                for chunk in batch:
-                    hasher.update(chunk)
+            hasher = self._front.after(batch) if continues else None
             try:
                 file.write(start, batch)
             except OSError as error:
                 return error
             if hasher is not None:
-                self._hasher, self.hashed = hasher, start + size
+                self._front.advance(hasher, size)
             return None
 
         def noted(done: asyncio.Future[OSError | None]) -> None:
             """Also where nobody waits for it any more."""
             self._writing -= size
-            self._hashing = self._hashing and not continues
+            if continues:
+                self._front.end()
             if done.exception() is None and done.result() is None and (continues or not self._volatile):
                 self.there.add(start, start + size)
                 self._changed()
 
         return await self._in_thread(work, then=noted)
 
-    async def _hash(self, start: int, batch: list[bytes]) -> None:
-        self._hashing = True
-        await self._in_thread(partial(self._feed, start, batch), then=self._done_hashing)
-
-    def _feed(self, start: int, batch: list[bytes]) -> None:
-        """In a thread, which has the hasher."""
-        for chunk in batch:
-            self._hasher.update(chunk)
-            start += len(chunk)
-        self.hashed = start
-
-    def _done_hashing(self, _done: asyncio.Future[Any]) -> None:
-        self._hashing = False
-
     async def catch_up(self) -> None:
         """Hash what stands in the file behind what was hashed: it came before what is in front of it."""
-        while not self._hashing and (stop := self.there.end(self.hashed)) > self.hashed:
-            self._hashing = True
-            error = await self._in_thread(partial(self._rehash, stop), then=self._done_hashing)
+        while (stop := self.there.end(self.hashed)) > self.hashed and self._front.begin(self.hashed):
+            assert self._file is not None
+            error = await self._in_thread(self._front.read, self._file, stop, then=self._front.end)
             if error is not None:
                 self.there.cut(self.hashed)
                 self._go_volatile(error)
-
-    def _rehash(self, stop: int) -> OSError | None:
-        """In a thread, which has the hasher: one piece of what stands in the file."""
-        assert self._file is not None
-        hasher = self._hasher.copy()
-        try:
-            self.hashed = self._file.rehash(hasher, self.hashed, stop)
-        except OSError as error:
-            return error
-        self._hasher = hasher
-        return None
 
     def _go_volatile(self, reason: OSError) -> None:
         """From here on nothing is kept, since the disk does not do what it should."""

@@ -125,8 +125,8 @@ class Transport:
         Raises TransportError when nothing comes in time or the connection breaks.
         """
         content = response.content
-        if content._buffer and content.exception() is None:
-            return _chunk(content, limit)
+        if content.exception() is None and (chunk := _chunk(content, min(limit, PART))):
+            return chunk
         try:
             async with asyncio.timeout(self._settings.stall):
                 return await content.read(min(limit, PART))
@@ -218,12 +218,13 @@ def _via(proxy: Proxy | None, text: str) -> str:
 
 
 def _chunk(content: aiohttp.StreamReader, limit: int) -> bytes:
-    """What came with one read of the socket.
+    """What came with one read of the socket, and was not read yet.
 
     NB: `read` would put several of them together, which costs a copy of each byte: a tenth of a second of the
     processor for each GB.
     """
-    return content._read_nowait_chunk(min(limit, PART))
+    # An answer without a body has none.
+    return content._read_nowait_chunk(limit) if getattr(content, "_buffer", None) else b""
 
 
 def _arrived(content: aiohttp.StreamReader, limit: int) -> bytes:

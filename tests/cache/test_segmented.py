@@ -40,6 +40,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helpers, "TICK", 0.01)
     monkeypatch.setattr(helpers, "WORTH", 0.0)
     monkeypatch.setattr(helpers, "FAST", 1e12)
+    monkeypatch.setattr(helpers, "BUSY", 1e12)
     monkeypatch.setattr(resume, "BACKOFF", 0.01)
     monkeypatch.setattr(resume, "BACKOFF_LIMIT", 0.05)
 

@@ -19,7 +19,7 @@ NOTE = 1 << 10  # bytes that came and are lost in a crash
 if __name__ == "__main__":
     vars(keeper).update(PASS=PASS)
     vars(passes).update(GRACE=GRACE)
-    vars(helpers).update(TICK=TICK, WORTH=0.0)
+    vars(helpers).update(TICK=TICK, WORTH=0.0, BUSY=1e9)
     vars(spoolmap).update(NOTE=NOTE)
     sys.argv.insert(1, "serve")
     main()

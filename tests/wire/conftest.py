@@ -95,7 +95,7 @@ class Clock:
 
 @asynccontextmanager
 async def running(
-    root: Path, *urls: str, clock: Clock | None = None, **proxy: Any
+    root: Path, *urls: str, clock: Clock | None = None, cache: dict[str, Any] | None = None, **proxy: Any
 ) -> AsyncGenerator[Mirror, None]:
     """The mirror of one upstream, under these URLs, as `mirror serve` would run this configuration.
 
@@ -115,6 +115,7 @@ async def running(
         "storage": {"filesystem": {"rootdirectory": str(root)}},
         "http": {"addr": "127.0.0.1:5000"},
         "proxy": {**where, **quick, **proxy},
+        "cache": cache or {},
     }
     await asyncio.to_thread(file.write_text, json.dumps(config))
     loaded = configfile.load(file, ENVIRONMENT)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from mirror.cache import resume
+from mirror.cache import helpers, resume
 from tests.support.large import Digesting, large_blob
 from tests.support.scripted import Fault, Upstream, serve, sha256
 from tests.wire.conftest import Mirror, running
@@ -51,11 +51,19 @@ class Two:
 
 @pytest.fixture
 async def two(tmp_path: Path) -> AsyncIterator[Two]:
+    """Each blob comes over one connection: what the first upstream has sent when it dies is its beginning."""
+    async with pair(tmp_path, connections=1) as made:
+        yield made
+
+
+@asynccontextmanager
+async def pair(tmp_path: Path, connections: int) -> AsyncGenerator[Two, None]:
     first, second = Upstream(), Upstream()
+    cache = {"segments": {"connections": connections}}
     async with AsyncExitStack() as stack:
         dying = await stack.enter_async_context(AsyncExitStack())
         urls = [await dying.enter_async_context(serve(first)), await stack.enter_async_context(serve(second))]
-        mirror = await stack.enter_async_context(running(tmp_path / "data", *urls))
+        mirror = await stack.enter_async_context(running(tmp_path / "data", *urls, cache=cache))
         yield Two(mirror, first, second, dying)
 
 
@@ -98,6 +106,29 @@ async def test_an_upstream_that_dies_in_the_middle_of_200_mb_is_taken_over_by_th
     assert DEATH - IN_FLIGHT < start <= DEATH
     assert (rest.status, rest.sent) == (206, SIZE - start)
     assert [seen for seen in two.second.seen if seen is not rest and seen.method != "HEAD"] == []
+
+
+async def test_over_several_connections_the_rest_of_each_comes_from_the_next_one(
+    tmp_path: Path, blob: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "BUSY", 1e9)  # upstreams, mirror and clients are one process here
+    async with pair(tmp_path, connections=4) as two:
+        digest = two.first.add_blob(NAME, blob)
+        two.second.add_blob(NAME, blob)
+        two.first.fault("GET", "/blobs/", Fault(rate=20_000_000))
+        async with asyncio.TaskGroup() as clients:
+            early = [clients.create_task(download(two.mirror, digest)) for _ in range(2)]
+            await two.first.arrived("GET", "/blobs/", count=4)
+            ranged = clients.create_task(download(two.mirror, digest, RANGE))
+            assert (await ranged).size == 1_000_000
+            await two.kill()
+            late = [clients.create_task(download(two.mirror, digest)) for _ in range(2)]
+        assert {(task.result().size, task.result().digest) for task in early + late} == {(SIZE, digest)}
+        got = sum(seen.sent for seen in two.first.find("GET", "/blobs/"))
+        rest = sum(seen.sent for seen in two.second.find("GET", "/blobs/"))
+        assert got > 0
+        assert rest > 0
+        assert got + rest <= SIZE + 5 * IN_FLIGHT
 
 
 @pytest.mark.parametrize(
