@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from aiohttp import web
 
 from mirror import __version__, appkeeping, appupstreams, pauses
 from mirror import log as logging
+from mirror.applisten import StartError, entrance
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
 from mirror.cache.pullthrough import PullThrough
@@ -38,21 +37,18 @@ from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.ledger.sqlite import Ledger
 from mirror.oci.names import Repository
-from mirror.server import connections, control, limits, routes
+from mirror.server import control, limits, routes
 from mirror.server.settings import Settings as ServerSettings
 from mirror.store import layout
 from mirror.upstream.routes import Routes
+
+__all__ = ["StartError", "build", "serve", "storage"]
 
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
 NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout 0 means "do not wait"
 # NB: aiohttp waits twice for `shutdown_timeout`: for handlers to end, and again after it has told them so,
 # which ours, that wait for no body, do not hear.
 SHUTDOWNS = 2
-LISTEN_ADVICE = {
-    errno.EADDRINUSE: "Stop what uses it, or choose another port.",
-    errno.EACCES: "Ports below 1024 are for root: choose a higher one.",
-    errno.EADDRNOTAVAIL: "No network interface of this machine has that address.",
-}
 SPOOL = Path("mirror", appkeeping.SPOOL)  # below the root directory
 LEDGER = "ledger.sqlite"  # beside it
 # For names to be resolved and large manifests to be read. asyncio's own few would all wait when a DNS server
@@ -60,10 +56,6 @@ LEDGER = "ledger.sqlite"  # beside it
 THREADS = 32
 
 log = structlog.get_logger()
-
-
-class StartError(Exception):
-    """The mirror cannot start; the text says why and what to do."""
 
 
 async def serve(loaded: Loaded, file: Path | None) -> None:
@@ -85,14 +77,14 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "default"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, stop, number)
-        await runner.setup()
-        try:
-            addr = await _listen(runner, config.http.addr.host, config.http.addr.port)
+        async with entrance(config.http, os.environ) as door, _running(runner):
+            addr = await door.open(runner)
             pauses.shorten()
             log.info(
                 "mirror.started",
                 version=__version__,
                 addr=addr,
+                tls=door.certificates is not None,
                 config=_path(file),
                 upstream=config.proxy.remoteurl,
                 login=appupstreams.login(config.proxy),
@@ -101,9 +93,17 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
             )
             await stop.wait()
             log.info("mirror.stopping", draintimeout=f"{config.http.draintimeout:g}s")
-        finally:
-            await runner.cleanup()
     log.info("mirror.stopped")
+
+
+@contextlib.asynccontextmanager
+async def _running(runner: web.AppRunner) -> AsyncGenerator[None, None]:
+    """The application from its start to the end of its drain."""
+    await runner.setup()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
 
 
 def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Application:
@@ -142,6 +142,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             locate=names.locate,
             namespace_of=lambda repository: names.split(repository).namespace,
             access_log=not config.log.accesslog.disabled,
+            proxies=config.http.trustedproxies,
             lessor=registry if config.http.fastlane else None,
         ),
     )
@@ -190,20 +191,6 @@ def storage(settings: Storage) -> Iterator[tuple[StorageDriver, Path]]:
             raise StartError(f"storage.filesystem.rootdirectory: {text}.")
         log.warning("storage.readonly", detail=f"{text}. What is kept is served, new content is not kept.")
     yield FilesystemDriver(root, settings.filesystem.maxthreads), root / SPOOL
-
-
-async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
-    """Accept connections; returns the address, with the port that was taken for port 0. Raises StartError."""
-    address = f"{host}:{port}"
-    try:
-        await connections.Site(runner, host or None, port).start()
-    except socket.gaierror as error:
-        raise StartError(f"http.addr: cannot listen on {address}: the name {host} has no address.") from error
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        advice = LISTEN_ADVICE.get(error.errno or 0, "Choose another address.")
-        raise StartError(f"http.addr: cannot listen on {address}: {reason}. {advice}") from error
-    return f"{host}:{runner.addresses[0][1]}"
 
 
 def _stranger(names: Routes, repository: Repository) -> str:

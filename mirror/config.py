@@ -9,10 +9,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, PlainValidator, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from mirror.configcache import Cache
-from mirror.confighosts import HEADER_NAME, HEADER_VALUE, Address, AddressValue, Prefix, Url
+from mirror.confighosts import (
+    HEADER_NAME,
+    HEADER_VALUE,
+    LOOPBACK,
+    Address,
+    AddressValue,
+    NetworkValue,
+    Prefix,
+    SocketPath,
+    Url,
+    parse_socket_path,
+)
 from mirror.configproxy import Proxy
 from mirror.configsecrets import Secret
 from mirror.configsections import (
@@ -30,6 +48,7 @@ from mirror.configsections import (
     Validation,
 )
 from mirror.configstorage import Filesystem, Storage
+from mirror.configtls import CLIENT_AUTH, DEFAULT_VERSION, VERSIONS, parse_cipher
 from mirror.configvalues import (
     Count,
     Duration,
@@ -37,6 +56,7 @@ from mirror.configvalues import (
     Integer,
     Level,
     Text,
+    at_most,
     one_of,
     within,
 )
@@ -45,6 +65,8 @@ __all__ = ["VERSION", "Cache", "Config", "Http", "Log", "Proxy", "Storage"]
 
 VERSION: Final = "0.1"  # the only one that the registry ever had
 DEFAULT_MAXENTRIES: Final = 1000  # of a page; the registry's own, for catalog and tags
+UNIX: Final = "unix"  # of `http.net`
+PROXIES_MAX: Final = 256  # each is compared with an address, for a request with a proxy's headers
 DRAIN_MAX: Final = 86400.0  # seconds
 
 
@@ -69,12 +91,14 @@ class LetsEncrypt(Section):
 
 
 class Tls(Section):
+    """Off without a certificate. `clientauth` "" is the strictest where there are `clientcas`."""
+
     certificate: Text = ""
     key: Text = ""
     clientcas: tuple[Text, ...] = ()
-    clientauth: Text = ""
-    minimumtls: Text = ""
-    ciphersuites: tuple[Text, ...] = ()
+    clientauth: Annotated[str, PlainValidator(one_of("", *CLIENT_AUTH))] = ""
+    minimumtls: Annotated[str, PlainValidator(one_of(*VERSIONS))] = DEFAULT_VERSION
+    ciphersuites: tuple[Annotated[str, PlainValidator(parse_cipher)], ...] = ()
     letsencrypt: LetsEncrypt = LetsEncrypt()
 
 
@@ -99,8 +123,8 @@ class H2c(Section):
 class Http(Section):
     """`prefix` has no slash at its end, "" for none; `draintimeout` 0 is: do not wait."""
 
+    net: Annotated[str, PlainValidator(one_of("", "tcp", UNIX))] = ""  # before `addr`, which it is about
     addr: AddressValue = Address("", 5000)
-    net: Annotated[str, PlainValidator(one_of("", "tcp", "unix"))] = ""
     host: Url = ""
     prefix: Prefix = ""
     secret: Secret | None = None
@@ -112,7 +136,20 @@ class Http(Section):
     http2: Http2 = Http2()
     h2c: H2c = H2c()
     fastlane: Flag = True
+    trustedproxies: Annotated[
+        tuple[NetworkValue, ...], AfterValidator(at_most(PROXIES_MAX, "proxies or networks"))
+    ] = LOOPBACK
     eventloop: Annotated[str, PlainValidator(one_of("auto", "uvloop", "asyncio"))] = "auto"
+
+    @field_validator("addr", mode="wrap")
+    @classmethod
+    def _by_net(
+        cls, value: Any, parse: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Address | SocketPath:
+        if info.data.get("net") == UNIX:
+            return parse_socket_path(value)
+        address: Address = parse(value)
+        return address
 
     @field_validator("headers")
     @classmethod

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import yaml
 
-from mirror.config import Config
+from mirror.config import UNIX, Config
 from mirror.configeffect import RULES
 from mirror.configsecrets import HIDDEN, is_secret, redacted
 
-_PATHS: Final = ("rootdirectory", "ca", "clientcert", "clientkey", "dockerconfig")
+_PATHS: Final = ("rootdirectory", "ca", "clientcert", "clientkey", "dockerconfig", "certificate", "key")
 
 
 def dump(config: Config) -> str:
@@ -24,9 +24,13 @@ def dump(config: Config) -> str:
         _drop(tree, rule.key.split("."), rule.value)
     proxy = tree["proxy"]
     upstreams = (proxy, *proxy["upstreams"].values())
-    for section in (tree["storage"].get("filesystem", {}), *upstreams):
+    tls = tree["http"]["tls"]
+    tls["clientcas"] = [str(Path(path).absolute()) for path in tls["clientcas"]]
+    if tree["http"]["net"] == UNIX:
+        tree["http"]["addr"] = str(Path(tree["http"]["addr"]).absolute())
+    for section in (tree["storage"].get("filesystem", {}), tls, *upstreams):
         for name in _PATHS:
-            if name in section:
+            if section.get(name):
                 section[name] = str(Path(section[name]).absolute())
     for upstream in upstreams:
         _one_of_both(upstream)

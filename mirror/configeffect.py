@@ -49,12 +49,11 @@ RULES: Final = (
         but="none",
     ),
     Rule(
-        "http.tls",
+        "http.tls.letsencrypt",
         Effect.REFUSED,
-        "not supported in this version, and clients would be answered unencrypted; "
-        "remove it, and let a proxy in front do TLS",
+        "not supported; have certbot, lego or acme.sh write a certificate and its key, and name the files in "
+        "http.tls.certificate and http.tls.key: they are read anew when they change",
     ),
-    Rule("http.net", Effect.REFUSED, "no unix sockets in this version; write tcp", value="unix"),
     *(Rule(f"storage.{name}", Effect.REFUSED, _DRIVER) for name in _REFUSED_DRIVERS),
     Rule("middleware.storage", Effect.REFUSED, "not supported in this version; remove it"),
     Rule("notifications", Effect.LATER, "no events are sent"),

@@ -19,6 +19,7 @@ from mirror.configdump import dump
 from mirror.configeffect import STORAGE_OPTIONS, apply_rules, check_driver
 from mirror.configenv import overlay, string_form, variable_of
 from mirror.confighints import meant, section_form, unknown_key
+from mirror.configlisten import check_listening
 from mirror.configproblems import ConfigError, Problem, Warning_, find, is_given, joined, text_of, wrong
 from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths
 from mirror.configtree import Items, Scalar, Table, Tree, TreeError, is_null, parse, resolved
@@ -64,7 +65,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     if config is not None:
         proxy = config.proxy
         problems += [*check_names(proxy, tree), *check_urls(proxy, tree), *check_files(proxy, tree)]
-        warnings += [*doubtful(proxy, tree), *check_programs(proxy, tree, environ)]
+        unheard, remarks = check_listening(config.http, tree)
+        problems += unheard
+        warnings += [*remarks, *doubtful(proxy, tree), *check_programs(proxy, tree, environ)]
     if problems or config is None:
         raise ConfigError(*sorted(problems, key=_place_in(path)))
     return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +17,9 @@ from mirror.configvalues import parse_text
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110 §5.1: token
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110 §5.5: field-value, without CR, LF, NUL
 DIRECT = "direct"  # in the place of a proxy: none
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+SOCKET_PATH_MAX = 107  # bytes, unix(7)
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?\Z")
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?\Z")
@@ -30,6 +35,35 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPath:
+    """A Unix socket to listen at; relative to the working directory."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def parse_socket_path(value: object) -> SocketPath:
+    """The path of a Unix socket."""
+    text = parse_text(value)
+    if not text or "\0" in text or len(os.fsencode(text)) > SOCKET_PATH_MAX:
+        raise ValueError(
+            f"the path of a socket, such as /run/mirror/http.sock, of at most {SOCKET_PATH_MAX} bytes"
+        )
+    return SocketPath(Path(text))
+
+
+def parse_network(value: object) -> IPv4Network | IPv6Network:
+    """`10.0.0.0/8`, `192.0.2.1`, `2001:db8::/32`."""
+    try:
+        return ip_network(parse_text(value))
+    except ValueError:
+        allowed = "an address such as 192.0.2.1, or a network such as 10.0.0.0/8 or fd00::/8"
+        raise ValueError(allowed) from None
 
 
 def parse_address(value: object) -> Address:
@@ -139,7 +173,8 @@ def _is_host(host: str, *, in_brackets: bool) -> bool:
         return False
 
 
-AddressValue = Annotated[Address, PlainValidator(parse_address), PlainSerializer(str)]
+AddressValue = Annotated[Address | SocketPath, PlainValidator(parse_address), PlainSerializer(str)]
+NetworkValue = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network), PlainSerializer(str)]
 RemoteUrl = Annotated[str, PlainValidator(parse_remoteurl)]
 Url = Annotated[str, PlainValidator(parse_url)]
 Prefix = Annotated[str, PlainValidator(parse_prefix)]

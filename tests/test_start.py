@@ -32,10 +32,10 @@ CONFIG = "from mirror.cli import cli; cli(['config'], standalone_mode=False)"
 SERVE = """
 import gc
 from mirror import app, cli
-async def listen(*_of):
+def listen(*_of):
     print('collector', gc.isenabled(), gc.get_freeze_count() > 10 * len(gc.get_objects()))
     raise app.StartError('far enough')
-app._listen = listen
+app.entrance = listen
 cli.cli(['serve'], standalone_mode=False)
 """
 

@@ -1,7 +1,7 @@
 """How a body's parts leave: files by sendfile, bytes by write, and nobody waits for ever.
 
-NB: one open file is read by many at once, so nothing here may seek. Where sendfile cannot be had (TLS, some
-file systems), the bytes are read by pread in a thread.
+NB: one open file is read by many at once, so nothing here may seek. In TLS the bytes are read and encrypted
+in a thread (`tls`); where else sendfile cannot be had (some file systems), they are read by pread in one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from aiohttp import web
 from mirror.registry import FileSpan, Part
 from mirror.server import kernel
 from mirror.server.progress import while_taken
+from mirror.server.tls import TlsTransport
 
 # A piece is how far `sent` may be behind when a client leaves, and what the kernel is asked for in one turn.
 # The first is small; a quick client soon gets large ones, which cost fewer turns.
@@ -22,7 +23,9 @@ FIRST_PIECE = 256 << 10  # bytes
 LARGEST_PIECE = 4 << 20  # bytes; 0.03 s at 1 Gbit/s
 NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # what the kernel answers then, sendfile(2)
 QUICK = 0.01  # of the time-out: a piece that left faster than this is followed by one of twice the size
-READ_PIECE = 256 << 10  # bytes in memory for each reader where sendfile cannot be had
+# Bytes in memory for each reader where sendfile cannot be had. In TLS one reader gets 0.75 GB/s with it; four
+# times as many would give a quarter more (measured on loopback, with curl).
+READ_PIECE = 256 << 10
 
 
 class ClientGoneError(Exception):
@@ -48,7 +51,7 @@ class Writer:
         self._response = response
         self._timeout = timeout  # seconds without any progress
         self._piece = FIRST_PIECE
-        # TLS encrypts in user space.
+        # The kernel cannot encrypt for us.
         self._sendfile = request.transport is not None and not request.transport.get_extra_info("sslcontext")
         self.sent = 0  # bytes
 
@@ -64,10 +67,34 @@ class Writer:
     async def _send_file(self, span: FileSpan) -> None:
         offset, stop = span.offset, span.offset + span.count
         while offset < stop:
-            count = await (self._by_sendfile if self._sendfile else self._by_pread)(span, offset, stop)
+            count = await self._send_piece(span, offset, stop)
             if count == 0 and self._sendfile:
                 raise TruncatedError(f"the file ends at {offset}, {stop} bytes were expected")
             offset += count
+
+    async def _send_piece(self, span: FileSpan, offset: int, stop: int) -> int:
+        """0 is told by sendfile only, see there."""
+        transport = self._request.transport
+        if isinstance(transport, TlsTransport):
+            return await self._by_tls(transport, span, offset, stop)
+        return await (self._by_sendfile if self._sendfile else self._by_pread)(span, offset, stop)
+
+    async def _by_tls(self, transport: TlsTransport, span: FileSpan, offset: int, stop: int) -> int:
+        """One piece, encrypted in a thread, once the one before has left."""
+        file, wanted = span.file.fileno(), min(READ_PIECE, stop - offset)
+        await kernel.in_memory(file, offset, wanted)
+        try:
+            async with while_taken(transport, self._timeout):
+                await transport.drained()
+            count = await transport.send_file(file, offset, wanted)
+        except TimeoutError as error:
+            raise ClientSlowError from error
+        except ConnectionError as error:
+            raise ClientGoneError from error
+        if not count:
+            raise TruncatedError(f"the file ends at {offset}, {stop} bytes were expected")
+        self.sent += count
+        return count
 
     async def _by_sendfile(self, span: FileSpan, offset: int, stop: int) -> int:
         """One piece by the kernel; 0 at the end of the file, or once sendfile turned out not to work."""

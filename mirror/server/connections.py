@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import structlog
 from aiohttp import web
 
 from mirror.server import limits
+from mirror.server.certificates import Certificates
 from mirror.server.lane import Lane
 from mirror.server.lanerider import Rider
+from mirror.server.tls import TlsTransport
 from mirror.sometimes import Sometimes
 
 HEAD_TIMEOUT = 10.0  # seconds until a connection's first request line and headers are there; nginx has 60
@@ -30,15 +35,28 @@ log = structlog.get_logger()
 
 
 class Site(web.BaseSite):
-    """Accepts connections for a runner of an application from routes.build. Raises OSError when it cannot."""
+    """Accepts connections for a runner of an application from routes.build. Raises OSError when it cannot.
+
+    At `host` and `port`, or at `listening`, a socket that is bound and is closed with the site. In TLS with
+    `certificates`.
+    """
 
     def __init__(
-        self, runner: web.AppRunner, host: str | None, port: int, *, head_timeout: float = HEAD_TIMEOUT
+        self,
+        runner: web.AppRunner,
+        host: str | None = None,
+        port: int = 0,
+        *,
+        listening: socket.socket | None = None,
+        certificates: Certificates | None = None,
+        head_timeout: float = HEAD_TIMEOUT,
     ) -> None:
         self._most = runner.app[MAX] or limits.connections_max()
         # asyncio accepts so many in one turn, before any is counted: they must not take all files at once.
         super().__init__(runner, backlog=min(BACKLOG, max(1, self._most // 2)))
         self._host, self.port = host, port
+        self._listening = listening
+        self._certificates = certificates
         self._lane = runner.app[LANE]
         self._head_timeout = head_timeout
 
@@ -53,24 +71,38 @@ class Site(web.BaseSite):
         assert self._runner.server is not None
         _quieten_accept()
         door = Door(self._runner.server, self._most, self._head_timeout, self._lane)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(door.admit, self._host, self.port, backlog=self._backlog)
-        self._server = server
-        self.port = server.sockets[0].getsockname()[1]
+        if self._certificates is not None:
+            door.tls = partial(TlsTransport, self._certificates, timeout=self._head_timeout)
+        self._server = await self._accept(door)
+        if self._listening is None:
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _accept(self, door: Door) -> asyncio.Server:
+        loop, given = asyncio.get_running_loop(), self._listening
+        if given is None:
+            return await loop.create_server(door.admit, self._host, self.port, backlog=self._backlog)
+        if given.family == socket.AF_UNIX:
+            return await loop.create_unix_server(door.admit, sock=given, backlog=self._backlog)
+        return await loop.create_server(door.admit, sock=given, backlog=self._backlog)
 
 
 class Door:
-    """Counts those who are in: `admit` is asyncio's protocol factory. `head_timeout` is in seconds."""
+    """Counts those who are in: `admit` is asyncio's protocol factory. `head_timeout` is in seconds.
+
+    `tls`, where it is set, puts TLS below a protocol.
+    """
 
     def __init__(self, server: web.Server, most: int, head_timeout: float, lane: Lane | None = None) -> None:
-        self._server, self.most, self.head_timeout, self.lane = server, most, head_timeout, lane
+        self.server, self.most, self.head_timeout, self.lane = server, most, head_timeout, lane
+        self.tls: Callable[[asyncio.Protocol], asyncio.Protocol] | None = None
         self.inside = 0
         self._refused = Sometimes(LOG_INTERVAL)
 
     def admit(self) -> asyncio.Protocol:
         """The protocol for one more connection: aiohttp's, or one that closes it."""
         if self.inside < self.most:
-            return _Client(self, self._server())
+            client = _Client(self)
+            return client if self.tls is None else self.tls(client)
         count = self._refused.count(time.monotonic())
         if count:
             log.warning("client.refused", reason="too many connections", limit=self.most, count=count)
@@ -89,14 +121,15 @@ class _Client(asyncio.Protocol):
     """A connection that counts; what the fast lane does not take is handed on to aiohttp's protocol.
 
     NB: counted from the moment it was accepted: asyncio tells a protocol of its connection a turn later, when
-    hundreds may have been accepted.
+    hundreds may have been accepted; and below TLS there may never be one that is told.
     """
 
-    def __init__(self, door: Door, inner: web.RequestHandler) -> None:
-        self._door, self._inner = door, inner
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._inner: web.RequestHandler
         self._lane = door.lane
         self._rider: Rider | None = None
-        self._transport: asyncio.Transport
+        self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._tail = b""
         door.inside += 1
@@ -106,12 +139,15 @@ class _Client(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._door.head_timeout, transport.abort)
         self._transport = transport
+        self._inner = self._door.server()
         if self._lane is not None:
             self._rider = self._lane.enter(transport, self._inner)
         self._inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.inside -= 1
+        if self._transport is None:
+            return  # no handshake
         self._heard()
         if self._lane is not None and self._rider is not None:
             self._lane.leave(self._transport)

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import socket
-import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,17 +21,18 @@ from aiohttp import web
 
 from mirror.oci.reference import ImageError
 from mirror.registry import RegistryError
+from mirror.server import listening
 from mirror.server.connections import Door
 from mirror.server.operations import Operate, Operations
 
 SOCKET = Path("mirror", "control.sock")  # below the root directory
+MODE = 0o600  # who may ask: the mirror's user, and root
 CONNECTIONS = 16  # at once; further ones are closed
 BACKLOG = 16  # connections waiting to be accepted
 HEAD_TIMEOUT = 10.0  # seconds until a connection has asked for something
 EXPLAIN_TIMEOUT = 20.0  # seconds; what is told is known already, or lies on the disk
 ANSWER_LIMIT = 1 << 20  # bytes; an index of hundreds of platforms has some tens of KiB
 LOOK = 10.0  # seconds between two looks at whether the socket still has its name
-PROBE_TIMEOUT = 1.0  # seconds to learn whether somebody listens; the kernel answers at once
 STOP_TIMEOUT = 1.0  # seconds that answers under way have at the end
 
 # An image as people type it -> what the mirror knows of it. Raises ImageError, and RegistryError for an image
@@ -51,11 +51,11 @@ async def control(path: Path, explain: Explain, operate: Operate | None = None) 
     operations = Operations(operate) if operate is not None else None
     async with contextlib.AsyncExitStack() as stack:
         try:
-            listening = await asyncio.to_thread(bound, path)
+            made = await asyncio.to_thread(opened, path)
         except OSError as error:
             log.warning("control.off", path=str(path), reason=_reason(error))
         else:
-            await stack.enter_async_context(_serving(path, listening, explain, operations))
+            await stack.enter_async_context(_serving(path, made, explain, operations))
         yield
 
 
@@ -88,46 +88,26 @@ def build(explain: Explain, operations: Operations | None = None) -> web.Applica
     return application
 
 
-def bound(path: Path) -> socket.socket:
+def opened(path: Path) -> socket.socket:
     """A socket of ours at `path` that listens. Blocks. Raises OSError.
 
     One that a dead process left is replaced; one at which somebody answers is not, nor is any other file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if _is_abandoned(path):
-        path.unlink(missing_ok=True)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        made.bind(str(path))
-        path.chmod(0o600)
-        made.listen(BACKLOG)  # only now can anybody connect
-    except BaseException:
-        made.close()
-        raise
+        made = listening.bound(path, MODE)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        text = "another mirror runs on this folder, and answers there"
+        raise OSError(errno.EADDRINUSE, text) from error
+    made.listen(BACKLOG)  # only now can anybody connect
     return made
-
-
-def _is_abandoned(path: Path) -> bool:
-    """Whether there is a socket at which nobody listens. Raises OSError EADDRINUSE where it is not so."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(errno.EADDRINUSE, "there is a file of that name that is no socket")
-    except FileNotFoundError:
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_TIMEOUT)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-        except (TimeoutError, BlockingIOError):  # its queue is full: somebody is alive, and busy
-            pass
-    raise OSError(errno.EADDRINUSE, "another mirror runs on this folder, and answers there")
 
 
 @asynccontextmanager
 async def _serving(
-    path: Path, listening: socket.socket, explain: Explain, operations: Operations | None
+    path: Path, made: socket.socket, explain: Explain, operations: Operations | None
 ) -> AsyncGenerator[None, None]:
     runner = web.AppRunner(
         build(explain, operations),
@@ -141,7 +121,7 @@ async def _serving(
         assert runner.server is not None
         door = Door(runner.server, CONNECTIONS, HEAD_TIMEOUT)
         spot = _Spot(path, door)
-        await spot.listen(listening)
+        await spot.listen(made)
         watching = asyncio.create_task(spot.watch())
         try:
             yield
@@ -152,7 +132,7 @@ async def _serving(
                 await operations.close()
             await asyncio.wait([watching])
     finally:
-        listening.close()
+        made.close()
         await runner.cleanup()
 
 
@@ -165,54 +145,40 @@ class _Spot:
         self._inode: int | None = None
         self._server: asyncio.Server | None = None
 
-    async def listen(self, listening: socket.socket) -> None:
+    async def listen(self, made: socket.socket) -> None:
         """Accept connections."""
-        self._inode = _inode(self._path)
-        self._server = await asyncio.get_running_loop().create_unix_server(self._door.admit, sock=listening)
+        self._inode = listening.inode(self._path)
+        self._server = await asyncio.get_running_loop().create_unix_server(self._door.admit, sock=made)
 
     async def watch(self) -> None:
         """Look now and then whether the socket is there still, until cancelled."""
         while True:
             await asyncio.sleep(LOOK)
-            if await asyncio.to_thread(_inode, self._path) != self._inode:
-                listening = await _bound_again(self._path)
+            if await asyncio.to_thread(listening.inode, self._path) != self._inode:
+                made = await _opened_again(self._path)
                 if self._server is not None:
                     self._server.close()
-                await self.listen(listening)
+                await self.listen(made)
                 log.warning("control.replaced", path=str(self._path), reason="the socket was deleted")
 
     def close(self) -> None:
         """Accept no more."""
         if self._server is not None:
             self._server.close()
-        _remove(self._path, self._inode)
+        listening.remove(self._path, self._inode)
 
 
-async def _bound_again(path: Path) -> socket.socket:
-    """As `bound`, as soon as that can be had; what stands in the way is told once."""
+async def _opened_again(path: Path) -> socket.socket:
+    """As `opened`, as soon as that can be had; what stands in the way is told once."""
     told = False
     while True:
         try:
-            return await asyncio.to_thread(bound, path)
+            return await asyncio.to_thread(opened, path)
         except OSError as error:
             if not told:
                 log.warning("control.off", path=str(path), reason=_reason(error))
                 told = True
         await asyncio.sleep(LOOK)
-
-
-def _remove(path: Path, inode: int | None) -> None:
-    """Take our socket away, unless it is another's by now."""
-    if inode is not None and _inode(path) == inode:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.lstat().st_ino
-    except OSError:
-        return None
 
 
 def _json(status: int, content: dict[str, Any]) -> web.Response:

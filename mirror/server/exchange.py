@@ -34,6 +34,8 @@ class Exchange:
 
     id: str = field(default_factory=new_id)
     began: float = 0.0  # time.perf_counter(); 0.0 where no handler saw it
+    client: str = ""  # the address that a trusted proxy says; "" for the connection's own
+    host: str = ""  # by which the mirror was asked
     routed: bool = False  # an endpoint of the API: `http.headers` are for these only
     variables: dict[str, str] = field(default_factory=dict)  # `vars.*` of the request log
     provenance: Provenance = field(default_factory=Provenance)  # where the answer came from

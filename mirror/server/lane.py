@@ -6,7 +6,7 @@ would at that moment. So:
 1. It takes whole heads only (one `data_received`, GET or HEAD, HTTP/1.1, no body), on a connection where
    everything before is answered. All else goes to aiohttp, unchanged.
 2. It looks up the exact bytes. Whatever an answer depends on in the request is in them: path, host, `?ns=`,
-   conditions, credentials.
+   conditions, credentials; whether a proxy's headers are believed is said by a mark behind them.
 3. It repeats an answer that the handlers gave, and for which the registry has given leave (`lease`). The
    lease is looked at at each repetition, and is ended by what it depends on in the same call.
 4. It writes to clients that take what they are sent. The others wait in `middleware`, as ever.
@@ -17,6 +17,7 @@ would at that moment. So:
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 from aiohttp import web
@@ -26,6 +27,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.oci.request import ManifestEndpoint
 from mirror.server.exchange import Exchange, current
+from mirror.server.forwarded import Network, is_trusted
 from mirror.server.laneanswer import Answer
 from mirror.server.lanelog import LaneLog
 from mirror.server.lanerider import Inner, Rider, is_plain
@@ -34,6 +36,7 @@ BODY_LIMIT = 64 << 10  # bytes of an answer's body: nearly all manifests and con
 ANSWERS = 8192  # in the table
 BYTES = 64 << 20  # of all that the table holds
 SEEN = 8192  # heads that were answered once: only what comes again is worth a place
+TRUSTED = os.urandom(16)  # the mark of a peer that may say for whom it asks; nobody can send it himself
 SECOND = 1.0  # how late the inventory is told of uses
 
 
@@ -41,10 +44,17 @@ class Lane:
     """The table. `lessor` is the registry's; `write_timeout` and `keepalive_timeout` in seconds."""
 
     def __init__(
-        self, lessor: Lessor, *, access_log: bool, write_timeout: float, keepalive_timeout: float
+        self,
+        lessor: Lessor,
+        *,
+        access_log: bool,
+        write_timeout: float,
+        keepalive_timeout: float,
+        proxies: tuple[Network, ...] = (),
     ) -> None:
         self._lessor = lessor
         self._write_timeout, self._keepalive_timeout = write_timeout, keepalive_timeout
+        self._proxies = proxies
         self._log = LaneLog(access_log)
         self._answers: dict[bytes, Answer] = {}  # the oldest first
         self._size = 0
@@ -54,8 +64,9 @@ class Lane:
 
     def takes(self, rider: Rider, data: bytes) -> bool:
         """Whether these bytes were a request that is answered now; else they are aiohttp's."""
-        answer = self._answers.get(data)
-        if answer is not None and rider.is_idle and self._repeat(rider, data, answer):
+        head = data + rider.mark if rider.mark else data
+        answer = self._answers.get(head)
+        if answer is not None and rider.is_idle and self._repeat(rider, head, answer):
             return True
         rider.hand_on(data)
         return False
@@ -98,9 +109,9 @@ class Lane:
         """Whether a place is kept free for the answer to this request: it came before, and may come again."""
         rider = self._rider(request)
         head = rider.head if rider is not None else None
-        if head is None:
+        if rider is None or head is None:
             return False
-        known = hash(head)
+        known = hash(head + rider.mark)
         if known in self._seen:
             return True
         while len(self._seen) >= SEEN:
@@ -117,7 +128,7 @@ class Lane:
         if head is not None and exchange.lease is not None:
             answer = Answer.of(request, response, exchange, exchange.lease)
             if answer is not None:
-                self._keep(head, answer)
+                self._keep(head + rider.mark, answer)
 
     def flush(self) -> None:
         """Tell of all uses, and write what is to be logged."""
@@ -133,6 +144,7 @@ class Lane:
             inner,
             write_timeout=self._write_timeout,
             keepalive_timeout=self._keepalive_timeout,
+            mark=TRUSTED if is_trusted(transport, self._proxies) else b"",
         )
         return rider
 

@@ -24,7 +24,6 @@ from mirror.server.requestlog import (
     access_time,
     duration,
     event_fields,
-    forwarded_address,
     output,
     peer_address,
     written_bytes,
@@ -93,7 +92,7 @@ class Told:
         fields = event_fields(request, response, exchange, written, 0.0)
         for name in (ID, DURATION, STATUS):
             fields.pop(name, None)
-        if not forwarded_address(request):
+        if not exchange.client:
             del fields[REMOTE]
         return cls(fields, access_tail(request, response.status, written))
 

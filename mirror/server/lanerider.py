@@ -40,16 +40,24 @@ class Rider:
         "_transport",
         "_unlooked",
         "_write_timeout",
+        "mark",
         "peer",
     )
 
     def __init__(
-        self, transport: asyncio.Transport, inner: Inner, *, write_timeout: float, keepalive_timeout: float
+        self,
+        transport: asyncio.Transport,
+        inner: Inner,
+        *,
+        write_timeout: float,
+        keepalive_timeout: float,
+        mark: bytes = b"",
     ) -> None:
         self._transport, self._inner = transport, inner
         self._write_timeout, self._keepalive_timeout = write_timeout, keepalive_timeout
         self._loop = asyncio.get_running_loop()
         self.peer = Peer(transport)
+        self.mark = mark  # what is kept for this peer's requests is kept apart from others'
         self._heads: list[bytes] = []  # at aiohttp, and not answered; it answers one after the other
         self._begun = b""  # a head whose end is still to come
         self._mixed = False  # something else came: from then on nobody here knows what is answered

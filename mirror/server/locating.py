@@ -20,13 +20,11 @@ from mirror.server.settings import Context, Settings
 Named = oci.ManifestEndpoint | oci.BlobEndpoint | oci.Tags | oci.Referrers | oci.Uploads | oci.Upload
 
 
-def located(
-    settings: Settings, request: web.Request, namespace: str | None, repository: Repository
-) -> Repository:
+def located(settings: Settings, namespace: str | None, repository: Repository) -> Repository:
     """The name by which the registry knows it, noted for the log. Raises RegistryError NAME_UNKNOWN."""
-    # NB: not `request.host`, which is this machine's name where a client sent none.
-    found = settings.locate(namespace, request.headers.get("Host", ""), repository)
     exchange = current()
+    # NB: not `request.host`, which is this machine's name where a client sent none.
+    found = settings.locate(namespace, exchange.host, repository)
     exchange.located = found
     exchange.provenance.namespace = settings.namespace_of(found)
     return found
@@ -36,7 +34,7 @@ def place(context: Context, request: web.Request, repository: Repository) -> str
     """Where people find the repository that a refused request names: `quay.io/org/app`; "" if unknown."""
     namespace = target.field(request.rel_url.raw_query_string, "ns") or None
     try:
-        found = located(context.settings, request, namespace, repository)
+        found = located(context.settings, namespace, repository)
     except RegistryError:
         return ""
     upstream = current().provenance.namespace

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Middleware
 
 from mirror.oci.request import Moved, NotFound, RequestError
 from mirror.registry import RegistryError
-from mirror.server import errors
+from mirror.server import errors, forwarded
 from mirror.server.cachestatus import cache_status, warning
 from mirror.server.exchange import Exchange, begin, current
 from mirror.server.progress import limit_unread, reset_on_close, settled, while_taken
@@ -31,6 +31,10 @@ def guard(context: Context) -> Middleware:
     @web.middleware
     async def run(request: web.Request, handler: AiohttpHandler) -> web.StreamResponse:
         exchange = begin()
+        exchange.host = request.headers.get("Host", "")
+        if forwarded.is_trusted(request.transport, context.settings.proxies):
+            exchange.client = forwarded.client(request, context.settings.proxies)
+            exchange.host = forwarded.host(request)
         structlog.contextvars.bind_contextvars(**{"http.request.id": exchange.id})
         timeout = context.settings.write_timeout
         limit_unread(request.transport, 0)

@@ -6,7 +6,6 @@ Field names and forms are distribution's, for the pipelines that read them.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import re
 import sys
@@ -92,7 +91,7 @@ def event_fields(
         "http.request.host": request.host,
         "http.request.id": exchange.id,
         "http.request.method": request.method,
-        "http.request.remoteaddr": client_address(request),
+        "http.request.remoteaddr": client_address(request, exchange),
         "http.request.uri": request.path_qs,
         "http.request.useragent": request.headers.get("User-Agent", ""),
         "http.response.contenttype": response.headers.get("Content-Type", ""),
@@ -130,21 +129,9 @@ def _reason(exchange: Exchange, status: int) -> dict[str, Any]:
     return {"err.code": HTTPStatus(status).phrase.lower(), "err.message": text} if text else {}
 
 
-def client_address(request: BaseRequest) -> str:
-    """As distribution finds it: first X-Forwarded-For, else X-Real-Ip, else the peer. For the log only."""
-    return forwarded_address(request) or peer_address(request.transport) or request.remote or ""
-
-
-def forwarded_address(request: BaseRequest) -> str:
-    """The address that a header says; "" for none."""
-    for header in ("X-Forwarded-For", "X-Real-Ip"):
-        value = request.headers.get(header, "").partition(",")[0].strip()
-        if value:
-            try:
-                return str(ipaddress.ip_address(value))
-            except ValueError:
-                continue
-    return ""
+def client_address(request: BaseRequest, exchange: Exchange) -> str:
+    """The one that a trusted proxy says, else the peer. For the log only."""
+    return exchange.client or peer_address(request.transport) or request.remote or ""
 
 
 def peer_address(transport: asyncio.Transport | None) -> str | None:

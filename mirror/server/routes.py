@@ -84,6 +84,7 @@ def _lane(settings: Settings) -> Lane | None:
         access_log=settings.access_log,
         write_timeout=settings.write_timeout,
         keepalive_timeout=settings.keepalive_timeout,
+        proxies=settings.proxies,
     )
 
 
@@ -102,7 +103,7 @@ async def _dispatch(context: Context, request: web.Request) -> web.StreamRespons
     if isinstance(endpoint, Named):
         asked = endpoint.repository
         context = replace(context, namespace=parsed.namespace, name=asked.name)
-        found = located(context.settings, request, parsed.namespace, asked)
+        found = located(context.settings, parsed.namespace, asked)
         if found != asked:
             endpoint = replace(endpoint, repository=found)
     elif parsed.namespace is not None:

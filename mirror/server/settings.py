@@ -11,6 +11,7 @@ from aiohttp import web
 from mirror.lease import Lessor
 from mirror.oci.names import Repository
 from mirror.registry import Registry
+from mirror.server.forwarded import Network
 from mirror.server.lane import Lane
 
 WRITE_TIMEOUT = 60.0  # seconds; nginx' send_timeout, which the networks between us and clients are used to
@@ -46,6 +47,7 @@ class Settings:
     write_timeout: float = WRITE_TIMEOUT  # seconds that a client may go without reading anything
     keepalive_timeout: float = KEEPALIVE_TIMEOUT  # seconds that an idle connection stays open
     lessor: Lessor | None = None  # the registry's, for the fast lane; None: there is no lane
+    proxies: tuple[Network, ...] = ()  # http.trustedproxies: who may say for whom it asks
     connections_max: int = 0  # clients at once; 0: as many as the limit of open files has room for
 
 

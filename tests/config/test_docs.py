@@ -16,6 +16,7 @@ from mirror.configeffect import RULES, Effect
 from mirror.configfile import ConfigError, dump, load
 from mirror.configproxy import UpstreamEntry
 from mirror.configschema import ROOT, Shape, Struct, describe
+from tests.support.certificates import self_signed
 
 TOP = Path(__file__).parents[2]
 EXAMPLES = sorted((TOP / "examples").glob("*.yml"))
@@ -91,12 +92,20 @@ def test_the_documented_variables_are_those_of_their_keys() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05", "06"]
+    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
-@pytest.mark.parametrize("path", [*EXAMPLES[:3], *EXAMPLES[4:]], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*EXAMPLES[:3], *EXAMPLES[4:6]], ids=lambda path: path.name)
 def test_an_example_of_ours_loads_without_a_warning(path: Path) -> None:
     assert load(path, {}).warnings == ()
+
+
+def test_the_example_with_tls_loads_where_the_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    self_signed(tmp_path, "tls")
+    monkeypatch.chdir(tmp_path)
+    assert load(EXAMPLES[6], {}).warnings == ()
 
 
 def test_a_file_of_registry_2_loads_and_each_key_that_does_nothing_is_named() -> None:

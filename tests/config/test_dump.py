@@ -77,6 +77,8 @@ def test_only_what_is_in_effect_is_shown(tmp_path: Path) -> None:
         "headers",
         "http2",
         "fastlane",
+        "tls",
+        "trustedproxies",
         "eventloop",
     }
     text = """

@@ -14,8 +14,7 @@ from tests.support.configs import MINIMAL, load_text, remarks
 
 GIVEN = {  # something at each key of the table that is not like nothing
     "auth": "{htpasswd: {realm: r}}",
-    "http.tls": "{certificate: /c}",
-    "http.net": "unix",
+    "http.tls.letsencrypt": "{cachefile: /c, email: a@b.example, hosts: [m.example]}",
     "storage.s3": "{bucket: b}",
     "storage.s3aws": "{bucket: b}",
     "storage.azure": "{}",
@@ -119,15 +118,17 @@ def test_authentication_is_never_dropped_in_silence(tmp_path: Path, auth: str) -
 def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\AREGISTRY_AUTH_HTPASSWD_PATH: auth: not supported"):
         load_text(tmp_path, MINIMAL, REGISTRY_AUTH_HTPASSWD_PATH="/etc/htpasswd")
-    with pytest.raises(ConfigError, match=r"\AREGISTRY_HTTP_TLS_CERTIFICATE: http\.tls: not supported"):
-        load_text(tmp_path, MINIMAL, REGISTRY_HTTP_TLS_CERTIFICATE="/c")
+    with pytest.raises(
+        ConfigError, match=r"\AREGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL: http\.tls\.letsencrypt: not"
+    ):
+        load_text(tmp_path, MINIMAL, REGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL="a@b.example")
 
 
 @pytest.mark.parametrize(
     ("text", "environ", "key"),
     [
         ("auth: [a]\n", {}, "auth"),
-        ("http: {tls: {key: [a]}}\n", {}, "http.tls"),
+        ("http: {tls: {letsencrypt: {email: [a]}}}\n", {}, "http.tls.letsencrypt"),
         ("", {"REGISTRY_STORAGE_S3_BUCKET": "b", "REGISTRY_STORAGE_S3_REGION": "r"}, "storage.s3"),
     ],
 )

@@ -92,7 +92,7 @@ def test_variables_win_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
     config = load_text(
         tmp_path, text, REGISTRY_HTTP_ADDR=":2", REGISTRY_STORAGE_FILESYSTEM_MAXTHREADS="30"
     ).config
-    assert (config.http.addr.port, config.http.prefix) == (2, "/p")
+    assert (str(config.http.addr), config.http.prefix) == (":2", "/p")
     assert config.storage.filesystem is not None
     assert (config.storage.filesystem.rootdirectory, config.storage.filesystem.maxthreads) == (Path("/a"), 30)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import ssl
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -419,37 +417,6 @@ async def test_headers_wait_for_the_first_bytes(registry: MemoryRegistry) -> Non
         await within(blob.begun)
         blob.gate.set()
         assert (await asked).status == 503
-
-
-async def test_a_file_over_tls_is_whole(registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No sendfile there, and the shared file's position is left alone."""
-    blob = registry.add_blob(CONTENT, file=True)
-    server_side, client_side = await certificate()
-    async with running(registry) as runner:
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_side)
-        await site.start()
-        with counted_sendfile(monkeypatch) as counts:
-            reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=client_side)
-            writer.write(f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n".encode())
-            answer = parse_broken(await reader.read())
-            writer.close()
-    assert answer.body == CONTENT
-    assert counts == []
-
-
-async def certificate() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A throw-away certificate, for a server and for a client that does not check it."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=m -keyout {folder}/k -out {folder}/c"
-        process = await asyncio.create_subprocess_exec(
-            "openssl", *command.split(), stderr=asyncio.subprocess.DEVNULL
-        )
-        assert await process.wait() == 0
-        server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server_side.load_cert_chain(f"{folder}/c", f"{folder}/k")
-    client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client_side.check_hostname, client_side.verify_mode = False, ssl.CERT_NONE
-    return server_side, client_side
 
 
 @WHEREVER

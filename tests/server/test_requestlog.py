@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 
 import pytest
 
+from mirror.confighosts import LOOPBACK
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.registry import RegistryError, Unavailable
@@ -22,7 +24,8 @@ async def test_an_answer_is_one_event_with_distributions_fields(
     """Each by its name, also the route's variables."""
     registry.add_manifest("v1", b"{}")
     sent = {"User-Agent": "docker/27", "Referer": "r", "X-Forwarded-For": "203.0.113.9, 10.0.0.1"}
-    async with serving(registry) as port:
+    proxies = (*LOOPBACK, ip_network("10.0.0.0/8"))
+    async with serving(registry, Settings(access_log=False, proxies=proxies)) as port:
         await ask(port, "/v2/library/x/manifests/v1?ns=docker.io", headers=sent)
     [event] = events.all
     assert event.pop("http.response.duration")
@@ -193,7 +196,7 @@ async def test_a_standard_output_that_is_gone_fails_nothing(
 
 async def test_a_false_client_address_is_not_believed(registry: MemoryRegistry, events: Events) -> None:
     """Only what is an address can be one."""
-    async with serving(registry) as port:
+    async with serving(registry, Settings(access_log=False, proxies=LOOPBACK)) as port:
         await ask(port, "/v2/", headers={"X-Forwarded-For": "evil name", "X-Real-Ip": "2001:db8::1"})
         await ask(port, "/v2/", headers={"X-Forwarded-For": "x"})
     assert events.all[0]["http.request.remoteaddr"] == "2001:db8::1"

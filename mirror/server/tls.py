@@ -1,0 +1,380 @@
+"""A connection in TLS: OpenSSL between the socket's transport and the protocol that answers.
+
+asyncio and uvloop each have such a layer. This one stands in for both, because of what they cannot say or do:
+
+1. What costs time runs in threads, where OpenSSL needs no lock of Python's: handshakes, and all of a large
+   body. A file is read and encrypted there, a piece at a time, so that the event loop only hands on.
+2. While a thread has the engine nobody else touches it: what comes meanwhile waits (and no more is read from
+   the socket), what is written meanwhile waits, a `close` waits. See `_busy`.
+3. A protocol is told of a connection once the handshake is done, and always of its end: `connection_lost` may
+   come alone. So whoever counts connections counts those that never say who they are.
+4. `get_write_buffer_size` is all that the client does not have yet, as far as this process holds it.
+5. The end is `close_notify`, then FIN, without waiting for the other side's: it may say nothing for ever.
+
+Which certificate is shown is decided at each handshake (`certificates`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum, auto
+from typing import Any, Protocol, cast
+
+import structlog
+
+HANDSHAKE_TIMEOUT = 10.0  # seconds; Go's http.Server has none, nginx 60
+# OpenSSL encrypts some 3 GB/s on each; more would wait for the event loop, which hands on what they made.
+ENCRYPTING_THREADS = 4
+# Apart from the others, so that a flood of handshakes holds up no body.
+SHAKING_THREADS = 2
+# Bytes that are encrypted in one call. The engine keeps a buffer of as many until the connection ends, also
+# while that idles; with four times as many nothing is quicker.
+STEP = 64 << 10
+READ = 64 << 10  # bytes of a request that are asked for at a time; a record has 16 KiB at most
+# What clients begin with that speak HTTP, as Go's net/http tells them.
+HTTP_BEGINNINGS = (b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO")
+# Word for word Go's answer, which people search for.
+SPOKE_HTTP = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+
+log = structlog.get_logger()
+
+
+class Threads:
+    """Those of all connections; to be closed."""
+
+    def __init__(self) -> None:
+        self.encrypting = ThreadPoolExecutor(ENCRYPTING_THREADS, "encrypting")
+        self.shaking = ThreadPoolExecutor(SHAKING_THREADS, "handshake")
+
+    def close(self) -> None:
+        """What has begun ends by itself."""
+        self.encrypting.shutdown(wait=False)
+        self.shaking.shutdown(wait=False, cancel_futures=True)
+
+
+class Handshakes(Protocol):
+    """What a connection needs to know, and tells: `certificates.Certificates`."""
+
+    threads: Threads
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For the next handshake."""
+
+    def failed(self, remote: object, reason: str, *, certificate: bool) -> None:
+        """One came to nothing; `certificate`: since the client's own was not accepted."""
+
+
+class State(Enum):
+    """What may be done with a connection."""
+
+    HANDSHAKE = auto()
+    OPEN = auto()
+    CLOSING = auto()  # nothing more is taken from either side; what was written leaves
+    CLOSED = auto()
+
+
+class TlsTransport(asyncio.Transport, asyncio.Protocol):
+    """Protocol of the socket's transport, and transport of `inner`."""
+
+    def __init__(
+        self,
+        handshakes: Handshakes,
+        inner: asyncio.Protocol,
+        timeout: float = HANDSHAKE_TIMEOUT,
+    ) -> None:
+        super().__init__()
+        self._handshakes, self._inner = handshakes, inner
+        self._context = handshakes.context
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._engine = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._state = State.HANDSHAKE
+        self._busy = False  # a thread has the engine
+        self._late: list[bytes] = []  # what the socket gave meanwhile: one piece, as it is paused then
+        self._unsent: list[bytes] = []  # what was written meanwhile
+        self._held_back = False  # nothing is read from the socket until the engine is back
+        self._reads = True  # the inner protocol takes data
+        self._begun = False  # something came
+        self._empty: asyncio.Future[None] | None = None  # somebody waits until all is written
+        self._below: asyncio.Transport
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.call_later(timeout, self._too_slow)
+
+    # The socket's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._below = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._state is State.HANDSHAKE:
+            self._note("the client went away")
+        self._state = State.CLOSED
+        self._deadline.cancel()
+        self._late.clear()
+        self._unsent.clear()
+        self._tell_empty()
+        self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._busy:
+            self._late.append(data)
+            self._held_back = True
+            self._below.pause_reading()
+            return
+        if self._state is State.HANDSHAKE and not self._begun:
+            self._begun = True
+            if data.startswith(HTTP_BEGINNINGS):
+                self._note("the client spoke HTTP")
+                self._below.write(SPOKE_HTTP)
+                self._finish()
+                return
+        self._incoming.write(data)
+        if self._state is State.HANDSHAKE:
+            self._shake()
+        else:
+            self._read()
+
+    def eof_received(self) -> bool | None:
+        """FIN without `close_notify`: as on a plain connection, it ends."""
+        if self._state is State.OPEN:
+            self._inner.eof_received()
+        return None
+
+    def pause_writing(self) -> None:
+        if self._state is not State.HANDSHAKE:
+            self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._tell_empty()
+        if self._state is not State.HANDSHAKE:
+            self._inner.resume_writing()
+
+    def _tell_empty(self) -> None:
+        if self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    # The engine.
+
+    def _shake(self) -> None:
+        """The next step of the handshake, in a thread: it may sign, and check a chain of certificates."""
+        self._busy = True
+        self._loop.run_in_executor(self._handshakes.threads.shaking, self._step).add_done_callback(
+            self._stepped
+        )
+
+    def _step(self) -> bool | ssl.SSLError:
+        try:
+            self._engine.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            return error
+        return True
+
+    def _stepped(self, step: asyncio.Future[bool | ssl.SSLError]) -> None:
+        self._busy = False
+        if self._state is not State.HANDSHAKE or step.cancelled():
+            return  # too late: the connection is closed
+        self._flush()
+        result = step.result()
+        if isinstance(result, ssl.SSLError):
+            self._note(reason_of(result), certificate="CERTIFICATE" in (result.reason or ""))
+            self._finish()
+        elif result:
+            self._deadline.cancel()
+            self._state = State.OPEN
+            self._inner.connection_made(self)
+            self._catch_up()
+            self._read()
+        else:
+            self._catch_up()
+
+    def _read(self) -> None:
+        """Give the inner protocol what has come, as long as it takes it."""
+        while self._state is State.OPEN and self._reads and not self._busy:
+            try:
+                data = self._engine.read(READ)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError as error:
+                log.debug("client.tls.broken", remote=self._remote(), reason=reason_of(error))
+                self._flush()
+                self._below.abort()
+                return
+            if not data:  # close_notify
+                self._inner.eof_received()
+                self.close()
+                return
+            self._inner.data_received(data)
+        self._flush()
+
+    def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), STEP):
+            self._engine.write(view[start : start + STEP])
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing.pending and not self._busy and not self._below.is_closing():
+            self._below.write(self._outgoing.read())
+
+    def _catch_up(self) -> None:
+        """A thread has given the engine back: what had to wait is done now, in its order."""
+        unsent, self._unsent = self._unsent, []
+        for data in unsent:
+            self._encrypt(data)
+        if self._state is State.CLOSING:
+            self._end()
+            return
+        late, self._late = self._late, []
+        for data in late:
+            self.data_received(data)
+        if self._held_back and not self._busy:
+            self._held_back = False
+            if self._reads and not self.is_closing():
+                self._below.resume_reading()
+
+    # The inner protocol's side.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not data or self._state is not State.OPEN:
+            return
+        if self._busy:
+            self._unsent.append(bytes(data))
+        else:
+            self._encrypt(data)
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
+    async def drained(self) -> None:
+        """Wait until the kernel has all that was written, or the connection is closed. One call at a time."""
+        if self._state is not State.OPEN or not self._below.get_write_buffer_size():
+            return
+        self._empty = self._loop.create_future()
+        self._below.set_write_buffer_limits(high=0)  # full until it is empty
+        try:
+            await self._empty
+        finally:
+            self._empty = None
+            self._below.set_write_buffer_limits()
+
+    async def send_file(self, file: int, offset: int, count: int) -> int:
+        """Encrypt bytes of the file of that descriptor and hand them to the kernel; how many.
+
+        Fewer at the file's end. Does not wait for the client: whoever calls it waits first until the piece
+        before has left (`drained`), so that there is one piece in memory. One call at a time.
+        Raises OSError (the file cannot be read), ConnectionError when the connection is closed.
+        """
+        if self._state is not State.OPEN:
+            raise ConnectionResetError("the connection is closed")
+        assert not self._busy
+        self._busy = True
+        job = self._loop.run_in_executor(self._handshakes.threads.encrypting, self._seal, file, offset, count)
+        try:
+            sent, pieces = await asyncio.shield(job)
+        except BaseException:
+            # What was encrypted and does not leave is missing in the stream, so nothing may follow it. The
+            # file is the caller's to close, so the thread must have ended first.
+            self._below.abort()
+            while not job.done():
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    await asyncio.shield(job)
+            self._busy = False
+            raise
+        self._busy = False
+        if self._below.is_closing():
+            raise ConnectionResetError("the connection is closed")
+        self._below.writelines(pieces)
+        self._catch_up()
+        return sent
+
+    def _seal(self, file: int, offset: int, count: int) -> tuple[int, list[bytes]]:
+        sent, pieces = 0, []
+        while sent < count and (data := os.pread(file, min(STEP, count - sent), offset + sent)):
+            self._engine.write(data)
+            pieces.append(self._outgoing.read())
+            sent += len(data)
+        return sent, pieces
+
+    def close(self) -> None:
+        if self._state is State.OPEN:
+            self._state = State.CLOSING
+            if not self._busy:
+                self._end()
+        elif self._state is State.HANDSHAKE:
+            self.abort()
+
+    def _end(self) -> None:
+        with contextlib.suppress(ssl.SSLError):  # it would wait for the other side's close_notify
+            self._engine.unwrap()
+        self._flush()
+        self._below.close()
+
+    def _finish(self) -> None:
+        """A handshake has failed; the alert, or what else was written, leaves."""
+        self._state = State.CLOSING
+        self._deadline.cancel()
+        self._below.close()
+
+    def abort(self) -> None:
+        self._below.abort()
+
+    def is_closing(self) -> bool:
+        return self._state in (State.CLOSING, State.CLOSED) or self._below.is_closing()
+
+    def pause_reading(self) -> None:
+        self._reads = False
+        self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._reads = True
+        if self._state is State.OPEN:
+            self._loop.call_soon(self._read)
+            if not self._held_back:
+                self._below.resume_reading()
+
+    def is_reading(self) -> bool:
+        return self._reads and self._state is State.OPEN
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._below.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._below.get_write_buffer_size() + sum(map(len, self._unsent))
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        match name:
+            case "sslcontext":
+                return self._context
+            case "ssl_object":
+                return self._engine
+        return self._below.get_extra_info(name, default)
+
+    # Failures.
+
+    def _too_slow(self) -> None:
+        self._note("no handshake within the time")
+        self._state = State.CLOSING
+        self._below.abort()
+
+    def _note(self, reason: str, *, certificate: bool = False) -> None:
+        self._handshakes.failed(self._remote(), reason, certificate=certificate)
+
+    def _remote(self) -> object:
+        peer = self._below.get_extra_info("peername")
+        return peer[0] if isinstance(peer, tuple | list) else peer
+
+
+def reason_of(error: ssl.SSLError) -> str:
+    """OpenSSL's words, of a certificate also what is wrong with it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return (error.reason or str(error)).replace("_", " ").lower()
