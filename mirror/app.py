@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mirror import __version__, appkeeping, appupstreams
+from mirror import __version__, appaccess, appkeeping, appupstreams
 from mirror import log as logging
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
@@ -72,6 +72,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
     limits.raise_open_files()
     for warning in loaded.warnings:
         log.warning("config.warning", detail=str(warning))
+    _create_users(config)
     with storage(config.storage) as (driver, spool_folder):
         app = build(config, driver, spool_folder)
         runner = web.AppRunner(
@@ -129,6 +130,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         room=keeping.keeper,
         note_use=keeping.inventory.note_use,
     )
+    gate = appaccess.build(config, names, upstream)
     app = routes.build(
         registry,
         ServerSettings(
@@ -138,6 +140,9 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             tags_max=config.tags.maxtags,
             locate=names.locate,
             namespace_of=lambda repository: names.split(repository).namespace,
+            access=gate.access,
+            forbids=gate.forbids,
+            listed=gate.listed,
             access_log=not config.log.accesslog.disabled,
             lessor=registry if config.http.fastlane else None,
         ),
@@ -154,6 +159,8 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             yield
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
+        if gate.access is not None:
+            await gate.access.close()
         await registry.close()
         await fills.close()
         await upstream.close()
@@ -201,6 +208,15 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
         advice = LISTEN_ADVICE.get(error.errno or 0, "Choose another address.")
         raise StartError(f"http.addr: cannot listen on {address}: {reason}. {advice}") from error
     return f"{host}:{runner.addresses[0][1]}"
+
+
+def _create_users(config: Config) -> None:
+    """The file of users, where one is named and there is none. Raises StartError."""
+    try:
+        appaccess.create_users(config.auth)
+    except OSError as error:
+        path = config.auth.htpasswd.path if config.auth.htpasswd else None
+        raise StartError(f"auth.htpasswd.path: cannot make {path}: {error.strerror}") from error
 
 
 def _stranger(names: Routes, repository: Repository) -> str:

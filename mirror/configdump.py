@@ -11,7 +11,16 @@ from mirror.config import Config
 from mirror.configeffect import RULES
 from mirror.configsecrets import HIDDEN, is_secret, redacted
 
-_PATHS: Final = ("rootdirectory", "ca", "clientcert", "clientkey", "dockerconfig")
+_PATHS: Final = (
+    "rootdirectory",
+    "ca",
+    "clientcert",
+    "clientkey",
+    "dockerconfig",
+    "path",
+    "rootcertbundle",
+    "jwks",
+)
 
 
 def dump(config: Config) -> str:
@@ -24,7 +33,8 @@ def dump(config: Config) -> str:
         _drop(tree, rule.key.split("."), rule.value)
     proxy = tree["proxy"]
     upstreams = (proxy, *proxy["upstreams"].values())
-    for section in (tree["storage"].get("filesystem", {}), *upstreams):
+    auth = tree["auth"].values()
+    for section in (tree["storage"].get("filesystem", {}), *upstreams, *auth):
         for name in _PATHS:
             if name in section:
                 section[name] = str(Path(section[name]).absolute())

@@ -7,6 +7,7 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from mirror.access.base import NOBODY, Access, Allowed
 from mirror.lease import Lease
 from mirror.oci.names import Repository
 from mirror.oci.request import Request
@@ -44,6 +45,8 @@ class Exchange:
     malformed: str | None = None  # why this is not HTTP; no handler saw it
     quiet: bool = False  # it is told elsewhere, and has no line in the request log and the access log
     sent: int | None = None  # bytes of a body that was streamed
+    allowed: Allowed = NOBODY  # who asks, and for how long he may
+    wanted: tuple[Access, ...] = ()  # what he must have leave for
     lease: Lease | None = None  # leave to repeat the answer
     body: bytes = b""  # of an answer that may be repeated
 

@@ -8,7 +8,8 @@ would at that moment. So:
 2. It looks up the exact bytes. Whatever an answer depends on in the request is in them: path, host, `?ns=`,
    conditions, credentials.
 3. It repeats an answer that the handlers gave, and for which the registry has given leave (`lease`). The
-   lease is looked at at each repetition, and is ended by what it depends on in the same call.
+   lease is looked at at each repetition, and is ended by what it depends on in the same call. So is what the
+   access controller has said of the credentials (`Allowed.holds`): no answer outlives them.
 4. It writes to clients that take what they are sent. The others wait in `middleware`, as ever.
 5. Headers, log lines, uses and time-outs are those of the ordinary way; but for the time that it takes nobody
    can tell.
@@ -17,6 +18,8 @@ would at that moment. So:
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
 import time
 
 from aiohttp import web
@@ -38,12 +41,22 @@ SECOND = 1.0  # how late the inventory is told of uses
 
 
 class Lane:
-    """The table. `lessor` is the registry's; `write_timeout` and `keepalive_timeout` in seconds."""
+    """The table. `lessor` is the registry's; `write_timeout` and `keepalive_timeout` in seconds.
+
+    `secret_heads`: requests have passwords in them, and are kept as keyed hashes.
+    """
 
     def __init__(
-        self, lessor: Lessor, *, access_log: bool, write_timeout: float, keepalive_timeout: float
+        self,
+        lessor: Lessor,
+        *,
+        access_log: bool,
+        write_timeout: float,
+        keepalive_timeout: float,
+        secret_heads: bool = False,
     ) -> None:
         self._lessor = lessor
+        self._key = secrets.token_bytes(32) if secret_heads else None
         self._write_timeout, self._keepalive_timeout = write_timeout, keepalive_timeout
         self._log = LaneLog(access_log)
         self._answers: dict[bytes, Answer] = {}  # the oldest first
@@ -59,13 +72,14 @@ class Lane:
         rider.hand_on(data)
         return False
 
-    def _answer(self, rider: Rider, head: bytes) -> bool:
+    def _answer(self, rider: Rider, data: bytes) -> bool:
+        head = data if self._key is None else self._place(data)
         answer = self._answers.get(head)
         if answer is None:
             return False
         began = time.perf_counter()
         now = answer.lease.clock()
-        if not answer.lease.holds(now):
+        if not answer.holds(now):
             self._drop(head)
             return False
         if not rider.is_ready():
@@ -118,7 +132,7 @@ class Lane:
         if head is not None and exchange.lease is not None:
             answer = Answer.of(request, response, exchange, exchange.lease)
             if answer is not None:
-                self._keep(head, answer)
+                self._keep(self._place(head), answer)
 
     def flush(self) -> None:
         """Tell of all uses, and write what is to be logged."""
@@ -143,6 +157,10 @@ class Lane:
 
     def _rider(self, request: web.BaseRequest) -> Rider | None:
         return self._riders.get(request.transport) if request.transport is not None else None
+
+    def _place(self, head: bytes) -> bytes:
+        """What an answer is found by."""
+        return head if self._key is None else hashlib.blake2b(head, digest_size=32, key=self._key).digest()
 
     def _keep(self, head: bytes, answer: Answer) -> None:
         self._drop(head)
