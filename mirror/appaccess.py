@@ -21,6 +21,7 @@ from mirror.config import Auth, Config, Proxy
 from mirror.configproxy import CALLER, Upstream
 from mirror.oci.challenge import Said
 from mirror.oci.names import Repository
+from mirror.registry import RateLimited, RegistryError
 from mirror.upstream.routes import Routes
 from mirror.upstream.upstreams import Upstreams
 
@@ -47,7 +48,12 @@ def build(config: Config, names: Routes, registries: Upstreams) -> Gate:
         return bool(by_caller) and names.entry(namespace) in by_caller
 
     async def ask(repository: Repository | None, what: str, authorization: str) -> Said:
-        return await registries.ask_as(authorization, repository, what, proxy.namespace)
+        try:
+            return await registries.ask_as(authorization, repository, what, proxy.namespace)
+        except RateLimited as error:
+            return Said(429, retry_after=error.retry_after)
+        except RegistryError:  # told in the log by whoever raised it
+            return Said(503)
 
     access = Callers(is_callers, ask) if by_caller else _controller(config.auth)
     return Gate(access, forbids, lambda each: not is_callers(each) and forbids(each) is None)

@@ -31,8 +31,7 @@ DENIED = 5.0
 GRANTS = 16384  # of both; the oldest goes, and is asked again
 PARAMETERS = ("realm", "service", "scope", "error")  # of a challenge that are passed on
 
-# (whose registry: None for that of `/v2/`, what of it, the caller's header) -> what it says. Raises what the
-# caller may be told when it says nothing.
+# (whose registry: None for that of `/v2/`, what of it, the caller's header) -> what it says; 503 for nothing.
 Ask = Callable[[Repository | None, str, str], Awaitable[Said]]
 
 _MISSING = {"manifests": ErrorCode.MANIFEST_UNKNOWN, "blobs": ErrorCode.BLOB_UNKNOWN}
@@ -58,7 +57,7 @@ class Callers:
         self._base = Said(0)  # the registry's last challenge at `/v2/`
 
     async def authorize(self, asked: Asked) -> Allowed:
-        """Raises Refused, and what asking raises."""
+        """Raises Refused: UNAUTHORIZED, DENIED, what is missing, TOOMANYREQUESTS, UNAVAILABLE."""
         repository = asked.repository
         if not self._concerns(asked):
             return Allowed()
@@ -87,12 +86,11 @@ class Callers:
                 self._base = said
             return said
 
-        try:
-            return await self._asking.run((key, asked.target), ask)
-        except Exception:
-            if asked.repository is None and not asked.authorization and self._base.challenges:
-                return self._base  # how to log in does not change because the registry is away
-            raise
+        said = await self._asking.run((key, asked.target), ask)
+        if said.status >= 500 and asked.repository is None and not asked.authorization:
+            # How to log in does not change because the registry is away.
+            return self._base if self._base.challenges else said
+        return said
 
     def _refusal(self, said: Said, asked: Asked) -> Refused:
         reason = f"the registry answers {said.status} to the client's own credentials"
@@ -107,8 +105,9 @@ class Callers:
         if said.status == 429:
             text = "the registry limits the rate of this client's requests"
             return Refused(reason, code=ErrorCode.TOOMANYREQUESTS, message=text, retry_after=said.retry_after)
-        text = f"whether this client may have it cannot be told: the registry answers {said.status}"
-        return Refused(reason, code=ErrorCode.UNAVAILABLE, message=text, retry_after=said.retry_after)
+        # NB: one text, whatever went wrong: it might tell what others have asked for.
+        text = "the registry cannot be asked now whether this client may have it"
+        return Refused(reason, code=ErrorCode.UNAVAILABLE, message=text)
 
     def _hashed(self, authorization: str) -> bytes:
         text = authorization.encode("utf-8", "surrogateescape")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirror.access.base import Allowed, Asked, Refused, challenge, scope
+from mirror.access.base import Allowed, Asked, Refused, challenge
 
 USER = "silly"
 
@@ -17,7 +17,7 @@ class Silly:
         """Raises Refused for a request without the header."""
         if asked.authorization:
             return Allowed(USER)
-        wanted = scope(asked.records)
+        wanted = " ".join(f"{each.type}:{each.name}:{each.action}" for each in asked.records)
         parameters = {"scope": wanted} if wanted else {}
         line = challenge("Bearer", realm=self._realm, service=self._service, **parameters)
         raise Refused("no credentials were sent", [line])

@@ -100,7 +100,8 @@ class Calls:
         """
         if repository is None:
             return await self._said("GET", f"{self._base}/v2/", {}, authorization, "")
-        url, scope = str(self.url(repository, rest)), _scope(repository)
+        # A breaker of its own: how our own requests fare tells what others ask for.
+        url, scope = str(self.url(repository, rest)), f"caller {_scope(repository)}"
         if rest.startswith("blobs/"):
             said = await self._said("HEAD", url, {}, authorization, scope)
             if said.status not in REFUSALS:
