@@ -50,6 +50,11 @@ def unsigned(header: dict[str, Any], body: dict[str, Any], signature: bytes = b"
     return ".".join(encoded(part) for part in (json.dumps(header), json.dumps(body), signature))
 
 
+def signed(body: dict[str, Any], key: Private, algorithm: str, header: dict[str, Any] | None = None) -> str:
+    """Rightly, whatever it says: PyJWT's `encode` would look at some claims."""
+    return jwt.PyJWS().encode(json.dumps(body).encode(), key, algorithm, header)
+
+
 def encoded(part: str | bytes) -> str:
     """Base64 for URLs, without padding."""
     raw = part.encode() if isinstance(part, str) else part
@@ -104,4 +109,4 @@ class Signer:
     def token(self, *names: str, header: dict[str, Any] | None = None, **changed: Any) -> str:
         """A good token for pulling from these repositories, but for what is changed."""
         given = {"x5c": x5c(self.root)} if header is None else header
-        return jwt.encode(claims(*names, **changed), self.key, "RS256", given)
+        return signed(claims(*names, **changed), self.key, "RS256", given)
