@@ -24,7 +24,8 @@ CERTIFICATE_LIMIT = 16 << 10  # characters of one in base64
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-_UNFIT = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
+# What cryptography raises about certificates and keys of somebody's making.
+_UNFIT = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 class ChainError(ValueError):

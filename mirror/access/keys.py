@@ -11,6 +11,7 @@ from typing import Any
 
 import jwt
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from mirror.access.certificates import ChainError, PublicKey, algorithms, key_ids, signing_key
 
@@ -125,7 +126,7 @@ def _public(jwk: object) -> PublicKey | None:
     plain = {name: jwk[name] for name in _PUBLIC if isinstance(jwk.get(name), str)}
     try:
         key = jwt.PyJWK(plain).key
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm):
         return None
     return key if isinstance(key, PublicKey) and algorithms(key) else None
 

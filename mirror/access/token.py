@@ -19,6 +19,8 @@ from typing import Any
 
 import jwt
 from cachetools import TTLCache
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from mirror.access import certificates
 from mirror.access.base import AUTHORIZATION_LIMIT, Access, Allowed, Asked, Refused, challenge, scope
@@ -33,9 +35,11 @@ ALGORITHMS = ("EdDSA", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS
 SHARED = ("HS256", "HS384", "HS512")
 
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}\Z")
+# What PyJWT and cryptography raise about tokens, keys and certificates of somebody's making.
 _MALFORMED = (
-    jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError
-)  # fmt: skip
+    *(jwt.PyJWTError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension),
+    *(ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError),
+)
 
 
 class TokenError(ValueError):

@@ -15,7 +15,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
@@ -43,6 +43,7 @@ SIGNER, STRANGER = Signer(), Signer()
 KEYS = keys.Keys(
     (SIGNER.root,), dict.fromkeys((*key_ids(SIGNER.key.public_key()), "named"), SIGNER.key.public_key())
 )
+LEAF = certificate("leaf", STRANGER.key, ("root", SIGNER.key), ca=False)
 VERIFIER = Verifier(KEYS, ISSUER, SERVICE)
 PUBLIC_PEM = SIGNER.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
@@ -320,6 +321,20 @@ def test_no_header_makes_up_for_a_signature(header: dict[str, Any], body: dict[s
         warnings.simplefilter("ignore")
         with pytest.raises(TokenError):
             VERIFIER.verify(unsigned(header, {**claims(NAME), **body}, b"x" * 256), time.time())
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 800), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+def test_no_certificate_with_other_bytes_is_believed(changes: list[tuple[int, int]], of_jwk: bool) -> None:
+    """Nor does one make anything fail otherwise."""
+    made = bytearray(base64.b64decode(x5c(LEAF)[0]))
+    for at, byte in changes:
+        made[at % len(made)] = byte
+    chain = [base64.b64encode(made).decode()]
+    assume(chain != x5c(LEAF))
+    header = {"jwk": {"x5c": chain}} if of_jwk else {"x5c": chain}
+    with pytest.raises(TokenError):
+        verified(signed(claims(NAME), STRANGER.key, "RS256", header))
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional={
