@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import aiohttp
 import bcrypt
 import pytest
 
+from mirror.access import checks
 from mirror.access import token as tokens
 from mirror.server import lane
 from tests.support.jwts import ISSUER, SERVICE, Signer, pem
@@ -162,3 +164,33 @@ async def test_the_patterns_of_an_upstream_are_its_own(tmp_path: Path) -> None:
                 answer = await mirror.get(path)
                 assert answer.status == 403
                 assert "proxy.upstreams.two.example.deny" in answer.error["message"]
+
+
+async def test_somebody_who_tries_passwords_is_not_in_the_way_of_others(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    """From another address one gets in, with a password that was not seen before, while they try."""
+    upstream.add_image(NAME, "1")
+    path = tmp_path / "htpasswd"
+    auth = write(path, BOB)
+    hashed = bcrypt.hashpw(BOB[1].encode(), bcrypt.gensalt(10))
+    path.write_bytes(b"bob:" + hashed)
+    async with serve(upstream) as url, running(tmp_path / "data", url, auth=auth) as mirror:
+        answers: list[int] = []
+
+        async def guess(number: int) -> None:
+            answers.append(await status(mirror, "", basic_auth(("bob", f"guess {number}"))))
+
+        guesses = [asyncio.ensure_future(guess(number)) for number in range(300)]
+        async with asyncio.timeout(20):
+            while not answers:  # noqa: ASYNC110 - until the first is refused for what waits already
+                await asyncio.sleep(0.005)
+        elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+        async with aiohttp.ClientSession(connector=elsewhere) as session:
+            headers = {"Authorization": basic_auth(BOB)}
+            async with session.get(f"{mirror.url}/v2/", headers=headers) as answer:
+                assert answer.status == 200
+        assert not all(each.done() for each in guesses)  # he has not waited for them
+        await asyncio.gather(*guesses)
+        assert set(answers) == {401, 429}
+        assert answers.count(401) <= checks.WAITING_EACH + 2
