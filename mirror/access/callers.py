@@ -11,10 +11,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from cachetools import TTLCache
@@ -28,6 +30,9 @@ from mirror.oci.names import Repository
 
 GRANTED = 60.0  # seconds
 DENIED = 5.0
+QUESTIONS = 16  # at a time; a registry's connections are needed for what those who may have it want
+WAITING = 256  # with those; the next is told to come back
+RETRY_AFTER = 2.0
 GRANTS = 16384  # of both; the oldest goes, and is asked again
 PARAMETERS = ("realm", "service", "scope", "error")  # of a challenge that are passed on
 
@@ -54,6 +59,8 @@ class Callers:
         self._grants: TTLCache[_Key, bool] = TTLCache(GRANTS, GRANTED, timer=now)
         self._denials: TTLCache[_Key, Said] = TTLCache(GRANTS, DENIED, timer=now)
         self._asking: Coalescer[tuple[_Key, str], Said] = Coalescer()
+        self._turns = asyncio.Semaphore(QUESTIONS)
+        self._under_way: Counter[tuple[_Key, str]] = Counter()
         self._base = Said(0)  # the registry's last challenge at `/v2/`
 
     async def authorize(self, asked: Asked) -> Allowed:
@@ -77,7 +84,8 @@ class Callers:
         """What the registry says, asked once for all who ask the same at the same time."""
 
         async def ask() -> Said:
-            said = await self._ask(asked.repository, asked.target, asked.authorization)
+            async with self._turns:
+                said = await self._ask(asked.repository, asked.target, _sendable(asked.authorization))
             if 200 <= said.status < 300:
                 self._grants[key] = True
             elif said.status in (401, 403):
@@ -86,7 +94,16 @@ class Callers:
                 self._base = said
             return said
 
-        said = await self._asking.run((key, asked.target), ask)
+        question = (key, asked.target)
+        if len(self._under_way) >= WAITING and question not in self._under_way:
+            return Said(429, retry_after=RETRY_AFTER)
+        self._under_way[question] += 1
+        try:
+            said = await self._asking.run(question, ask)
+        finally:
+            self._under_way[question] -= 1
+            if not self._under_way[question]:
+                del self._under_way[question]
         if said.status >= 500 and asked.repository is None and not asked.authorization:
             # How to log in does not change because the registry is away.
             return self._base if self._base.challenges else said
@@ -103,7 +120,7 @@ class Callers:
             code = _MISSING.get(asked.target.partition("/")[0], ErrorCode.NAME_UNKNOWN)
             return Refused(reason, code=code, message="the registry has no such thing for this client")
         if said.status == 429:
-            text = "the registry limits the rate of this client's requests"
+            text = "the registry is asked too often what clients may have: try again in a moment"
             return Refused(reason, code=ErrorCode.TOOMANYREQUESTS, message=text, retry_after=said.retry_after)
         # NB: one text, whatever went wrong: it might tell what others have asked for.
         text = "the registry cannot be asked now whether this client may have it"
@@ -116,6 +133,11 @@ class Callers:
     async def close(self) -> None:
         """End the questions under way."""
         await self._asking.close()
+
+
+def _sendable(authorization: str) -> str:
+    """What can be sent at all; the rest is no login of anybody's."""
+    return authorization if authorization.isascii() and authorization.isprintable() else ""
 
 
 def _passed_on(said: Said) -> list[str]:

@@ -3,7 +3,7 @@
 1. The file is looked at once in LOOK at most, off the event loop, and read again when it has changed. What
    was believed on the word of the old one is forgotten. A file that cannot be read, or makes no sense, lets
    nobody in.
-2. bcrypt takes some 60 ms of a processor on purpose. Checks wait for their turn (`checks`), and the same
+2. bcrypt takes some 70 ms of a processor on purpose. Checks wait for their turn (`checks`), and the same
    check is made once for all who ask at the same time.
 3. A password that was right is remembered for REMEMBERED: as a keyed hash whose key dies with the process.
    One that was wrong is checked again each time.
