@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 
 FILE_LIMIT = 4 << 20  # bytes; some 50,000 users
-# A hash of cost n takes 2**n rounds: 10 some 70 ms, 14 over a second, 17 nine. What is above would keep a thread
-# busy for longer than any client waits.
+# A hash of cost n takes 2**n rounds: 10 some 70 ms, 14 over a second, 17 nine. What is above would keep a
+# thread busy for longer than any client waits.
 COST_MAX = 17
 PASSWORD_BYTES = 72  # of a password count for bcrypt; libraries differ in whether the rest is an error
 
