@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mirror import __version__, appkeeping, appupstreams, pauses
+from mirror import __version__, appaccess, appkeeping, appupstreams, pauses
 from mirror import log as logging
 from mirror.applisten import StartError, entrance
 from mirror.cache.fills import Fills
@@ -65,6 +65,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
     limits.raise_open_files()
     for warning in loaded.warnings:
         log.warning("config.warning", detail=str(warning))
+    _create_users(config)
     with storage(config.storage) as (driver, spool_folder):
         app = build(config, driver, spool_folder)
         runner = web.AppRunner(
@@ -132,6 +133,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         room=keeping.keeper,
         note_use=keeping.inventory.note_use,
     )
+    gate = appaccess.build(config, names, upstream)
     app = routes.build(
         registry,
         ServerSettings(
@@ -141,6 +143,9 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             tags_max=config.tags.maxtags,
             locate=names.locate,
             namespace_of=lambda repository: names.split(repository).namespace,
+            access=gate.access,
+            forbids=gate.forbids,
+            listed=gate.listed,
             access_log=not config.log.accesslog.disabled,
             proxies=config.http.trustedproxies,
             lessor=registry if config.http.fastlane else None,
@@ -158,6 +163,8 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             yield
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
+        if gate.access is not None:
+            await gate.access.close()
         await registry.close()
         await fills.close()
         await upstream.close()
@@ -191,6 +198,15 @@ def storage(settings: Storage) -> Iterator[tuple[StorageDriver, Path]]:
             raise StartError(f"storage.filesystem.rootdirectory: {text}.")
         log.warning("storage.readonly", detail=f"{text}. What is kept is served, new content is not kept.")
     yield FilesystemDriver(root, settings.filesystem.maxthreads), root / SPOOL
+
+
+def _create_users(config: Config) -> None:
+    """The file of users, where one is named and there is none. Raises StartError."""
+    try:
+        appaccess.create_users(config.auth)
+    except OSError as error:
+        path = config.auth.htpasswd.path if config.auth.htpasswd else None
+        raise StartError(f"auth.htpasswd.path: cannot make {path}: {error.strerror}") from error
 
 
 def _stranger(names: Routes, repository: Repository) -> str:

@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 
+from mirror.configauth import Auth
 from mirror.configcache import Cache
 from mirror.confighosts import (
     HEADER_NAME,
@@ -61,7 +62,7 @@ from mirror.configvalues import (
     within,
 )
 
-__all__ = ["VERSION", "Cache", "Config", "Http", "Log", "Proxy", "Storage"]
+__all__ = ["VERSION", "Auth", "Cache", "Config", "Http", "Log", "Proxy", "Storage"]
 
 VERSION: Final = "0.1"  # the only one that the registry ever had
 DEFAULT_MAXENTRIES: Final = 1000  # of a page; the registry's own, for catalog and tags
@@ -179,7 +180,7 @@ class Config(Section):
     log: Log = Log()
     loglevel: Level | None = None
     storage: Annotated[Storage, StringForm()] = Storage(filesystem=Filesystem())
-    auth: Annotated[dict[str, dict[str, Any]], StringForm()] = Field(default_factory=dict)
+    auth: Annotated[Auth, StringForm()] = Auth()
     middleware: MiddlewareLists = MiddlewareLists()
     reporting: Reporting = Reporting()
     http: Http = Http()

@@ -11,7 +11,18 @@ from mirror.config import UNIX, Config
 from mirror.configeffect import RULES
 from mirror.configsecrets import HIDDEN, is_secret, redacted
 
-_PATHS: Final = ("rootdirectory", "ca", "clientcert", "clientkey", "dockerconfig", "certificate", "key")
+_PATHS: Final = (
+    "rootdirectory",
+    "ca",
+    "clientcert",
+    "clientkey",
+    "dockerconfig",
+    "certificate",
+    "key",
+    "path",
+    "rootcertbundle",
+    "jwks",
+)
 
 
 def dump(config: Config) -> str:
@@ -28,7 +39,7 @@ def dump(config: Config) -> str:
     tls["clientcas"] = [str(Path(path).absolute()) for path in tls["clientcas"]]
     if tree["http"]["net"] == UNIX:
         tree["http"]["addr"] = str(Path(tree["http"]["addr"]).absolute())
-    for section in (tree["storage"].get("filesystem", {}), tls, *upstreams):
+    for section in (tree["storage"].get("filesystem", {}), tls, *upstreams, *tree["auth"].values()):
         for name in _PATHS:
             if section.get(name):
                 section[name] = str(Path(section[name]).absolute())

@@ -42,13 +42,6 @@ _DRIVER = "not supported in this version; use storage.filesystem or storage.inme
 
 RULES: Final = (
     Rule(
-        "auth",
-        Effect.REFUSED,
-        "not supported in this version, and without it everyone could pull; "
-        "remove it, and let a proxy in front or the network say who may",
-        but="none",
-    ),
-    Rule(
         "http.tls.letsencrypt",
         Effect.REFUSED,
         "not supported; have certbot, lego or acme.sh write a certificate and its key, and name the files in "

@@ -15,6 +15,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from mirror.config import VERSION, Config
+from mirror.configaccess import check_auth, check_auth_files, check_rights, doubtful_auth
 from mirror.configdump import dump
 from mirror.configeffect import STORAGE_OPTIONS, apply_rules, check_driver
 from mirror.configenv import overlay, string_form, variable_of
@@ -59,15 +60,21 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     unnamed, doubts = check_default(tree, from_file=path is not None, ignored=meant)
     closed = tuple(problem.key for problem in refused)
     problems += [*refused, *(found for found in checked.problems if not _is_below(found.key, closed))]
-    problems += [*check_driver(tree), *unnamed, *check_keys(tree)]
+    problems += [*check_driver(tree), *unnamed, *check_keys(tree), *check_auth(tree)]
     warnings += [*checked.warnings, *remarks, *doubts]
     config = _validate(data, tree, problems, closed)
     if config is not None:
         proxy = config.proxy
         problems += [*check_names(proxy, tree), *check_urls(proxy, tree), *check_files(proxy, tree)]
+        problems += [*check_auth_files(config.auth, tree), *check_rights(proxy, config.auth, tree)]
         unheard, remarks = check_listening(config.http, tree)
         problems += unheard
-        warnings += [*remarks, *doubtful(proxy, tree), *check_programs(proxy, tree, environ)]
+        warnings += [
+            *remarks,
+            *doubtful_auth(config.auth, tree),
+            *doubtful(proxy, tree),
+            *check_programs(proxy, tree, environ),
+        ]
     if problems or config is None:
         raise ConfigError(*sorted(problems, key=_place_in(path)))
     return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))
@@ -199,7 +206,7 @@ class _Conformer:
 
     def _unknown(self, key: str, entry: Tree, shape: Struct, path: tuple[str | int, ...]) -> None:
         if shape.is_map:
-            return  # check_driver speaks about it
+            return  # check_driver and check_auth speak about it
         if text := unknown_key(key, shape.fields, path):
             self.problems.append(Problem(entry.source, joined(*path, key)[:200], text))
             return

@@ -42,6 +42,7 @@ from mirror.configvalues import (
     Text,
     at_most,
     between,
+    one_of,
     parse_text,
     within,
 )
@@ -57,7 +58,10 @@ UPSTREAMS_MAX: Final = 256  # each has its own connections, tokens and breakers
 RULES_MAX: Final = 256  # they are tried one after the other, for each request of a tag
 MATCH_MAX: Final = 512  # characters; a namespace, a repository and a tag have 255, 255 and 128
 MATCH_STARS_MAX: Final = 4  # each multiplies the ways in which a name may fit
+PATTERNS_MAX: Final = 256  # of repositories; all are tried for a name that is asked for the first time
+CALLER: Final = "caller"
 
+_PATTERN = re.compile(r"[a-z0-9._/*-]+\Z")
 _MATCH = re.compile(r"[A-Za-z0-9._/:*-]+\Z")  # what names and tags are made of
 
 _Age = Annotated[Duration, AfterValidator(within(0, AGE_MAX))]
@@ -86,6 +90,20 @@ def parse_match(value: object) -> str:
             f"a pattern of repository:tag, such as *:latest or library/*, with {MATCH_STARS_MAX} * at most"
         )
     return text
+
+
+def parse_pattern(value: object) -> str:
+    """A pattern of an upstream's repositories, in which `*` stands for anything."""
+    text = parse_text(value)
+    if len(text) > MATCH_MAX or _PATTERN.match(text) is None or text.startswith("/"):
+        raise ValueError("a repository's name at the upstream, in which * stands for anything: library/*")
+    return text
+
+
+Patterns = Annotated[
+    tuple[Annotated[str, PlainValidator(parse_pattern)], ...],
+    AfterValidator(at_most(PATTERNS_MAX, "patterns")),
+]
 
 
 class FreshnessRule(Section):
@@ -145,6 +163,9 @@ class Upstream(Section):
         default_factory=dict, repr=False
     )
     httpproxy: HttpProxy = Field(default="", repr=False)
+    allow: Patterns = ()
+    deny: Patterns = ()
+    rights: Annotated[str, PlainValidator(one_of("shared", CALLER))] = "shared"
     timeouts: Timeouts = Timeouts()
     retries: Annotated[Integer, AfterValidator(between(0, RETRIES_MAX))] = 2
     connections: Annotated[Integer, AfterValidator(between(1, CONNECTIONS_MAX))] = 48
@@ -211,7 +232,7 @@ class Proxy(Upstream):
         given = entry.timeouts.model_fields_set
         own = {name: getattr(entry.timeouts, name) for name in given}
         taken: dict[str, Any] = {"timeouts": self.timeouts.model_copy(update=own)}
-        for name in ("retries", "connections"):
+        for name in ("retries", "connections", "rights"):
             if name not in entry.model_fields_set:
                 taken[name] = getattr(self, name)
         if not is_pattern(namespace):

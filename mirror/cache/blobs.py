@@ -15,12 +15,12 @@ import structlog
 
 from mirror import provenance
 from mirror.cache.away import AWAY, note_failure
-from mirror.cache.coalesce import Coalescer
 from mirror.cache.fill import Fill
 from mirror.cache.fillblob import MEDIA_TYPE, FillBlob
 from mirror.cache.fills import Fills
 from mirror.cache.memory import Memory
 from mirror.cache.pulse import Pulse
+from mirror.coalesce import Coalescer
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode

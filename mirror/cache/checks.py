@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mirror.cache.away import AWAY
-from mirror.cache.coalesce import Coalescer
 from mirror.cache.manifests import Manifests
 from mirror.cache.patience import Patience
 from mirror.cache.pulse import Pulse
 from mirror.cache.tags import Tags
+from mirror.coalesce import Coalescer
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RawManifest, RegistryError, Resolved, Upstream

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cachetools import TTLCache
 
-from mirror.cache.coalesce import Coalescer
 from mirror.cache.memory import Gone, Memory
+from mirror.coalesce import Coalescer
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, ManifestError, parse
 from mirror.oci.names import Repository

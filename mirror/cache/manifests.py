@@ -13,12 +13,12 @@ import structlog
 
 from mirror import provenance
 from mirror.cache.away import AWAY, incomplete, note_failure
-from mirror.cache.coalesce import Coalescer
 from mirror.cache.images import Images, parsed_manifest
 from mirror.cache.memory import Memory
 from mirror.cache.pulse import Pulse
 from mirror.cache.room import Room
 from mirror.cache.tags import Tags, Word
+from mirror.coalesce import Coalescer
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RateLimited, RawManifest, RegistryError, Unavailable, Upstream

@@ -70,3 +70,15 @@ def _line(line: str) -> Iterator[Challenge]:
         rest = line[position:].lstrip(" \t")
         if not rest.startswith(","):
             return
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A registry's answer as far as it is about who may: `challenges` are WWW-Authenticate lines.
+
+    `retry_after` is in seconds.
+    """
+
+    status: int
+    challenges: tuple[str, ...] = ()
+    retry_after: float | None = None

@@ -36,9 +36,11 @@ class ErrorCode(Enum):
         self.message = message
 
 
-def envelope(code: ErrorCode, message: str | None = None, detail: Any = None) -> bytes:
-    """The JSON body of an error answer, newline included; `detail` is left out when None."""
+def envelope(
+    code: ErrorCode, message: str | None = None, detail: Any = None, *, always_detail: bool = False
+) -> bytes:
+    """The JSON body of an error answer, newline included; a `detail` of None is left out, unless told."""
     error: dict[str, Any] = {"code": code.name, "message": message or code.message}
-    if detail is not None:
+    if detail is not None or always_detail:
         error["detail"] = detail
     return json.dumps({"errors": [error]}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"

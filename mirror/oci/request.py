@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mirror.oci import target
@@ -93,9 +93,10 @@ class Referrers:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """OPTIONS on any endpoint but the base: 200, no body, `Allow`."""
+    """OPTIONS on any endpoint but the base: 200, no body, `Allow`. `about` is as in RequestError."""
 
     allow: tuple[str, ...]
+    about: Repository | None = field(default=None, compare=False)
 
 
 Endpoint = Base | Catalog | Tags | ManifestEndpoint | BlobEndpoint | Uploads | Upload | Referrers | Options
@@ -110,7 +111,12 @@ class Request:
 
 
 class RequestError(Exception):
-    """Not an endpoint that we serve; each subclass has its own form of answer."""
+    """Not an endpoint that we serve; each subclass has its own form of answer.
+
+    `about` is the repository whose endpoint was asked in a way that it does not know, where there is one.
+    """
+
+    about: Repository | None = None
 
 
 class NotFound(RequestError):
@@ -173,7 +179,14 @@ def parse(method: str, path: str, query: str) -> Request:
         return Request(_catalog(method, query), namespace)
     build, repository, item = _route(core)
     _strict_slash(path, query, wanted=build is _uploads)
-    return Request(build(repository, item, method, query), namespace)
+    try:
+        endpoint = build(repository, item, method, query)
+        if isinstance(endpoint, Options):
+            endpoint = replace(endpoint, about=repository)
+        return Request(endpoint, namespace)
+    except RequestError as error:
+        error.about = repository
+        raise
 
 
 def _strict_slash(path: str, query: str, *, wanted: bool) -> None:

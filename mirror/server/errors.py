@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from html import escape
 
 from aiohttp import web
+from multidict import CIMultiDict
 
+from mirror.access.base import Refused
+from mirror.access.base import detail as detail_of
 from mirror.oci.errors import ErrorCode, envelope
 from mirror.oci.request import BadRequest, MethodNotAllowed, Moved, ReadOnly, RequestError
 from mirror.registry import RegistryError
@@ -53,6 +56,22 @@ def failure(error: RegistryError, variables: Mapping[str, str] | None = None) ->
         detail = error.detail
     body = envelope(error.code, error.message, detail)
     return web.Response(status=error.status, body=body, headers=headers)
+
+
+def refused(error: Refused) -> web.Response:
+    """No leave, as distribution says it; the log has the reason, which the client is not told."""
+    exchange = current()
+    exchange.error = RegistryError(error.code, error.reason)
+    headers = CIMultiDict({"Content-Type": JSON})
+    if error.retry_after is not None and error.retry_after >= 0:
+        headers["Retry-After"] = str(math.ceil(min(error.retry_after, RETRY_AFTER_MAX)))
+    for line in error.challenges:
+        headers.add("WWW-Authenticate", line)
+    if error.code is ErrorCode.UNAUTHORIZED:
+        body = envelope(error.code, error.message, detail_of(exchange.wanted), always_detail=True)
+    else:
+        body = envelope(error.code, error.message)
+    return web.Response(status=error.code.status, body=body, headers=headers)
 
 
 def note_status(error: RegistryError) -> None:

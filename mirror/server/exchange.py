@@ -7,6 +7,7 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from mirror.access.base import NOBODY, Access, Allowed
 from mirror.lease import Lease
 from mirror.oci.names import Repository
 from mirror.oci.request import Request
@@ -36,6 +37,7 @@ class Exchange:
     began: float = 0.0  # time.perf_counter(); 0.0 where no handler saw it
     client: str = ""  # the address that a trusted proxy says; "" for the connection's own
     host: str = ""  # by which the mirror was asked
+    scheme: str = ""  # `http` or `https`, as a trusted proxy says it; "" where none does
     routed: bool = False  # an endpoint of the API: `http.headers` are for these only
     variables: dict[str, str] = field(default_factory=dict)  # `vars.*` of the request log
     provenance: Provenance = field(default_factory=Provenance)  # where the answer came from
@@ -46,6 +48,8 @@ class Exchange:
     malformed: str | None = None  # why this is not HTTP; no handler saw it
     quiet: bool = False  # it is told elsewhere, and has no line in the request log and the access log
     sent: int | None = None  # bytes of a body that was streamed
+    allowed: Allowed = NOBODY  # who asks, and for how long he may
+    wanted: tuple[Access, ...] = ()  # what he must have leave for
     lease: Lease | None = None  # leave to repeat the answer
     body: bytes = b""  # of an answer that may be repeated
 

@@ -17,6 +17,7 @@ from aiohttp.web_request import BaseRequest
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+SCHEMES = ("http", "https")
 LIMIT = 4096  # characters of a header that are looked at; some hundred addresses
 _PAIR = re.compile(r'\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]+))\s*(?:([;,])|\Z)')
 
@@ -55,6 +56,13 @@ def host(request: BaseRequest) -> str:
             return element["host"]
     first = headers.get("X-Forwarded-Host", "")[:LIMIT].partition(",")[0].strip()
     return first or headers.get("Host", "")
+
+
+def scheme(request: BaseRequest) -> str:
+    """`http` or `https`, by which the client has asked, as a trusted proxy says it; "" where it does not."""
+    said = [element["proto"] for element in _elements(request.headers) if "proto" in element]
+    first = said[0] if said else request.headers.get("X-Forwarded-Proto", "")[:LIMIT].partition(",")[0]
+    return first.strip().lower() if first.strip().lower() in SCHEMES else ""
 
 
 def _fors(headers: Mapping[str, str]) -> list[str]:

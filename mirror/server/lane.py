@@ -8,7 +8,8 @@ would at that moment. So:
 2. It looks up the exact bytes. Whatever an answer depends on in the request is in them: path, host, `?ns=`,
    conditions, credentials; whether a proxy's headers are believed is said by a mark behind them.
 3. It repeats an answer that the handlers gave, and for which the registry has given leave (`lease`). The
-   lease is looked at at each repetition, and is ended by what it depends on in the same call.
+   lease is looked at at each repetition, and is ended by what it depends on in the same call. So is what the
+   access controller has said of the credentials (`Allowed.holds`): no answer outlives them.
 4. It writes to clients that take what they are sent. The others wait in `middleware`, as ever.
 5. Headers, log lines, uses and time-outs are those of the ordinary way; but for the time that it takes nobody
    can tell.
@@ -17,7 +18,9 @@ would at that moment. So:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import secrets
 import time
 
 from aiohttp import web
@@ -41,7 +44,10 @@ SECOND = 1.0  # how late the inventory is told of uses
 
 
 class Lane:
-    """The table. `lessor` is the registry's; `write_timeout` and `keepalive_timeout` in seconds."""
+    """The table. `lessor` is the registry's; `write_timeout` and `keepalive_timeout` in seconds.
+
+    `secret_heads`: requests have passwords in them, and are kept as keyed hashes.
+    """
 
     def __init__(
         self,
@@ -51,8 +57,10 @@ class Lane:
         write_timeout: float,
         keepalive_timeout: float,
         proxies: tuple[Network, ...] = (),
+        secret_heads: bool = False,
     ) -> None:
         self._lessor = lessor
+        self._key = secrets.token_bytes(32) if secret_heads else None
         self._write_timeout, self._keepalive_timeout = write_timeout, keepalive_timeout
         self._proxies = proxies
         self._log = LaneLog(access_log)
@@ -65,6 +73,8 @@ class Lane:
     def takes(self, rider: Rider, data: bytes) -> bool:
         """Whether these bytes were a request that is answered now; else they are aiohttp's."""
         head = data + rider.mark if rider.mark else data
+        if self._key is not None:
+            head = self._place(head)
         answer = self._answers.get(head)
         if answer is not None and rider.is_idle and self._repeat(rider, head, answer):
             return True
@@ -73,9 +83,8 @@ class Lane:
 
     def _repeat(self, rider: Rider, head: bytes, answer: Answer) -> bool:
         began = time.perf_counter_ns()
-        lease = answer.lease
-        now = lease.clock()
-        if not lease.holds(now):
+        now = answer.lease.clock()
+        if not answer.holds(now):
             self._drop(head)
             return False
         if not rider.is_ready():
@@ -128,7 +137,7 @@ class Lane:
         if head is not None and exchange.lease is not None:
             answer = Answer.of(request, response, exchange, exchange.lease)
             if answer is not None:
-                self._keep(head + rider.mark, answer)
+                self._keep(self._place(head + rider.mark), answer)
 
     def flush(self) -> None:
         """Tell of all uses, and write what is to be logged."""
@@ -154,6 +163,10 @@ class Lane:
 
     def _rider(self, request: web.BaseRequest) -> Rider | None:
         return self._riders.get(request.transport) if request.transport is not None else None
+
+    def _place(self, head: bytes) -> bytes:
+        """What an answer is found by."""
+        return head if self._key is None else hashlib.blake2b(head, digest_size=32, key=self._key).digest()
 
     def _keep(self, head: bytes, answer: Answer) -> None:
         self._drop(head)

@@ -7,6 +7,7 @@ from email.utils import formatdate
 
 from aiohttp import web
 
+from mirror.access.base import Allowed
 from mirror.lease import Lease
 from mirror.provenance import Provenance
 from mirror.server import lanelog
@@ -21,10 +22,23 @@ _DATE, _STATUS = "date", "cache-status"  # the two headers that say something ab
 class Answer:
     """`data` is to be made anew (`show`) outside of [shown_from, shown_until), in the lease's time."""
 
-    __slots__ = ("_body_size", "_texts", "data", "hits", "lease", "shown_from", "shown_until", "told")
+    __slots__ = (
+        "_allowed",
+        "_body_size",
+        "_texts",
+        "data",
+        "hits",
+        "lease",
+        "shown_from",
+        "shown_until",
+        "told",
+    )
 
-    def __init__(self, lease: Lease, texts: list[str], body: bytes, told: lanelog.Told) -> None:
+    def __init__(
+        self, lease: Lease, texts: list[str], body: bytes, told: lanelog.Told, allowed: Allowed
+    ) -> None:
         self.lease = lease
+        self._allowed = allowed.holds
         self.data = body  # head and body, in one piece; at first only the body
         self.told = told
         self.hits = 0  # that nobody was told of
@@ -52,7 +66,11 @@ class Answer:
         if sorted(texts[1::2]) != [_STATUS, _DATE]:  # one of each; an operator may have added others
             return None
         body = exchange.body if request.method == "GET" and response.status == 200 else b""
-        return cls(lease, texts, body, lanelog.Told.of(request, response, exchange))
+        return cls(lease, texts, body, lanelog.Told.of(request, response, exchange), exchange.allowed)
+
+    def holds(self, now: float) -> bool:
+        """Whether it may be repeated at this moment, to whoever sends these credentials."""
+        return self.lease.holds(now) and (self._allowed is None or self._allowed())
 
     @property
     def size(self) -> int:

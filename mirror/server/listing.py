@@ -9,6 +9,7 @@ from aiohttp import web
 
 from mirror.oci.errors import ErrorCode
 from mirror.oci.links import page_link
+from mirror.oci.names import Repository
 from mirror.oci.request import Catalog, Referrers, Tags
 from mirror.registry import Page, RegistryError
 from mirror.server import errors
@@ -36,8 +37,20 @@ async def catalog(context: Context, _request: web.Request, endpoint: Catalog) ->
     n = min(CATALOG_DEFAULT, most) if endpoint.n is None else endpoint.n
     if n > most:
         raise RegistryError(ErrorCode.PAGINATION_NUMBER_INVALID, detail={"n": n})
-    page = await context.registry.repositories(n, endpoint.last) if n else Page((), more=False)
+    page = await _listed(context, n, endpoint.last) if n else Page((), more=False)
     return _page(context, {"repositories": list(page.names)}, page, "/v2/_catalog", n)
+
+
+async def _listed(context: Context, n: int, last: str) -> Page:
+    """The next `n` repositories that are shown at all: others are looked over, page by page."""
+    names: list[str] = []
+    more = True
+    while more and len(names) <= n:
+        page = await context.registry.repositories(n, last)
+        names += [name for name in page.names if context.settings.listed(Repository(name))]
+        more = page.more and bool(page.names)
+        last = page.names[-1] if page.names else last
+    return Page(tuple(names[:n]), more or len(names) > n)
 
 
 async def referrers(context: Context, _request: web.Request, endpoint: Referrers) -> web.Response:

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler as AiohttpHandler
 from aiohttp.typedefs import Middleware
 
+from mirror.access.base import Refused
 from mirror.oci.request import Moved, NotFound, RequestError
 from mirror.registry import RegistryError
 from mirror.server import errors, forwarded
@@ -35,6 +36,7 @@ def guard(context: Context) -> Middleware:
         if forwarded.is_trusted(request.transport, context.settings.proxies):
             exchange.client = forwarded.client(request, context.settings.proxies)
             exchange.host = forwarded.host(request)
+            exchange.scheme = forwarded.scheme(request)
         structlog.contextvars.bind_contextvars(**{"http.request.id": exchange.id})
         timeout = context.settings.write_timeout
         limit_unread(request.transport, 0)
@@ -59,6 +61,8 @@ async def _answer(
         return errors.refusal(context, request, error)
     except RegistryError as error:
         return errors.failure(error, exchange.variables)
+    except Refused as error:
+        return errors.refused(error)
     except web.HTTPException:  # aiohttp's router, of a target that is no path (`OPTIONS *`)
         return errors.not_found()
     except Exception:  # a defect: it is logged whole, and the client learns where to look

@@ -100,6 +100,8 @@ def event_fields(
         "http.response.written": written,
         **exchange.variables,
     }
+    if exchange.allowed.user:
+        fields["auth.user.name"] = exchange.allowed.user
     for name, header in (("referer", "Referer"), ("contenttype", "Content-Type")):
         value = request.headers.get(header)
         if value is not None:

@@ -10,10 +10,20 @@ from aiohttp import web
 
 from mirror.oci import request as oci
 from mirror.registry import Registry
-from mirror.server import base, blobs, connections, health, listing, manifests, middleware, requestlog
+from mirror.server import (
+    admitting,
+    base,
+    blobs,
+    connections,
+    health,
+    listing,
+    manifests,
+    middleware,
+    requestlog,
+)
 from mirror.server.exchange import current, variables
 from mirror.server.lane import Lane
-from mirror.server.locating import Named, located
+from mirror.server.locating import Named
 from mirror.server.settings import Context, Handler, Settings
 
 __all__ = ["Settings", "build"]
@@ -85,29 +95,42 @@ def _lane(settings: Settings) -> Lane | None:
         write_timeout=settings.write_timeout,
         keepalive_timeout=settings.keepalive_timeout,
         proxies=settings.proxies,
+        secret_heads=settings.access is not None,
     )
 
 
 async def _dispatch(context: Context, request: web.Request) -> web.StreamResponse:
-    """One request to its handler. Raises RequestError and RegistryError."""
+    """One request to its handler. Raises RequestError, RegistryError and Refused."""
     path = request.path
     if path == "/":
         return health.liveness()
     if not path.startswith(context.prefix):
         raise oci.NotFound(path)
     exchange = current()
-    parsed = oci.parse(request.method, path.removeprefix(context.prefix), request.rel_url.raw_query_string)
+    query = request.rel_url.raw_query_string
+    try:
+        parsed = oci.parse(request.method, path.removeprefix(context.prefix), query)
+    except (oci.NotFound, oci.Moved):
+        raise
+    except oci.RequestError as error:
+        exchange.routed = True
+        await admitting.admit_misuse(context, request, error.about)
+        raise
     exchange.routed = True
     exchange.variables = variables(parsed)
     endpoint = parsed.endpoint
+    context = replace(context, namespace=parsed.namespace) if parsed.namespace is not None else context
     if isinstance(endpoint, Named):
         asked = endpoint.repository
-        context = replace(context, namespace=parsed.namespace, name=asked.name)
-        found = located(context.settings, parsed.namespace, asked)
+        context = replace(context, name=asked.name)
+        found = await admitting.admit(context, request, asked, endpoint)
         if found != asked:
             endpoint = replace(endpoint, repository=found)
-    elif parsed.namespace is not None:
-        context = replace(context, namespace=parsed.namespace)
+    elif isinstance(endpoint, oci.Base):
+        await admitting.admit_base(context, request)
+    else:
+        about = endpoint.about if isinstance(endpoint, oci.Options) else None
+        await admitting.admit_misuse(context, request, about)
     return await HANDLERS[type(endpoint)](context, request, endpoint)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from mirror.access.base import AccessController
 from mirror.lease import Lessor
 from mirror.oci.names import Repository
 from mirror.registry import Registry
@@ -23,6 +24,8 @@ KEEPALIVE_TIMEOUT = 90.0  # seconds; Go's clients drop an idle connection of the
 Locate = Callable[[str | None, str, Repository], Repository]
 # That name -> which upstream has it, as people type it: `quay.io`. "" where that is not known.
 NamespaceOf = Callable[[Repository], str]
+# That name -> the key of the configuration that forbids it, `proxy.deny`; None: none does.
+Forbids = Callable[[Repository], str | None]
 
 
 def _as_asked(_namespace: str | None, _host: str, repository: Repository) -> Repository:
@@ -31,6 +34,14 @@ def _as_asked(_namespace: str | None, _host: str, repository: Repository) -> Rep
 
 def _docker_hub(_repository: Repository) -> str:
     return "docker.io"
+
+
+def _nothing(_repository: Repository) -> None:
+    return None
+
+
+def _everything(_repository: Repository) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,9 @@ class Settings:
     tags_max: int = 1000  # tags.maxtags
     locate: Locate = _as_asked  # which repository a request means
     namespace_of: NamespaceOf = _docker_hub  # where the answer to a push sends people, and for the log
+    access: AccessController | None = None  # who may pull; None: everybody, whatever credentials he sends
+    forbids: Forbids = _nothing  # what is given to nobody
+    listed: Callable[[Repository], bool] = _everything  # what the catalog shows, by those names
     access_log: bool = True  # Apache's combined form on standard output
     write_timeout: float = WRITE_TIMEOUT  # seconds that a client may go without reading anything
     keepalive_timeout: float = KEEPALIVE_TIMEOUT  # seconds that an idle connection stays open

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, NoReturn
 
 import structlog
 from yarl import URL
 
+from mirror.oci.challenge import Said
 from mirror.oci.errors import ErrorCode
+from mirror.oci.manifest import ACCEPT
 from mirror.oci.names import Repository
-from mirror.registry import Condition, RateLimited
+from mirror.registry import Condition, RateLimited, Unavailable
 from mirror.upstream.auth import Authenticator
 from mirror.upstream.causes import address
 from mirror.upstream.failures import TransportError, from_answer, from_trouble
 from mirror.upstream.fetch import Answer, Call, Fetcher
+from mirror.upstream.heads import REFUSALS
 from mirror.upstream.health import Health
 from mirror.upstream.lookups import Lookups
 from mirror.upstream.ranges import Ranges
 from mirror.upstream.redirects import as_written
+from mirror.upstream.retry import retry_after
 from mirror.upstream.settings import Settings, public_name, registry_url
 from mirror.upstream.transport import Transport
+
+LIST = "tags/list"
+# HEAD of a manifest is refused by these as a method, and not to this caller.
+_METHOD_REFUSED = frozenset(
+    {HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
+)
 
 _log = structlog.get_logger()
 
@@ -80,6 +91,47 @@ class Calls:
             raise
         finally:
             question.ended()
+
+    async def ask_as(self, authorization: str, repository: Repository | None, rest: str) -> Said:
+        """What the registry says to somebody else's credentials ("": to nobody's). They are not kept.
+
+        Nothing of ours goes along: no login, no configured header. HEAD of `<name>/<rest>`; of a list, and of
+        `/v2/` (no repository), GET. Some registries refuse every HEAD of a blob, and object storage that of
+        what was signed for GET: then the first byte is asked for. Redirects are followed as ever, without the
+        credentials. Raises RegistryError when there is no answer.
+        """
+        if repository is None:
+            return await self._said("GET", f"{self._base}/v2/", {}, authorization, "")
+        # A breaker of its own: how our own requests fare tells what others ask for.
+        url, scope = str(self.url(repository, rest)), f"caller {_scope(repository)}"
+        if rest.startswith("blobs/"):
+            said = await self._said("HEAD", url, {}, authorization, scope)
+            if said.status not in REFUSALS:
+                return said
+            return await self._said("GET", url, {"Range": "bytes=0-0"}, authorization, scope)
+        headers = {"Accept": ", ".join(ACCEPT)}
+        if rest == LIST:
+            return await self._said("GET", f"{url}?n=1", {}, authorization, scope)
+        said = await self._said("HEAD", url, headers, authorization, scope)
+        if said.status not in _METHOD_REFUSED:
+            return said
+        return await self._said("GET", url, headers, authorization, scope)
+
+    async def _said(
+        self, method: str, url: str, headers: Mapping[str, str], authorization: str, scope: str
+    ) -> Said:
+        sent = {**headers, "Authorization": authorization} if authorization else headers
+        blob = "Range" in headers
+        call = Call(method, as_written(url), headers=sent, limit=None, blob=blob, scope=scope)
+        answer = await self._fetcher.fetch(call, self.name)
+        answer.close()
+        if answer.elsewhere and answer.status == HTTPStatus.UNAUTHORIZED:
+            return Said(HTTPStatus.FORBIDDEN)  # of the storage, which knows no callers: nothing to answer
+        wait = retry_after(answer.headers.get("Retry-After"), datetime.now(UTC))
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            text = f"{self.name} answered {answer.status} when it was asked what this client may have"
+            raise Unavailable(text, retry_after=wait)
+        return Said(answer.status, answer.challenges, wait)
 
     async def _authenticated(self, call: Call) -> Answer:
         """The final answer to this call. Raises RegistryError."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mirror.oci.challenge import Said
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -97,6 +98,10 @@ class Client:
     async def repositories(self, n: int | None, last: str) -> Page:
         """Not asked of an upstream: Docker Hub has none, and a mirror lists what it holds."""
         raise RegistryError(ErrorCode.UNSUPPORTED, "an upstream's catalog is not mirrored")
+
+    async def ask_as(self, authorization: str, repository: Repository | None, rest: str) -> Said:
+        """What the registry says to somebody else's credentials; as `Calls.ask_as`."""
+        return await self._calls.ask_as(authorization, repository, rest)
 
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[dict[str, Any], ...]:
         """Referrers. Errors: UNSUPPORTED, and those of `resolve`."""

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import structlog
 from cachetools import TTLCache
 
+from mirror.oci.challenge import Said
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.names import Reference, Repository, Tag
@@ -48,6 +49,8 @@ from mirror.upstream.client import Client
 DEMOTED = 60.0  # seconds behind the others after a failure: one request a minute finds out the hard way
 GIVEN = 256  # blobs of which it is known who gave them; a forgotten one comes from the same address again
 AWAY = (Unavailable, RateLimited, Corrupt)  # after these another address is asked
+
+_NONE = Repository("")  # of a question that is about the whole registry
 
 T = TypeVar("T")
 
@@ -144,6 +147,11 @@ class Endpoints:
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[dict[str, Any], ...]:
         """Referrers. Errors: as `Client.referrers`."""
         return await self._ask(repository, lambda client: client.referrers(repository, digest))
+
+    async def ask_as(self, authorization: str, repository: Repository | None, rest: str) -> Said:
+        """What the registry says to somebody else's credentials; as `Client.ask_as`."""
+        about = repository or _NONE
+        return await self._ask(about, lambda client: client.ask_as(authorization, repository, rest))
 
     async def _ask(
         self,

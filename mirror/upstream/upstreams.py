@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mirror.oci.challenge import Said
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -37,6 +38,9 @@ class Opened(Upstream, Protocol):
 
     async def close(self) -> None:
         """Release all that it holds. Safe to call twice."""
+
+    async def ask_as(self, authorization: str, repository: Repository | None, rest: str) -> Said:
+        """What it says to somebody else's credentials, by its own name for the repository."""
 
     def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
         """Its state for operators, or one repository's; without secrets. `now` as time.monotonic()."""
@@ -124,6 +128,21 @@ class Upstreams:
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[dict[str, Any], ...]:
         with self._using(repository) as (upstream, own):
             return await upstream.referrers(own, digest)
+
+    async def ask_as(
+        self, authorization: str, repository: Repository | None, rest: str, namespace: str
+    ) -> Said:
+        """What a registry says to somebody else's credentials; of the one called `namespace` where no
+        repository is given. As `Client.ask_as`."""
+        if repository is not None:
+            with self._using(repository) as (upstream, own):
+                return await upstream.ask_as(authorization, own, rest)
+        held = self._held(namespace) or self._make(namespace)
+        held.users += 1
+        try:
+            return await held.upstream.ask_as(authorization, None, rest)
+        finally:
+            self._release(held)
 
     def condition(self, repository: Repository) -> Condition:
         """How the registry of this repository is doing; of one that was never asked nothing is known."""

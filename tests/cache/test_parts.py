@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.cache import window as window_module
-from mirror.cache.coalesce import Coalescer
 from mirror.cache.spool import Spool
 from mirror.cache.window import Window
+from mirror.coalesce import Coalescer
 from mirror.oci.digest import Digest
 from tests.cache.kit import until
 

@@ -88,11 +88,13 @@ def test_the_documented_variables_are_those_of_their_keys() -> None:
     for key, _default, variable, _text in in_effect_rows():
         if key != "version":
             name = "REGISTRY_" + key.replace(".", "_").upper()
-            assert re.fullmatch(rf"{name}(_…|_0|_0_MATCH)?|REGISTRY_STORAGE=inmemory", variable), key
+            assert re.fullmatch(
+                rf"{name}(_…|_0|_0_MATCH)?|REGISTRY_STORAGE=inmemory|REGISTRY_AUTH=none", variable
+            ), key
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07"]
+    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES[:3], *EXAMPLES[4:6]], ids=lambda path: path.name)

@@ -13,7 +13,6 @@ from mirror.configschema import ROOT, paths
 from tests.support.configs import MINIMAL, load_text, remarks
 
 GIVEN = {  # something at each key of the table that is not like nothing
-    "auth": "{htpasswd: {realm: r}}",
     "http.tls.letsencrypt": "{cachefile: /c, email: a@b.example, hosts: [m.example]}",
     "storage.s3": "{bucket: b}",
     "storage.s3aws": "{bucket: b}",
@@ -107,17 +106,7 @@ def test_what_is_empty_or_switched_off_is_not_given(tmp_path: Path, text: str) -
     assert remarks(load_text(tmp_path, MINIMAL + text)) == []
 
 
-@pytest.mark.parametrize(
-    "auth", ["htpasswd", "{htpasswd: }", "{silly: {}}", "{none: {}, token: {}}", "{x: {}}"]
-)
-def test_authentication_is_never_dropped_in_silence(tmp_path: Path, auth: str) -> None:
-    with pytest.raises(ConfigError, match=r": auth: not supported in this version"):
-        load_text(tmp_path, f"{MINIMAL}auth: {auth}\n")
-
-
 def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\AREGISTRY_AUTH_HTPASSWD_PATH: auth: not supported"):
-        load_text(tmp_path, MINIMAL, REGISTRY_AUTH_HTPASSWD_PATH="/etc/htpasswd")
     with pytest.raises(
         ConfigError, match=r"\AREGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL: http\.tls\.letsencrypt: not"
     ):
@@ -127,7 +116,6 @@ def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "environ", "key"),
     [
-        ("auth: [a]\n", {}, "auth"),
         ("http: {tls: {letsencrypt: {email: [a]}}}\n", {}, "http.tls.letsencrypt"),
         ("", {"REGISTRY_STORAGE_S3_BUCKET": "b", "REGISTRY_STORAGE_S3_REGION": "r"}, "storage.s3"),
     ],

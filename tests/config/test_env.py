@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mirror.configauth import Auth, Nobody
 from mirror.configenv import QUOTE_INSIDE, overlay
 from mirror.configfile import ConfigError
 from mirror.configschema import ROOT, Leaf, List, Map, Shape, Struct
@@ -54,7 +55,7 @@ EVENTS = "notifications.events.includereferences"
         ({"REGISTRY_PROXY_REALMS": "[a, b]"}, "proxy.realms", ("a", "b")),
         # strings stand for storage and auth
         ({"REGISTRY_STORAGE": "filesystem"}, "storage.filesystem.rootdirectory", Path("data")),
-        ({"REGISTRY_AUTH": "none"}, "auth", {"none": {}}),
+        ({"REGISTRY_AUTH": "none"}, "auth", Auth(none=Nobody())),
         # maps: keys are lower-cased, existing ones matched
         ({"REGISTRY_LOG_FIELDS_Service": "a"}, "log.fields", {"service": "a"}),
         ({"REGISTRY_LOG_FIELDS_A_B": "1"}, "log.fields", {"a": {"b": 1}}),

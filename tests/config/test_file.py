@@ -219,9 +219,7 @@ def test_a_bad_value_is_named_with_its_path_and_what_is_allowed(
 
 
 def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
-    text = (
-        MINIMAL + "http:\n  addr: x\n  headers: [a]\nproxy:\n  realms: [ok, 'https://no']\nauth: htpasswd\n"
-    )
+    text = MINIMAL + "http:\n  addr: x\n  headers: [a]\nproxy:\n  realms: [ok, 'https://no']\nauth: htpaswd\n"
     said = problems(tmp_path, text, REGISTRY_LOG_LEVEL="x")
     assert [re.split(": got|: not", line)[0] for line in said] == [
         "config.yml:4: http.addr",

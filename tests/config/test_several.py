@@ -281,8 +281,8 @@ def test_websites_are_told_wherever_they_stand(tmp_path: Path) -> None:
 ENTRY = "proxy.upstreams.quay.io"
 OF_ALL = "not a key of one upstream; write {}, which is for all of them"
 KEYS = (
-    "aliases, ca, clientcert, clientkey, connections, dockerconfig, exec, headers, httpproxy, identitytoken, "
-    "insecure, password, realms, remoteurl, remoteurls, retries, timeouts, username"
+    "aliases, allow, ca, clientcert, clientkey, connections, deny, dockerconfig, exec, headers, httpproxy, "
+    "identitytoken, insecure, password, realms, remoteurl, remoteurls, retries, rights, timeouts, username"
 )
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import jwt
 from cryptography import x509
@@ -51,7 +51,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing is printed: `requests` is the log."""
 
     def do_GET(self) -> None:
-        status, document = self.server.owner.answer(self.path, self.headers.get("Authorization", ""))
+        self._answer(*self.server.owner.answer(self.path, self.headers.get("Authorization", "")))
+
+    def do_POST(self) -> None:
+        """OAuth2's password grant, which containerd asks for when it has a login."""
+        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        login = (form.get("username", [""])[0], form.get("password", [""])[0])
+        asked = [(name, value) for name in ("service", "scope") for value in form.get(name, [])]
+        query = urlencode(asked)
+        status, document = self.server.owner.answer(f"/token?{query}", basic_auth(login))
+        self._answer(status, {**document, "access_token": document.get("token", "")})
+
+    def _answer(self, status: int, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mirror.oci.challenge import Said
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -66,6 +67,10 @@ class Fake:
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
+
+    async def ask_as(self, authorization: str, repository: Repository | None, rest: str) -> Said:
+        await self._note("ask_as", authorization, repository, rest)
+        return Said(200)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
         await self._note("resolve", repository, tag)

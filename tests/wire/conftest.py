@@ -95,7 +95,12 @@ class Clock:
 
 @asynccontextmanager
 async def running(
-    root: Path, *urls: str, clock: Clock | None = None, cache: dict[str, Any] | None = None, **proxy: Any
+    root: Path,
+    *urls: str,
+    clock: Clock | None = None,
+    cache: dict[str, Any] | None = None,
+    auth: dict[str, Any] | None = None,
+    **proxy: Any,
 ) -> AsyncGenerator[Mirror, None]:
     """The mirror of one upstream, under these URLs, as `mirror serve` would run this configuration.
 
@@ -114,6 +119,7 @@ async def running(
         "log": {"accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(root)}},
         "http": {"addr": "127.0.0.1:5000"},
+        "auth": auth or {},
         "proxy": {**where, **quick, **proxy},
         "cache": cache or {},
     }

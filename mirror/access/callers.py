@@ -1,0 +1,150 @@
+"""`proxy.rights: caller`: each who asks is given what the registry itself would give him, and nothing else.
+
+1. Before anything of a repository is given, kept or not, its registry is asked with the caller's own
+   credentials: one HEAD of what he asks for. What it answers is what he is told, in words of ours.
+2. A yes holds for GRANTED, for these credentials and this repository. A no for DENIED, so that somebody who
+   tries a hundred times asks once.
+3. Nothing that is kept here takes part in the decision: neither an answer nor the time that it takes says
+   what is here. When the registry cannot be asked, whoever has no yes is told so, for every name alike.
+4. Credentials are kept as keyed hashes whose key dies with the process. They are sent to that registry alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from cachetools import TTLCache
+
+from mirror.access.base import Allowed, Asked, Refused, challenge
+from mirror.coalesce import Coalescer
+from mirror.oci import challenge as challenges
+from mirror.oci.challenge import Said
+from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Repository
+
+GRANTED = 60.0  # seconds
+DENIED = 5.0
+QUESTIONS = 16  # at a time; a registry's connections are needed for what those who may have it want
+WAITING = 256  # with those; the next is told to come back
+RETRY_AFTER = 2.0
+GRANTS = 16384  # of both; the oldest goes, and is asked again
+PARAMETERS = ("realm", "service", "scope", "error")  # of a challenge that are passed on
+
+# (whose registry: None for that of `/v2/`, what of it, the caller's header) -> what it says; 503 for nothing.
+Ask = Callable[[Repository | None, str, str], Awaitable[Said]]
+
+_MISSING = {"manifests": ErrorCode.MANIFEST_UNKNOWN, "blobs": ErrorCode.BLOB_UNKNOWN}
+_Key = tuple[bytes, Repository | None]
+
+
+class Callers:
+    """An AccessController that asks the registries. `applies`: to which repositories; None: to `/v2/`."""
+
+    def __init__(
+        self,
+        applies: Callable[[Repository | None], bool],
+        ask: Ask,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._applies = applies
+        self._ask = ask
+        self._now = now
+        self._secret = secrets.token_bytes(32)
+        self._grants: TTLCache[_Key, bool] = TTLCache(GRANTS, GRANTED, timer=now)
+        self._denials: TTLCache[_Key, Said] = TTLCache(GRANTS, DENIED, timer=now)
+        self._asking: Coalescer[tuple[_Key, str], Said] = Coalescer()
+        self._turns = asyncio.Semaphore(QUESTIONS)
+        self._under_way: Counter[tuple[_Key, str]] = Counter()
+        self._base = Said(0)  # the registry's last challenge at `/v2/`
+
+    async def authorize(self, asked: Asked) -> Allowed:
+        """Raises Refused: UNAUTHORIZED, DENIED, what is missing, TOOMANYREQUESTS, UNAVAILABLE."""
+        repository = asked.repository
+        if not self._concerns(asked):
+            return Allowed()
+        key = (self._hashed(asked.authorization), repository)
+        if not self._grants.get(key):
+            said = self._denials.get(key) or await self._asked(key, asked)
+            if not 200 <= said.status < 300:
+                raise self._refusal(said, asked)
+        return Allowed("", lambda: self._grants.get(key, False))
+
+    def _concerns(self, asked: Asked) -> bool:
+        if asked.repository is None:
+            return not asked.records and self._applies(None)  # not the catalog: that is filtered
+        return bool(asked.target) and self._applies(asked.repository)
+
+    async def _asked(self, key: _Key, asked: Asked) -> Said:
+        """What the registry says, asked once for all who ask the same at the same time."""
+
+        async def ask() -> Said:
+            async with self._turns:
+                said = await self._ask(asked.repository, asked.target, _sendable(asked.authorization))
+            if 200 <= said.status < 300:
+                self._grants[key] = True
+            elif said.status in (401, 403):
+                self._denials[key] = said
+            if asked.repository is None and said.challenges:
+                self._base = said
+            return said
+
+        question = (key, asked.target)
+        if len(self._under_way) >= WAITING and question not in self._under_way:
+            return Said(429, retry_after=RETRY_AFTER)
+        self._under_way[question] += 1
+        try:
+            said = await self._asking.run(question, ask)
+        finally:
+            self._under_way[question] -= 1
+            if not self._under_way[question]:
+                del self._under_way[question]
+        if said.status >= 500 and asked.repository is None and not asked.authorization:
+            # How to log in does not change because the registry is away.
+            return self._base if self._base.challenges else said
+        return said
+
+    def _refusal(self, said: Said, asked: Asked) -> Refused:
+        reason = f"the registry answers {said.status} to the client's own credentials"
+        if said.status == 401:
+            return Refused(reason, _passed_on(said))
+        if said.status == 403:
+            text = "the registry denies access with the credentials that were sent"
+            return Refused(reason, code=ErrorCode.DENIED, message=text)
+        if said.status == 404:
+            code = _MISSING.get(asked.target.partition("/")[0], ErrorCode.NAME_UNKNOWN)
+            return Refused(reason, code=code, message="the registry has no such thing for this client")
+        if said.status == 429:
+            text = "the registry is asked too often what clients may have: try again in a moment"
+            return Refused(reason, code=ErrorCode.TOOMANYREQUESTS, message=text, retry_after=said.retry_after)
+        # NB: one text, whatever went wrong: it might tell what others have asked for.
+        text = "the registry cannot be asked now whether this client may have it"
+        return Refused(reason, code=ErrorCode.UNAVAILABLE, message=text)
+
+    def _hashed(self, authorization: str) -> bytes:
+        text = authorization.encode("utf-8", "surrogateescape")
+        return hmac.new(self._secret, text, hashlib.sha256).digest()
+
+    async def close(self) -> None:
+        """End the questions under way."""
+        await self._asking.close()
+
+
+def _sendable(authorization: str) -> str:
+    """What can be sent at all; the rest is no login of anybody's."""
+    return authorization if authorization.isascii() and authorization.isprintable() else ""
+
+
+def _passed_on(said: Said) -> list[str]:
+    """The registry's challenges, written anew: what a client can answer, and nothing else."""
+    lines = []
+    for offer in challenges.parse(said.challenges):
+        known = {name: offer.parameters[name] for name in PARAMETERS if name in offer.parameters}
+        if offer.scheme in ("basic", "bearer") and known.get("realm"):
+            lines.append(challenge(offer.scheme.capitalize(), **known))
+    return lines

@@ -1,0 +1,156 @@
+"""Callers' rights: how often a registry is asked, and what is remembered of its word."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mirror.access import callers
+from mirror.access.base import CATALOG, Asked, Refused
+from mirror.access.callers import Callers
+from mirror.oci.challenge import Said
+from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Repository
+
+A, B = Repository("a"), Repository("b")
+
+
+class Registry:
+    """Says `said`, once `gate` is open; notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.said = Said(200)
+        self.asked: list[tuple[str, str, str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.now = 0.0
+        self.callers = Callers(lambda repository: repository != B, self.ask, lambda: self.now)
+
+    async def ask(self, repository: Repository | None, target: str, authorization: str) -> Said:
+        self.asked.append((str(repository), target, authorization))
+        await self.gate.wait()
+        return self.said
+
+    async def refused(self, asked: Asked) -> Refused:
+        with pytest.raises(Refused) as caught:
+            await self.callers.authorize(asked)
+        return caught.value
+
+
+def want(authorization: str = "x", target: str = "manifests/1", repository: Repository | None = A) -> Asked:
+    return Asked(authorization, repository=repository, target=target)
+
+
+async def test_a_yes_is_for_these_credentials_and_this_repository_for_a_minute() -> None:
+    registry = Registry()
+    allowed = await registry.callers.authorize(want())
+    for target in ("blobs/x", "tags/list"):
+        await registry.callers.authorize(want(target=target))
+    assert len(registry.asked) == 1
+    assert allowed.holds is not None
+    await registry.callers.authorize(want("y"))
+    await registry.callers.authorize(want(repository=Repository("c")))
+    assert len(registry.asked) == 3
+    registry.now = callers.GRANTED - 1
+    assert allowed.holds()
+    registry.now = callers.GRANTED
+    assert not allowed.holds()
+    await registry.callers.authorize(want())
+    assert len(registry.asked) == 4
+
+
+@pytest.mark.parametrize(("status", "again"), [(401, 1), (403, 1), (404, 2), (429, 2), (503, 2), (302, 2)])
+async def test_a_no_is_remembered_where_it_is_about_the_caller(status: int, again: int) -> None:
+    registry = Registry()
+    registry.said = Said(status, ('Bearer realm="r"',))
+    for target in ("manifests/1", "blobs/x"):
+        await registry.refused(want(target=target))
+    assert len(registry.asked) == again
+    registry.now = callers.DENIED
+    await registry.refused(want())
+    assert len(registry.asked) == again + 1
+
+
+@pytest.mark.parametrize(
+    ("said", "target", "code"),
+    [
+        (Said(401), "manifests/1", ErrorCode.UNAUTHORIZED),
+        (Said(403), "manifests/1", ErrorCode.DENIED),
+        (Said(404), "manifests/1", ErrorCode.MANIFEST_UNKNOWN),
+        (Said(404), "blobs/x", ErrorCode.BLOB_UNKNOWN),
+        (Said(404), "tags/list", ErrorCode.NAME_UNKNOWN),
+        (Said(429, retry_after=7), "blobs/x", ErrorCode.TOOMANYREQUESTS),
+        (Said(503), "blobs/x", ErrorCode.UNAVAILABLE),
+        (Said(302), "blobs/x", ErrorCode.UNAVAILABLE),
+        (Said(0), "blobs/x", ErrorCode.UNAVAILABLE),
+    ],
+)
+async def test_what_the_registry_says_is_what_the_caller_is_told(
+    said: Said, target: str, code: ErrorCode
+) -> None:
+    registry = Registry()
+    registry.said = said
+    refused = await registry.refused(want(target=target))
+    assert (refused.code, refused.retry_after) == (code, said.retry_after)
+
+
+async def test_a_challenge_is_written_anew() -> None:
+    """With what a client can answer, and nothing that could be a header of its own."""
+    registry = Registry()
+    registry.said = Said(
+        401,
+        (
+            'Bearer realm="https://r/t",service="s",scope="repository:a:pull",error="x",evil="y"',
+            'Basic realm="a \\"b\\" \u00e4\r\nSet-Cookie: c"',
+            "Negotiate, Digest realm=x",
+            "Bearer service=s",
+        ),
+    )
+    assert (await registry.refused(want())).challenges == (
+        'Bearer realm="https://r/t",service="s",scope="repository:a:pull",error="x"',
+        'Basic realm="a \\"b\\" \u00e4Set-Cookie: c"',
+    )
+
+
+async def test_nobody_is_asked_about_what_is_shared_or_gives_nothing_away() -> None:
+    registry = Registry()
+    registry.said = Said(401)
+    for asked in (want(repository=B), want(target=""), Asked("", (CATALOG,))):
+        allowed = await registry.callers.authorize(asked)
+        assert allowed.holds is None
+    assert registry.asked == []
+    await registry.refused(Asked(""))
+    assert registry.asked == [("None", "", "")]
+
+
+async def test_credentials_that_cannot_be_sent_are_nobodys() -> None:
+    registry = Registry()
+    for text in ("Basic \u00e4", "Basic a\tb", "Basic \udc80", "\x7f"):
+        await registry.callers.authorize(want(text))
+    assert {authorization for _, _, authorization in registry.asked} == {""}
+
+
+async def test_so_many_questions_are_asked_at_a_time_and_so_many_wait() -> None:
+    registry = Registry()
+    registry.gate.clear()
+    tasks = [asyncio.ensure_future(registry.callers.authorize(want(f"t{number}"))) for number in range(300)]
+    same = asyncio.ensure_future(registry.callers.authorize(want("t0")))
+    async with asyncio.timeout(5):
+        while len(registry.asked) < callers.QUESTIONS:  # noqa: ASYNC110 - of many tasks, no event
+            await asyncio.sleep(0)
+    refused = [task.exception() for task in tasks if task.done()]
+    assert len(refused) == 300 - callers.WAITING
+    assert {error.code for error in refused if isinstance(error, Refused)} == {ErrorCode.TOOMANYREQUESTS}
+    assert len(registry.asked) == callers.QUESTIONS
+    registry.gate.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (await same).holds is not None
+    assert not registry.callers._under_way
+
+
+async def test_credentials_are_kept_as_hashes() -> None:
+    registry = Registry()
+    await registry.callers.authorize(want("Basic aHVudGVyMg=="))
+    assert "aHVudGVyMg" not in repr(list(registry.callers._grants)) + repr(vars(registry.callers))
+    await registry.callers.close()

@@ -1,0 +1,97 @@
+"""What a registry says to somebody else's credentials: asked without anything of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mirror.oci.names import Repository, Tag
+from mirror.registry import Unavailable
+from mirror.upstream.endpoints import Endpoints
+from tests.support.scripted import Basic, Bearer, Fault, Upstream, serve
+from tests.upstream.kit import Clock, fails, make_client, timed_client
+
+NAME = "library/a"
+REPOSITORY = Repository(NAME)
+SECRETS: dict[str, Any] = {"username": "robot", "password": "hunter2", "headers": {"X-Api-Key": "hunter3"}}
+HIS = "Bearer his"
+
+
+def private() -> Upstream:
+    """Of which only he may have library/a."""
+    bearer = Bearer(username="robot", password="hunter2")
+    bearer.tokens["his"] = f"repository:{NAME}:pull "  # the last one is that of `/v2/`
+    return Upstream(auth=bearer)
+
+
+async def test_only_his_credentials_are_sent() -> None:
+    upstream = private()
+    image = upstream.add_image(NAME, "1")
+    digest = next(iter(image.blobs))
+    async with serve(upstream) as url, timed_client(url, Clock(), **SECRETS) as client:
+        for rest in ("manifests/1", f"manifests/{image.digest}", f"blobs/{digest}", "tags/list"):
+            assert (await client.ask_as(HIS, REPOSITORY, rest)).status == 200
+            refused = await client.ask_as("", REPOSITORY, rest)
+            assert (refused.status, "Bearer realm" in refused.challenges[0]) == (401, True)
+        assert (await client.ask_as(HIS, None, "")).status == 200
+        assert {seen.headers.get("Authorization") for seen in upstream.seen} == {HIS, None}
+        assert not any("X-Api-Key" in seen.headers for seen in upstream.seen)
+        assert upstream.lines(path="/token") == []
+    assert upstream.lines("GET", "manifests") == []
+
+
+async def test_a_registry_that_refuses_every_head_is_asked_for_a_byte() -> None:
+    """ECR Public answers HEAD of a blob by 401; object storage that of what was signed for GET by 403."""
+    upstream = private()
+    digest = upstream.add_blob(NAME, b"x" * 100_000)
+    for status in (401, 403, 404, 405):
+        upstream.clear_faults()
+        upstream.fault("HEAD", "/blobs/", Fault(status=status))
+        async with serve(upstream) as url, timed_client(url, Clock()) as client:
+            assert (await client.ask_as(HIS, REPOSITORY, f"blobs/{digest}")).status == 206
+            (seen,) = upstream.find("GET", "/blobs/")
+            assert seen.headers["Range"] == "bytes=0-0"
+            assert (await client.ask_as("Bearer other", REPOSITORY, f"blobs/{digest}")).status == 401
+        upstream = private()
+        digest = upstream.add_blob(NAME, b"x" * 100_000)
+
+
+async def test_storage_that_knows_nobody_is_no_challenge() -> None:
+    """Its 401 is not the registry's, and nothing that a client should answer."""
+    storage, upstream = Upstream(auth=Basic("a", "b")), private()
+    digest = upstream.add_blob(NAME, b"x")
+    async with serve(storage) as there, serve(upstream) as url, timed_client(url, Clock()) as client:
+        moved = Fault(status=307, headers={"Location": f"{there}/v2/{NAME}/blobs/{digest}"})
+        upstream.fault("*", "/blobs/", moved)
+        said = await client.ask_as(HIS, REPOSITORY, f"blobs/{digest}")
+        assert (said.status, said.challenges) == (403, ())
+        assert not any("Authorization" in seen.headers for seen in storage.seen)
+
+
+async def test_a_registry_that_fails_says_nothing_and_another_address_is_asked() -> None:
+    broken, upstream = private(), private()
+    broken.fault("*", "", Fault(status=500, early=True))
+    upstream.add_image(NAME, "1")
+    async with serve(broken) as one, serve(upstream) as two:
+        clock = Clock()
+        endpoints = Endpoints([make_client(one, clock), make_client(two, clock)], "a.example", clock)
+        assert (await endpoints.ask_as(HIS, REPOSITORY, "manifests/1")).status == 200
+        alone = Endpoints([make_client(one, clock)], "a.example", clock)
+        error = await fails(lambda: alone.ask_as(HIS, REPOSITORY, "manifests/1"))
+        assert isinstance(error, Unavailable)
+        await endpoints.close()
+        await alone.close()
+
+
+async def test_what_callers_ask_for_in_vain_shuts_no_breaker_of_ours() -> None:
+    """Somebody could else keep others from a repository, by odd credentials at which a registry fails."""
+    upstream = private()
+    upstream.add_image(NAME, "1")
+    clock = Clock()
+    async with serve(upstream) as url, timed_client(url, clock, **SECRETS) as client:
+        upstream.fault("HEAD", "manifests", Fault(status=500, early=True), times=10)
+        for _ in range(10):
+            error = await fails(lambda: client.ask_as("Bearer odd", REPOSITORY, "manifests/1"))
+            assert isinstance(error, Unavailable)
+        upstream.clear_faults()
+        assert client.condition(REPOSITORY).trouble is None
+        await client.stat_manifest(REPOSITORY, Tag("1"))

@@ -1,0 +1,279 @@
+"""`proxy.rights: caller`: nobody is given more than the registry itself would give him."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from mirror.access import callers
+from tests.support.scripted import Basic, Bearer, Fault, Image, Upstream, serve, sha256
+from tests.wire.conftest import Answer, Clock, Mirror, running
+
+NAME = "library/a"
+OWN = {"username": "robot", "password": "hunter2"}
+ALICE, EVE = "Bearer alice-token", "Bearer eve-token"
+SCOPE = f"repository:{NAME}:pull"
+TIMES = 15  # of each kind of answer, whose times are compared
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A mirror of a registry with one private image. Alice may have it, Eve something else."""
+
+    mirror: Mirror
+    upstream: Upstream
+    image: Image
+    clock: Clock
+
+    @property
+    def paths(self) -> list[str]:
+        """All that is Alice's."""
+        blobs = [f"{NAME}/blobs/{digest}" for digest in self.image.blobs]
+        return [
+            f"{NAME}/manifests/1",
+            f"{NAME}/manifests/{self.image.digest}",
+            *blobs,
+            f"{NAME}/tags/list",
+            f"{NAME}/referrers/{self.image.digest}",
+        ]
+
+    def wants_login(self) -> None:
+        """At `/v2/` too, as registries do."""
+        line = f'Bearer realm="{self.upstream.url}/token",service="registry.test"'
+        self.upstream.fault("GET", "^/v2/$", Fault(status=401, headers={"WWW-Authenticate": line}))
+
+    async def ask(self, path: str, who: str, method: str = "GET") -> Answer:
+        return await self.mirror.ask(method, path, {"Authorization": who} if who else {})
+
+    async def warm(self) -> None:
+        """Alice has all of it, some of it so often that it is repeated from memory."""
+        for _ in range(4):
+            for path in self.paths:
+                assert (await self.ask(path, ALICE)).status == 200, path
+        for digest in (self.image.digest, *self.image.blobs):
+            await self.mirror.kept(digest)
+
+    async def refused(self, who: str) -> list[Answer]:
+        """Everything that is hers, asked for by somebody else: his answers."""
+        found = []
+        for path in self.paths:
+            for method in ("GET", "HEAD") if "tags" not in path else ("GET",):
+                answer = await self.ask(path, who, method)
+                assert answer.status >= 400, f"{method} {path}: {answer.status}"
+                assert self.image.digest not in str(answer.headers)
+                assert not any(layer in answer.body for layer in self.image.layers)
+                found.append(answer)
+        return found
+
+
+@asynccontextmanager
+async def world(folder: Path, auth: Bearer | Basic | None = None, **proxy: Any) -> AsyncIterator[World]:
+    """The mirror has a login of its own, with which it may read everything."""
+    bearer = auth or Bearer(username="robot", password="hunter2")
+    upstream = Upstream(auth=bearer)
+    image = upstream.add_image(NAME, "1", layers=[b"secret layer"])
+    upstream.add_image("library/public", "1")
+    if isinstance(bearer, Bearer):
+        bearer.tokens["alice-token"] = SCOPE
+        bearer.tokens["eve-token"] = "repository:library/public:pull"
+    clock = Clock()
+    settings = {"freshness": {"default": "60s"}, **OWN, "rights": "caller", **proxy}
+    async with serve(upstream) as url, running(folder / "data", url, clock=clock, **settings) as mirror:
+        yield World(mirror, upstream, image, clock)
+
+
+@pytest.mark.parametrize("who", [EVE, "", "Bearer x", "Basic ZXZlOnB3", "Basic Og=="])
+async def test_another_client_gets_nothing_of_it_cold_or_warm(tmp_path: Path, who: str) -> None:
+    """And the same answers, whether it is kept here or not."""
+    async with world(tmp_path) as it:
+        cold = await it.refused(who)
+        await it.warm()
+        warm = await it.refused(who)
+        assert [(a.status, a.body, a.headers.get("WWW-Authenticate")) for a in cold] == [
+            (a.status, a.body, a.headers.get("WWW-Authenticate")) for a in warm
+        ]
+        assert {answer.status for answer in warm} == {401}
+        assert {answer.headers["Cache-Status"] for answer in warm} == {"mirror; detail=local"}
+
+
+async def test_another_client_gets_nothing_of_it_when_it_is_due(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        await it.warm()
+        it.clock.pass_(3600)
+        await it.refused(EVE)
+        it.upstream.fault("*", "/v2/", Fault(status=500, early=True))
+        assert {answer.status for answer in await it.refused("Bearer new")} == {503}
+
+
+async def test_nobody_gets_it_while_nobody_can_say_who_may(tmp_path: Path) -> None:
+    """The registry is down: what is kept and what is not are refused in the same words."""
+    ticks = Clock()
+    original = callers.Callers
+    with (
+        mock.patch.object(callers, "Callers", lambda applies, ask: original(applies, ask, ticks)),
+        mock.patch("mirror.appaccess.Callers", lambda applies, ask: original(applies, ask, ticks)),
+    ):
+        async with world(tmp_path) as it:
+            await it.warm()
+            it.upstream.fault("*", "", Fault(reset=True, early=True))
+            assert (await it.ask(it.paths[1], ALICE)).status == 200  # for the rest of her minute
+            ticks.pass_(callers.GRANTED + 1)
+            known = [await it.ask(path, who) for path in it.paths for who in (ALICE, EVE, "")]
+            unknown = await it.ask("library/b/manifests/1", EVE)
+            assert {answer.status for answer in known} == {unknown.status}
+            assert {answer.body for answer in known} == {unknown.body}
+            assert unknown.status in (502, 503, 504)
+
+
+async def test_a_right_is_asked_for_once_and_lasts_a_minute(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        await it.warm()
+        asked = [seen for seen in it.upstream.seen if seen.headers.get("Authorization") == ALICE]
+        assert [str(seen) for seen in asked] == [f"HEAD /v2/{NAME}/manifests/1"]
+
+
+async def test_those_who_ask_at_once_share_one_question(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        answers = await asyncio.gather(*(it.ask(it.paths[1], ALICE) for _ in range(20)))
+        assert [answer.status for answer in answers] == [200] * 20
+        asked = [seen for seen in it.upstream.seen if seen.headers.get("Authorization") == ALICE]
+        assert len(asked) == 1
+
+
+async def test_the_registrys_challenge_is_one_that_a_client_can_answer(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        it.wants_login()
+        ping = await it.mirror.get("")
+        assert ping.status == 401
+        told = f'Bearer realm="{it.upstream.url}/token",service="registry.test"'
+        assert ping.headers["WWW-Authenticate"].startswith(told)
+        refused = await it.mirror.get(f"{NAME}/manifests/1")
+        assert refused.headers["WWW-Authenticate"] == f'{told},scope="{SCOPE}"'
+        assert refused.error["code"] == "UNAUTHORIZED"
+
+
+async def test_how_to_log_in_is_known_while_the_registry_is_down(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        it.wants_login()
+        known = await it.mirror.get("")
+        it.upstream.clear_faults()
+        it.upstream.fault("*", "", Fault(reset=True, early=True))
+        again = await it.mirror.get("")
+        assert (again.status, again.headers["WWW-Authenticate"]) == (401, known.headers["WWW-Authenticate"])
+
+
+async def test_a_basic_login_of_the_registry_is_taken(tmp_path: Path) -> None:
+    async with world(tmp_path, Basic("robot", "hunter2")) as it:
+        assert (await it.mirror.get("")).headers["WWW-Authenticate"] == 'Basic realm="registry"'
+        right = "Basic cm9ib3Q6aHVudGVyMg=="
+        assert (await it.ask("", right)).status == 200
+        assert (await it.ask(it.paths[0], right)).status == 200
+        assert {answer.status for answer in await it.refused("Basic ZXZlOnB3")} == {401}
+
+
+async def test_what_the_registry_gives_to_everybody_needs_no_login(tmp_path: Path) -> None:
+    upstream = Upstream()
+    image = upstream.add_image(NAME, "1")
+    async with serve(upstream) as url, running(tmp_path / "data", url, rights="caller") as mirror:
+        assert (await mirror.get("")).status == 200
+        for path in (f"{NAME}/manifests/1", f"{NAME}/blobs/{next(iter(image.blobs))}"):
+            assert (await mirror.get(path)).status == 200
+
+
+async def test_the_mirrors_own_login_never_stands_in_for_a_clients(tmp_path: Path) -> None:
+    """Nor do the headers that it sends to the registry."""
+    async with world(tmp_path, headers={"X-Api-Key": "hunter3"}) as it:
+        await it.refused("")
+        asked = [seen for seen in it.upstream.seen if seen.path != "/token"]
+        assert asked
+        assert not any("Authorization" in seen.headers or "X-Api-Key" in seen.headers for seen in asked)
+
+
+async def test_credentials_do_not_go_along_a_redirect_nor_into_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = Upstream()
+    async with world(tmp_path) as it, serve(elsewhere) as other:
+        digest = next(iter(it.image.blobs))
+        elsewhere.add_blob(NAME, it.image.blobs[digest])
+        moved = Fault(status=307, headers={"Location": f"{other}/v2/{NAME}/blobs/{digest}"})
+        it.upstream.fault("*", "/blobs/", moved)
+        answer = await it.ask(f"{NAME}/blobs/{digest}", ALICE)
+        assert (answer.status, sha256(answer.body)) == (200, digest)
+        assert elsewhere.seen
+        assert not any("Authorization" in seen.headers for seen in elsewhere.seen)
+    shown = "".join(capfd.readouterr())
+    assert "alice-token" not in shown
+    assert "hunter2" not in shown
+
+
+async def test_a_right_that_was_taken_away_ends_with_its_minute(tmp_path: Path) -> None:
+    """Also where answers are repeated from memory."""
+    ticks = Clock()
+    original = callers.Callers
+    with mock.patch("mirror.appaccess.Callers", lambda applies, ask: original(applies, ask, ticks)):
+        async with world(tmp_path) as it:
+            await it.warm()
+            assert isinstance(it.upstream.auth, Bearer)
+            del it.upstream.auth.tokens["alice-token"]
+            assert (await it.ask(it.paths[1], ALICE)).status == 200
+            ticks.pass_(callers.GRANTED + 1)
+            assert {answer.status for answer in await it.refused(ALICE)} == {401}
+
+
+async def test_the_catalog_shows_nothing_of_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        await it.warm()
+        listed = await it.mirror.get("_catalog")
+        assert (listed.status, listed.body) == (200, b'{"repositories":[]}\n')
+
+
+async def test_a_push_is_refused_in_the_same_words_whoever_asks(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        await it.warm()
+        for path in (f"{NAME}/blobs/uploads/", "library/none/blobs/uploads/"):
+            answer = await it.ask(path, EVE, "POST")
+            assert answer.status == 405
+
+
+async def test_the_time_of_a_refusal_does_not_tell_what_is_kept(tmp_path: Path) -> None:
+    """Each is refused by the registry; what is kept here is not looked at before."""
+    async with world(tmp_path) as it:
+        await it.warm()
+
+        async def took(path: str, number: int) -> float:
+            began = time.perf_counter()
+            answer = await it.ask(path, f"Bearer guess-{number}")
+            assert answer.status == 401
+            return time.perf_counter() - began
+
+        kept, absent = [], []
+        for number in range(TIMES):
+            kept.append(await took(it.paths[1], number))
+            absent.append(await took(f"library/b/manifests/{it.image.digest}", number))
+        assert statistics.median(kept) < 3 * statistics.median(absent)
+        assert statistics.median(absent) < 3 * statistics.median(kept)
+
+
+async def test_shared_upstreams_beside_it_stay_open(tmp_path: Path) -> None:
+    private, public = Upstream(auth=Bearer(username="robot", password="hunter2")), Upstream()
+    private.add_image(NAME, "1")
+    public.add_image("org/app", "1")
+    async with serve(private) as one, serve(public) as two:
+        others = {"open.example": {"remoteurl": two, "rights": "shared"}}
+        settings: dict[str, Any] = {**OWN, "rights": "caller", "upstreams": others}
+        async with running(tmp_path / "data", one, **settings) as mirror:
+            found = await mirror.get("open.example/org/app/manifests/1")
+            await mirror.kept(found.headers["Docker-Content-Digest"])
+            assert (await mirror.get("org/app/manifests/1?ns=open.example")).status == 200
+            assert (await mirror.get(f"{NAME}/manifests/1")).status == 401
+            assert (await mirror.get("_catalog")).body == b'{"repositories":["open.example/org/app"]}\n'
