@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mirror import __version__, appkeeping, appupstreams
+from mirror import __version__, appkeeping, appmetrics, appoperations, appupstreams, metrics
 from mirror import log as logging
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
@@ -30,6 +30,7 @@ from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
 from mirror.config import Config, Storage
 from mirror.configfile import Loaded
+from mirror.confighosts import Address
 from mirror.confignames import OPEN
 from mirror.drivers import probe
 from mirror.drivers.base import StorageDriver
@@ -37,7 +38,8 @@ from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.ledger.sqlite import Ledger
 from mirror.oci.names import Repository
-from mirror.server import connections, control, limits, routes
+from mirror.server import connections, control, debug, limits, routes
+from mirror.server.health import Gate
 from mirror.server.settings import Settings as ServerSettings
 from mirror.store import layout
 from mirror.upstream.routes import Routes
@@ -52,6 +54,8 @@ LISTEN_ADVICE = {
     errno.EACCES: "Ports below 1024 are for root: choose a higher one.",
     errno.EADDRNOTAVAIL: "No network interface of this machine has that address.",
 }
+DEBUG = web.AppKey("debug", debug.Debug)  # what the debug server says, if there is one
+GATE = web.AppKey("gate", Gate)
 SPOOL = Path("mirror", appkeeping.SPOOL)  # below the root directory
 LEDGER = "ledger.sqlite"  # beside it
 # For names to be resolved and large manifests to be read. asyncio's own few would all wait when a DNS server
@@ -72,7 +76,8 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
     limits.raise_open_files()
     for warning in loaded.warnings:
         log.warning("config.warning", detail=str(warning))
-    with storage(config.storage) as (driver, spool_folder):
+    async with contextlib.AsyncExitStack() as stack:
+        driver, spool_folder = stack.enter_context(storage(config.storage))
         app = build(config, driver, spool_folder)
         runner = web.AppRunner(
             app,
@@ -86,6 +91,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
             loop.add_signal_handler(number, _stop, stop, number)
         await runner.setup()
         try:
+            await stack.enter_async_context(_debug(app, config.http.debug.addr))
             addr = await _listen(runner, config.http.addr.host, config.http.addr.port)
             log.info(
                 "mirror.started",
@@ -98,6 +104,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
                 storage=str(spool_folder.parent.parent) if config.storage.filesystem else driver.name,
             )
             await stop.wait()
+            app[GATE].is_stopping = True
             log.info("mirror.stopping", draintimeout=f"{config.http.draintimeout:g}s")
         finally:
             await runner.cleanup()
@@ -108,8 +115,10 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     """All rooms joined. What lives in time starts and stops with the application; the driver does so too."""
     proxy = config.proxy
     names = appupstreams.routes(proxy)
+    operations = appoperations.build(config, driver, names)
+    driver = operations.driver
     keeping = appkeeping.build(config, driver, spool_folder.parent, names)
-    upstream = appupstreams.upstreams(proxy, names)
+    upstream = appupstreams.upstreams(proxy, names, operations.traffic)
     strangers = Strangers(partial(_stranger, names))
     fills = Fills(upstream, keeping.store, Spool(spool_folder), strangers, keeping.keeper)
     ledger = Ledger(spool_folder.parent / LEDGER)
@@ -140,7 +149,30 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             namespace_of=lambda repository: names.split(repository).namespace,
             access_log=not config.log.accesslog.disabled,
             lessor=registry if config.http.fastlane else None,
+            public_url=config.http.host.rstrip("/"),
+            gate=operations.gate,
+            warnings=partial(appupstreams.warnings, upstream),
+            account=operations.account,
+            notify=operations.notifier.tell if operations.notifier is not None else None,
         ),
+    )
+    lane = app[connections.LANE]
+    measures = appmetrics.Measures(
+        operations,
+        names,
+        upstream,
+        fills,
+        keeping,
+        app[connections.DOORS],
+        lane.flush if lane is not None else lambda: None,
+    )
+    app[GATE] = operations.gate
+    app[DEBUG] = debug.Debug(
+        operations.checks.failures,
+        measures.variables,
+        measures.scrape if config.http.debug.prometheus.enabled else None,
+        config.http.debug.prometheus.path,
+        metrics.CONTENT_TYPE,
     )
 
     async def explain(image: str) -> dict[str, Any]:
@@ -150,7 +182,11 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         await ledger.open()
         sweeper = asyncio.create_task(_sweep(fills))
         socket_path = spool_folder.parent / control.SOCKET.name
-        async with keeping.running(), control.control(socket_path, explain, keeping.operate):
+        async with (
+            operations.running(),
+            keeping.running(),
+            control.control(socket_path, explain, keeping.operate),
+        ):
             yield
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
@@ -191,16 +227,34 @@ def storage(settings: Storage) -> Iterator[tuple[StorageDriver, Path]]:
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
     """Accept connections; returns the address, with the port that was taken for port 0. Raises StartError."""
-    address = f"{host}:{port}"
     try:
         await connections.Site(runner, host or None, port).start()
-    except socket.gaierror as error:
-        raise StartError(f"http.addr: cannot listen on {address}: the name {host} has no address.") from error
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        advice = LISTEN_ADVICE.get(error.errno or 0, "Choose another address.")
-        raise StartError(f"http.addr: cannot listen on {address}: {reason}. {advice}") from error
+        raise _cannot_listen("http.addr", Address(host, port), error) from error
     return f"{host}:{runner.addresses[0][1]}"
+
+
+@contextlib.asynccontextmanager
+async def _debug(app: web.Application, address: Address | None) -> AsyncGenerator[None, None]:
+    """The debug server, until the end of the block, if there is to be one. Raises StartError."""
+    if address is None:
+        yield
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            port = await stack.enter_async_context(debug.serving(app[DEBUG], address.host, address.port))
+        except OSError as error:
+            raise _cannot_listen("http.debug.addr", address, error) from error
+        log.info("debug.started", addr=str(Address(address.host, port)))
+        yield
+
+
+def _cannot_listen(key: str, address: Address, error: OSError) -> StartError:
+    if isinstance(error, socket.gaierror):
+        return StartError(f"{key}: cannot listen on {address}: the name {address.host} has no address.")
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    advice = LISTEN_ADVICE.get(error.errno or 0, "Choose another address.")
+    return StartError(f"{key}: cannot listen on {address}: {reason}. {advice}")
 
 
 def _stranger(names: Routes, repository: Repository) -> str:

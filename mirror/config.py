@@ -9,23 +9,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, PlainValidator, field_validator
+from pydantic import AfterValidator, Field, PlainValidator
 
 from mirror.configcache import Cache
-from mirror.confighosts import HEADER_NAME, HEADER_VALUE, Address, AddressValue, Prefix, Url
+from mirror.confighealth import Health
+from mirror.confighosts import Address, AddressValue, OptionalAddress, Prefix, Url
+from mirror.confignotifications import Notifications
 from mirror.configproxy import Proxy
 from mirror.configsecrets import Secret
 from mirror.configsections import (
     Compatibility,
-    Headers,
-    Health,
     LogHook,
     MiddlewareLists,
-    Notifications,
     Policy,
     Redis,
     Reporting,
     Section,
+    SendableHeaders,
     StringForm,
     Validation,
 )
@@ -37,6 +37,7 @@ from mirror.configvalues import (
     Integer,
     Level,
     Text,
+    debug_path,
     one_of,
     within,
 )
@@ -80,11 +81,11 @@ class Tls(Section):
 
 class Prometheus(Section):
     enabled: Flag = False
-    path: Text = "/metrics"
+    path: Annotated[str, PlainValidator(debug_path)] = "/metrics"
 
 
 class Debug(Section):
-    addr: Text = ""
+    addr: OptionalAddress = None
     prometheus: Prometheus = Prometheus()
 
 
@@ -106,23 +107,13 @@ class Http(Section):
     secret: Secret | None = None
     relativeurls: Flag = False
     draintimeout: Annotated[Duration, AfterValidator(within(0, DRAIN_MAX))] = 30.0
-    headers: Headers = Field(default_factory=dict)
+    headers: SendableHeaders = Field(default_factory=dict)
     tls: Tls = Tls()
     debug: Debug = Debug()
     http2: Http2 = Http2()
     h2c: H2c = H2c()
     fastlane: Flag = True
     eventloop: Annotated[str, PlainValidator(one_of("auto", "uvloop", "asyncio"))] = "auto"
-
-    @field_validator("headers")
-    @classmethod
-    def _sendable(cls, headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        for name, values in headers.items():
-            if HEADER_NAME.match(name) is None:
-                raise ValueError(f"header names of letters, digits and - only, not {name[:100]!r}")
-            if not all(HEADER_VALUE.match(value) for value in values):
-                raise ValueError(f"header values without line breaks and control characters; see {name}")
-        return headers
 
 
 class Catalog(Section):

@@ -73,6 +73,8 @@ class Fill:
         self.verified = False
         self.kept = False
         self.done = False
+        self.begun = False  # its turn has come
+        self.resumed = 0  # times that the transfer broke off and went on
         self._upstream = upstream
         self._store = store
         self._intake = Intake(
@@ -205,6 +207,7 @@ class Fill:
                     if other is None:
                         raise
                     through, breaks, whole, wait = other, 0, False, 0.0
+                self.resumed += 1
                 log.info(
                     "fill.resuming",
                     digest=str(self.digest),

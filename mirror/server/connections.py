@@ -24,6 +24,7 @@ BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers 
 LOG_INTERVAL = 10.0  # seconds between two lines about the same trouble
 
 LANE: web.AppKey[Lane | None] = web.AppKey("lane")
+DOORS: web.AppKey[list[Door]] = web.AppKey("doors")  # those that this application's sites have
 MAX = web.AppKey("connections_max", int)  # 0: as many as the limit of open files has room for
 
 log = structlog.get_logger()
@@ -40,6 +41,7 @@ class Site(web.BaseSite):
         super().__init__(runner, backlog=min(BACKLOG, max(1, self._most // 2)))
         self._host, self.port = host, port
         self._lane = runner.app[LANE]
+        self._doors = runner.app.get(DOORS, [])
         self._head_timeout = head_timeout
 
     @property
@@ -53,6 +55,7 @@ class Site(web.BaseSite):
         assert self._runner.server is not None
         _quieten_accept()
         door = Door(self._runner.server, self._most, self._head_timeout, self._lane)
+        self._doors.append(door)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(door.admit, self._host, self.port, backlog=self._backlog)
         self._server = server
@@ -65,12 +68,14 @@ class Door:
     def __init__(self, server: web.Server, most: int, head_timeout: float, lane: Lane | None = None) -> None:
         self._server, self.most, self.head_timeout, self.lane = server, most, head_timeout, lane
         self.inside = 0
+        self.refused = 0
         self._refused = Sometimes(LOG_INTERVAL)
 
     def admit(self) -> asyncio.Protocol:
         """The protocol for one more connection: aiohttp's, or one that closes it."""
         if self.inside < self.most:
             return _Client(self, self._server())
+        self.refused += 1
         count = self._refused.count(time.monotonic())
         if count:
             log.warning("client.refused", reason="too many connections", limit=self.most, count=count)

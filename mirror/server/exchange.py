@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from mirror.lease import Lease
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.names import Repository
 from mirror.oci.request import Request
 from mirror.provenance import Provenance
@@ -34,6 +35,8 @@ class Exchange:
 
     id: str = field(default_factory=new_id)
     began: float = 0.0  # time.perf_counter(); 0.0 where no handler saw it
+    handler: str = ""  # the kind of endpoint, for the metrics; "" for what is none
+    is_api: bool = True  # the answer has the API's headers, as all have but those for orchestrators
     routed: bool = False  # an endpoint of the API: `http.headers` are for these only
     variables: dict[str, str] = field(default_factory=dict)  # `vars.*` of the request log
     provenance: Provenance = field(default_factory=Provenance)  # where the answer came from
@@ -44,6 +47,7 @@ class Exchange:
     malformed: str | None = None  # why this is not HTTP; no handler saw it
     quiet: bool = False  # it is told elsewhere, and has no line in the request log and the access log
     sent: int | None = None  # bytes of a body that was streamed
+    descriptor: Descriptor | None = None  # of the manifest or blob that is given
     lease: Lease | None = None  # leave to repeat the answer
     body: bytes = b""  # of an answer that may be repeated
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -25,10 +26,15 @@ from mirror.lease import Lessor
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.oci.request import ManifestEndpoint
-from mirror.server.exchange import Exchange, current
+from mirror.pulled import Pulled
+from mirror.server.account import Account, Counted
+from mirror.server.exchange import Exchange, current, new_id
+from mirror.server.health import Gate
 from mirror.server.laneanswer import Answer
 from mirror.server.lanelog import LaneLog
 from mirror.server.lanerider import Inner, Rider, is_plain
+from mirror.server.pulls import Notify
+from mirror.server.requestlog import forwarded_address
 
 BODY_LIMIT = 64 << 10  # bytes of an answer's body: nearly all manifests and configurations
 ANSWERS = 8192  # in the table
@@ -41,9 +47,20 @@ class Lane:
     """The table. `lessor` is the registry's; `write_timeout` and `keepalive_timeout` in seconds."""
 
     def __init__(
-        self, lessor: Lessor, *, access_log: bool, write_timeout: float, keepalive_timeout: float
+        self,
+        lessor: Lessor,
+        *,
+        access_log: bool,
+        write_timeout: float,
+        keepalive_timeout: float,
+        account: Account | None = None,
+        gate: Gate | None = None,
+        notify: Notify | None = None,
     ) -> None:
         self._lessor = lessor
+        self._account = account or Account()
+        self._gate = gate or Gate()
+        self._notify = notify
         self._write_timeout, self._keepalive_timeout = write_timeout, keepalive_timeout
         self._log = LaneLog(access_log)
         self._answers: dict[bytes, Answer] = {}  # the oldest first
@@ -54,7 +71,7 @@ class Lane:
 
     def takes(self, rider: Rider, data: bytes) -> bool:
         """Whether these bytes were a request that is answered now; else they are aiohttp's."""
-        if rider.is_idle and self._answer(rider, data):
+        if rider.is_idle and not self._gate.is_shut and self._answer(rider, data):
             return True
         rider.hand_on(data)
         return False
@@ -76,8 +93,20 @@ class Lane:
         if not answer.hits:
             self._note(answer)
         answer.hits += 1
-        self._log.add(answer.told, rider.peer, now, time.perf_counter() - began)
+        request_id = self._pulled(answer.pulled, rider, now) if answer.pulled is not None else ""
+        seconds = time.perf_counter() - began
+        answer.seconds += seconds
+        self._log.add(answer.told, rider.peer, now, seconds, request_id)
         return True
+
+    def _pulled(self, pulled: Pulled, rider: Rider, now: float) -> str:
+        """Tell of a repetition; its request's id."""
+        made = new_id()
+        if self._notify is not None:
+            self._notify(
+                replace(pulled, at=now, request_id=made, address=pulled.address or rider.peer.address)
+            )
+        return made
 
     def lease_manifest(
         self, request: web.Request, endpoint: ManifestEndpoint, digest: Digest, body: bytes | None
@@ -109,8 +138,18 @@ class Lane:
         self._seen[known] = None
         return False
 
-    def answered(self, request: web.BaseRequest, response: web.StreamResponse, exchange: Exchange) -> None:
-        """The ordinary way has given this answer: it may be repeated, if there is leave."""
+    def answered(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        exchange: Exchange,
+        counted: Counted,
+        pulled: Pulled | None,
+    ) -> None:
+        """The ordinary way has given this answer: it may be repeated, if there is leave.
+
+        The last two: what it counts as, and what is told of it.
+        """
         rider = self._rider(request)
         if rider is None:
             return
@@ -118,6 +157,9 @@ class Lane:
         if head is not None and exchange.lease is not None:
             answer = Answer.of(request, response, exchange, exchange.lease)
             if answer is not None:
+                answer.counted = counted
+                if pulled is not None:
+                    answer.pulled = replace(pulled, address=forwarded_address(request))
                 self._keep(head, answer)
 
     def flush(self) -> None:
@@ -166,3 +208,6 @@ class Lane:
         hits, answer.hits = answer.hits, 0
         if hits:
             answer.lease.used(hits, answer.lease.clock())
+            seconds, answer.seconds = answer.seconds, 0.0
+            if answer.counted is not None:
+                self._account.repeat(answer.counted, seconds, hits)

@@ -9,7 +9,9 @@ from aiohttp import web
 
 from mirror.lease import Lease
 from mirror.provenance import Provenance
+from mirror.pulled import Pulled
 from mirror.server import lanelog
+from mirror.server.account import Counted
 from mirror.server.cachestatus import cache_status
 from mirror.server.exchange import Exchange
 
@@ -21,13 +23,28 @@ _DATE, _STATUS = "date", "cache-status"  # the two headers that say something ab
 class Answer:
     """`head` is to be shown anew (`show`) outside of [shown_from, shown_until), in the lease's time."""
 
-    __slots__ = ("_texts", "body", "head", "hits", "lease", "shown_from", "shown_until", "told")
+    __slots__ = (
+        "_texts",
+        "body",
+        "counted",
+        "head",
+        "hits",
+        "lease",
+        "pulled",
+        "seconds",
+        "shown_from",
+        "shown_until",
+        "told",
+    )
 
     def __init__(self, lease: Lease, texts: list[str], body: bytes, told: lanelog.Told) -> None:
         self.lease = lease
         self.body = body
         self.told = told
         self.hits = 0  # that nobody was told of
+        self.seconds = 0.0  # that these took together
+        self.counted: Counted | None = None  # what each of them counts as
+        self.pulled: Pulled | None = None  # what is told of each, but for who and when; None: nobody is told
         self.head = b""
         self.shown_from = self.shown_until = 0.0
         self._texts = texts  # a name in the place of each hole: at the odd places

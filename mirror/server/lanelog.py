@@ -99,8 +99,8 @@ class LaneLog:
         self._lines = output()
         self._waiting = False
 
-    def add(self, told: Told, peer: Peer, now: float, seconds: float) -> None:
-        """An answer was repeated; it took so long."""
+    def add(self, told: Told, peer: Peer, now: float, seconds: float, request_id: str = "") -> None:
+        """An answer was repeated; it took so long. `request_id`: where it was told already."""
         if not self._waiting:
             self._waiting = True
             self._begin()
@@ -114,7 +114,7 @@ class LaneLog:
         if told.form is not form or form is None:
             told.prepare(form)
         if told.prepared is None or form is None:
-            self._log(told, peer, seconds)
+            self._log(told, peer, seconds, request_id)
             return
         if told.quoted is None:
             told.quoted = form.quote(told.cache_status)
@@ -127,7 +127,7 @@ class LaneLog:
         else:
             took = form.quote(duration(seconds))
         text = self._clock.text(now)
-        self._events.append(told.prepared.line(text, new_id(), took, told.quoted, peer.quoted))
+        self._events.append(told.prepared.line(text, request_id or new_id(), took, told.quoted, peer.quoted))
 
     def flush(self) -> None:
         """Write the lines."""
@@ -151,8 +151,13 @@ class LaneLog:
             before, _, after = form.quote("1µs").partition("1") if form is not None else ("", "", "")
             self._micro = (before, after)
 
-    def _log(self, told: Told, peer: Peer, seconds: float) -> None:
+    def _log(self, told: Told, peer: Peer, seconds: float, request_id: str) -> None:
         """By way of structlog, or not at all below the level."""
-        fields = {REMOTE: peer.address, **told.fields, ID: new_id(), DURATION: duration(seconds)}
+        fields = {
+            REMOTE: peer.address,
+            **told.fields,
+            ID: request_id or new_id(),
+            DURATION: duration(seconds),
+        }
         fields[STATUS] = told.cache_status
         log.info(COMPLETED, **fields)

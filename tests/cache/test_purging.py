@@ -104,6 +104,7 @@ def _keeping(at: Shop) -> Keeping:
         at.inventory,
         at.store,
         at.memory,
+        at.evictor,
         at.keeper,
         at.surveyor,
         scrubber,

@@ -66,15 +66,28 @@ proxy: {remoteurl: 'http://127.0.0.1:1/a/', realms: [a, b], deadline: 30ns, time
 
 def test_only_what_is_in_effect_is_shown(tmp_path: Path) -> None:
     """Also where more was given: a warning has named that."""
-    keys = {"version", "log", "storage", "http", "catalog", "tags", "proxy", "cache"}
+    keys = {
+        "version",
+        "log",
+        "storage",
+        "http",
+        "catalog",
+        "tags",
+        "proxy",
+        "cache",
+        "health",
+        "notifications",
+    }
     shown = yaml.safe_load(dump(load_text(tmp_path, SECRETS).config))
     assert set(shown) == set(yaml.safe_load(dump(Config()))) == keys
     assert set(shown["http"]) == {
         "addr",
         "net",
+        "host",
         "prefix",
         "draintimeout",
         "headers",
+        "debug",
         "http2",
         "fastlane",
         "eventloop",
