@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mirror import __version__, appkeeping, appmetrics, appoperations, appupstreams, metrics
+from mirror import __version__, appkeeping, appmetrics, appoperations, appupstreams
 from mirror import log as logging
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
@@ -170,9 +170,8 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     app[DEBUG] = debug.Debug(
         operations.checks.failures,
         measures.variables,
-        measures.scrape if config.http.debug.prometheus.enabled else None,
+        measures.scraper() if config.http.debug.prometheus.enabled else None,
         config.http.debug.prometheus.path,
-        metrics.CONTENT_TYPE,
     )
 
     async def explain(image: str) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from mirror import __version__, appupstreams, metrics
+from mirror import __version__, appupstreams
 from mirror.appkeeping import Keeping
 from mirror.appoperations import Operations
 from mirror.cache.fills import Fills
@@ -29,6 +29,8 @@ STATES = {"closed": 0, "half-open": 1, "open": 2}
 TYPES = {"blobs": "blob", "manifests": "manifest"}  # registry:2's names of them
 NANOSECONDS = 10**9
 
+Scraper = Callable[[], Awaitable[bytes]]
+
 
 @dataclass(frozen=True, slots=True)
 class Measures:
@@ -42,10 +44,15 @@ class Measures:
     doors: list[Door]
     flush: Callable[[], None]
 
-    async def scrape(self) -> bytes:
-        """What Prometheus reads. The text is made in a thread: it takes some milliseconds."""
-        found = metrics.families(await self.values())
-        return await asyncio.to_thread(metrics.render, found)
+    def scraper(self) -> Scraper:
+        """What gives what Prometheus reads. The text is made in a thread: it takes some milliseconds."""
+        from mirror import exposition
+
+        async def scrape() -> bytes:
+            found = exposition.families(await self.values())
+            return await asyncio.to_thread(exposition.render, found)
+
+        return scrape
 
     async def values(self) -> dict[str, Values]:
         """All that is known now, by the names of `metrics.FAMILIES`."""

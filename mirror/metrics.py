@@ -1,23 +1,16 @@
-"""Every metric, in one list; and what Prometheus is given of the numbers that the rooms have counted.
+"""Every metric, in one list. docs/metrics.md has the same for people.
 
-The rooms count in plain values (`tally`), which costs next to nothing where a request's cost matters. They
-are read when somebody scrapes. docs/metrics.md has the same list for people; names that begin with
-`registry_` and `process_` are registry:2's and registry:3's.
+Names that begin with `registry_` and `process_` are registry:2's and registry:3's. The rooms count in plain
+values (`tally`), which costs next to nothing where a request's cost matters; they are read when somebody
+scrapes (`exposition`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from mirror.tally import Distribution, Distributions, Labels, Tally
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+from mirror.tally import Distribution, Distributions, Tally
 
 Values = float | Distribution | Tally | Distributions
 
@@ -159,62 +152,3 @@ FAMILIES: Final = (
     _family("mirror_info", "gauge", "version", "1"),
 )
 KNOWN: Final = frozenset(family.name for family in FAMILIES)
-
-
-def families(values: Mapping[str, Values]) -> list[Metric]:
-    """The metrics with these values, which must be those of FAMILIES; what is not known now has none."""
-    if not values.keys() <= KNOWN:
-        raise ValueError(f"not in the list of metrics: {sorted(values.keys() - KNOWN)}")
-    return [_metric(family, values[family.name]) for family in FAMILIES if family.name in values]
-
-
-def render(metrics: Iterable[Metric]) -> bytes:
-    """The text that Prometheus reads, with those of the process."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed(metrics))
-    ProcessCollector(registry=registry)
-    return generate_latest(registry)
-
-
-class _Fixed(Collector):
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = list(metrics)
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._metrics
-
-    def describe(self) -> Iterator[Metric]:
-        yield from ()
-
-
-def _metric(family: Family, values: Values) -> Metric:
-    if family.kind == "histogram":
-        return _histogram(family, values)
-    made: CounterMetricFamily | GaugeMetricFamily
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    made = kind(family.name, family.text, labels=family.labels)
-    for labels, value in _counts(values).items():
-        made.add_metric(labels, value)
-    return made
-
-
-def _counts(values: Values) -> Mapping[Labels, float]:
-    if isinstance(values, Tally):
-        return values.values
-    assert isinstance(values, int | float)
-    return {(): values}
-
-
-def _histogram(family: Family, values: Values) -> Metric:
-    assert isinstance(values, Distribution | Distributions)
-    made = HistogramMetricFamily(family.name, family.text, labels=family.labels)
-    found = {(): values} if isinstance(values, Distribution) else values.values
-    for labels, distribution in found.items():
-        buckets = [(_bound(bound), float(count)) for bound, count in distribution.cumulated()]
-        made.add_metric(labels, buckets, distribution.sum)
-    return made
-
-
-def _bound(bound: float) -> str:
-    """As Go's clients write one: `0.005`, `1024.0`, `+Inf`."""
-    return "+Inf" if bound == float("inf") else str(bound)

@@ -103,10 +103,8 @@ def test_variables_win_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
 
 
 def test_a_variable_changes_one_alias_and_not_the_other(tmp_path: Path) -> None:
-    text = (
-        MINIMAL
-        + "log: {fields: &f {a: x}}\nhealth: {http: [{uri: &u http://u, headers: &h {X: [1]}}, {uri: *u, headers: *h}]}\n"
-    )
+    checks = "{uri: http://u, headers: &h {X: [1]}}, {uri: http://u, headers: *h}"
+    text = f"{MINIMAL}log: {{fields: &f {{a: x}}}}\nhealth: {{http: [{checks}]}}\n"
     config = load_text(tmp_path, text, REGISTRY_HEALTH_HTTP_1_HEADERS_X_0="2").config
     assert [check.headers["X"] for check in config.health.http] == [("1",), ("2",)]
 
