@@ -41,14 +41,13 @@ def envelope(pulled: Pulled, references: list[dict[str, Any]] | None, source: So
         "addr": pulled.address,
         "host": pulled.host,
         "method": pulled.method,
-        "useragent": pulled.user_agent,
     }
     event = {
         "id": str(uuid.uuid4()),
         "timestamp": datetime.fromtimestamp(pulled.at, UTC).isoformat().replace("+00:00", "Z"),
         "action": ACTION,
         "target": _without_empty(target),
-        "request": _without_empty(request),
+        "request": {**_without_empty(request), "useragent": pulled.user_agent},
         "actor": _without_empty({"name": pulled.user}),
         "source": {"addr": source.address, "instanceID": source.instance},
     }
