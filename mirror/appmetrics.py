@@ -220,14 +220,14 @@ class Measures:
         return {**found, "mirror_store_bytes": total.bytes, "mirror_store_blobs": total.blobs}
 
     def _process(self) -> dict[str, Values]:
-        checks = self.operations.checks
+        checks = Tally()
+        for check in self.operations.checks.all:  # two may look at the same thing
+            checks.values[check.name,] = max(checks[check.name,], int(check.error is not None))
         return {
             "mirror_connections_open": sum(door.inside for door in self.doors),
             "mirror_connections_refused_total": sum(door.refused for door in self.doors),
             "mirror_event_loop_lag_seconds": self.operations.lag.seen,
-            "mirror_health_check_failing": Tally.of(
-                {(check.name,): int(check.error is not None) for check in checks.all}
-            ),
+            "mirror_health_check_failing": checks,
             "mirror_info": Tally.of({(__version__,): 1}),
         }
 
