@@ -1,4 +1,7 @@
-"""Exit 0 when the mirror in this container answers, on the address that it was told to listen on."""
+"""Exit 0 when the mirror in this container serves, on the address that it was told to listen on.
+
+It asks `/`, which is 503 while a check of `health` fails: a container that refuses every pull is not healthy.
+"""
 
 from __future__ import annotations
 

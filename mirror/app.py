@@ -19,9 +19,9 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mirror import __version__, appaccess, appkeeping, appupstreams, pauses
+from mirror import __version__, appaccess, appkeeping, appmetrics, appoperations, appupstreams, pauses
 from mirror import log as logging
-from mirror.applisten import StartError, entrance
+from mirror.applisten import StartError, debugging, entrance
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
 from mirror.cache.pullthrough import PullThrough
@@ -37,7 +37,8 @@ from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.ledger.sqlite import Ledger
 from mirror.oci.names import Repository
-from mirror.server import control, limits, routes
+from mirror.server import connections, control, debug, limits, routes
+from mirror.server.health import Gate
 from mirror.server.settings import Settings as ServerSettings
 from mirror.store import layout
 from mirror.upstream.routes import Routes
@@ -49,6 +50,8 @@ NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout
 # NB: aiohttp waits twice for `shutdown_timeout`: for handlers to end, and again after it has told them so,
 # which ours, that wait for no body, do not hear.
 SHUTDOWNS = 2
+DEBUG = web.AppKey("debug", debug.Debug)  # what the debug server says, if there is one
+GATE = web.AppKey("gate", Gate)
 SPOOL = Path("mirror", appkeeping.SPOOL)  # below the root directory
 LEDGER = "ledger.sqlite"  # beside it
 # For names to be resolved and large manifests to be read. asyncio's own few would all wait when a DNS server
@@ -66,7 +69,8 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
     for warning in loaded.warnings:
         log.warning("config.warning", detail=str(warning))
     _create_users(config)
-    with storage(config.storage) as (driver, spool_folder):
+    async with contextlib.AsyncExitStack() as stack:
+        driver, spool_folder = stack.enter_context(storage(config.storage))
         app = build(config, driver, spool_folder)
         runner = web.AppRunner(
             app,
@@ -78,7 +82,11 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "default"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, stop, number)
-        async with entrance(config.http, os.environ) as door, _running(runner):
+        async with (
+            entrance(config.http, os.environ) as door,
+            _running(runner),
+            debugging(app[DEBUG], config.http.debug.addr),
+        ):
             addr = await door.open(runner)
             pauses.shorten()
             log.info(
@@ -93,6 +101,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
                 storage=str(spool_folder.parent.parent) if config.storage.filesystem else driver.name,
             )
             await stop.wait()
+            app[GATE].is_stopping = True
             log.info("mirror.stopping", draintimeout=f"{config.http.draintimeout:g}s")
     log.info("mirror.stopped")
 
@@ -111,8 +120,10 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     """All rooms joined. What lives in time starts and stops with the application; the driver does so too."""
     proxy = config.proxy
     names = appupstreams.routes(proxy)
+    operations = appoperations.build(config, driver, names)
+    driver = operations.driver
     keeping = appkeeping.build(config, driver, spool_folder.parent, names)
-    upstream = appupstreams.upstreams(proxy, names)
+    upstream = appupstreams.upstreams(proxy, names, operations.traffic)
     strangers = Strangers(partial(_stranger, names))
     segments = Segments(least=config.cache.segments.from_, connections=config.cache.segments.connections)
     fills = Fills(upstream, keeping.store, Spool(spool_folder), strangers, keeping.keeper, segments)
@@ -149,7 +160,29 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             access_log=not config.log.accesslog.disabled,
             proxies=config.http.trustedproxies,
             lessor=registry if config.http.fastlane else None,
+            public_url=config.http.host.rstrip("/"),
+            gate=operations.gate,
+            warnings=partial(appupstreams.warnings, upstream),
+            account=operations.account,
+            notify=operations.notifier.tell if operations.notifier is not None else None,
         ),
+    )
+    lane = app[connections.LANE]
+    measures = appmetrics.Measures(
+        operations,
+        names,
+        upstream,
+        fills,
+        keeping,
+        app[connections.DOORS],
+        lane.flush if lane is not None else lambda: None,
+    )
+    app[GATE] = operations.gate
+    app[DEBUG] = debug.Debug(
+        operations.checks.failures,
+        measures.variables,
+        measures.scraper() if config.http.debug.prometheus.enabled else None,
+        config.http.debug.prometheus.path,
     )
 
     async def explain(image: str) -> dict[str, Any]:
@@ -159,7 +192,11 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         await ledger.open()
         sweeper = asyncio.create_task(_sweep(fills))
         socket_path = spool_folder.parent / control.SOCKET.name
-        async with keeping.running(), control.control(socket_path, explain, keeping.operate):
+        async with (
+            operations.running(),
+            keeping.running(),
+            control.control(socket_path, explain, keeping.operate),
+        ):
             yield
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)

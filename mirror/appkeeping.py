@@ -56,6 +56,7 @@ class Keeping:
     inventory: Inventory
     store: BookedStore
     memory: Memory
+    evictor: Evictor
     keeper: Keeper
     surveyor: Surveyor
     scrubber: Scrubber
@@ -167,7 +168,7 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
                 raise error from None
             return left, reference
 
-    return Keeping(inventory, store, memory, keeper, surveyor, scrubber, collector, lock, locate)
+    return Keeping(inventory, store, memory, evictor, keeper, surveyor, scrubber, collector, lock, locate)
 
 
 def _limits(config: Config) -> Limits:

@@ -16,7 +16,7 @@ from aiohttp import web
 from mirror.config import Http
 from mirror.confighosts import Address, SocketPath
 from mirror.configlisten import tls_of
-from mirror.server import connections, listening
+from mirror.server import connections, debug, listening
 from mirror.server.certificates import Certificates
 from mirror.server.tlscontext import CertificateError
 
@@ -57,11 +57,8 @@ class Entrance:
         try:
             site = connections.Site(runner, host or None, port, certificates=self.certificates)
             await site.start()
-        except socket.gaierror as error:
-            text = f"cannot listen on {host}:{port}: the name {host} has no address."
-            raise StartError(f"http.addr: {text}") from error
         except OSError as error:
-            raise _refused(f"{host}:{port}", error, ADVICE) from error
+            raise _cannot_listen("http.addr", self.http.addr, error) from error
         return f"{host}:{site.port}"
 
 
@@ -94,11 +91,32 @@ async def entrance(http: Http, environ: MutableMapping[str, str]) -> AsyncGenera
         yield Entrance(http, certificates, given)
 
 
-def _refused(address: str, error: OSError, known: dict[int, str]) -> StartError:
+@asynccontextmanager
+async def debugging(said: debug.Debug, address: Address | None) -> AsyncGenerator[None, None]:
+    """The debug server, until the end of the block, if there is to be one. Raises StartError."""
+    if address is None:
+        yield
+        return
+    async with AsyncExitStack() as stack:
+        try:
+            port = await stack.enter_async_context(debug.serving(said, address.host, address.port))
+        except OSError as error:
+            raise _cannot_listen("http.debug.addr", address, error) from error
+        log.info("debug.started", addr=str(Address(address.host, port)))
+        yield
+
+
+def _cannot_listen(key: str, address: Address, error: OSError) -> StartError:
+    if isinstance(error, socket.gaierror):
+        return StartError(f"{key}: cannot listen on {address}: the name {address.host} has no address.")
+    return _refused(str(address), error, ADVICE, key)
+
+
+def _refused(address: str, error: OSError, known: dict[int, str], key: str = "http.addr") -> StartError:
     # A library's own words for it say more, and more than one line.
     reason = os.strerror(error.errno) if known is ADVICE and error.errno else error.strerror or str(error)
     advice = known.get(error.errno or 0, "Choose another address.").format(user=os.geteuid())
-    return StartError(f"http.addr: cannot listen on {address}: {reason}. {advice}")
+    return StartError(f"{key}: cannot listen on {address}: {reason}. {advice}")
 
 
 def _name(given: socket.socket) -> str:

@@ -6,6 +6,8 @@ Like `app` it reads `Config`, and decides nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -23,7 +25,11 @@ from mirror.upstream.endpoints import Endpoints
 from mirror.upstream.lookups import Lookups
 from mirror.upstream.routes import Names, Routes
 from mirror.upstream.settings import Settings
+from mirror.upstream.traffic import Traffic
 from mirror.upstream.upstreams import Upstreams
+
+OTHER = "other"  # registries that nobody configured by name, together
+WARNINGS_MAX = 20  # upstreams that are named in one answer
 
 
 def routes(proxy: Proxy) -> Routes:
@@ -33,8 +39,17 @@ def routes(proxy: Proxy) -> Routes:
     return Routes(default, others, strict=proxy.strict)
 
 
-def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
-    """All of them behind one face, each made when it is first asked."""
+def label(names: Routes, namespace: str) -> str:
+    """What a namespace counts as in the metrics: its entry's, for clients may name any in the open mode."""
+    try:
+        entry = names.entry(namespace)
+    except KeyError:
+        return OTHER
+    return OTHER if entry == OPEN else entry
+
+
+def upstreams(proxy: Proxy, names: Routes, traffic: Mapping[str, Traffic]) -> Upstreams:
+    """All of them behind one face, each made when it is first asked. `traffic`: by `label`."""
     lookups = {namespace: Lookups() for namespace in (proxy.namespace, *proxy.upstreams)}
 
     def open_(namespace: str) -> Endpoints:
@@ -42,7 +57,9 @@ def upstreams(proxy: Proxy, names: Routes) -> Upstreams:
         entry = _entry(proxy, key)
         urls = entry.remoteurls if entry.remoteurl else (default_url(namespace),)
         settings = [_settings(proxy, entry, url, namespace, is_open=key == OPEN) for url in urls]
-        return Endpoints([Client(each, lookups=lookups[key]) for each in settings], namespace)
+        counted = traffic[label(names, namespace)]
+        clients = [Client(each, lookups=lookups[key], traffic=counted) for each in settings]
+        return Endpoints(clients, namespace)
 
     return Upstreams(names, open_)
 
@@ -71,6 +88,29 @@ async def explain(
         **known,
         **await outlook.explain(route.qualified, meant.reference, kept),
     }
+
+
+def traffic(proxy: Proxy, names: Routes) -> dict[str, Traffic]:
+    """Where what goes to each upstream is counted, by `label`."""
+    return {name: Traffic() for name in (*map(partial(label, names), _namespaces(proxy)), OTHER)}
+
+
+def warnings(registries: Upstreams) -> list[str]:
+    """Which upstreams cannot be asked now, as far as is known."""
+    found = []
+    for namespace, described in registries.described(time.monotonic()):
+        endpoints = described["endpoints"]
+        away = [endpoint for endpoint in endpoints if endpoint["state"] != "ok"]
+        if away and len(away) == len(endpoints):
+            found.append(f"{namespace} cannot be asked now ({away[0]['state']})")
+        elif away:
+            found.append(f"{namespace}: {len(away)} of {len(endpoints)} addresses cannot be asked now")
+    more = len(found) - WARNINGS_MAX
+    return [*found[:WARNINGS_MAX], f"and {more} more"] if more > 0 else found
+
+
+def _namespaces(proxy: Proxy) -> list[str]:
+    return [proxy.namespace, *(name for name in proxy.upstreams if name != OPEN)]
 
 
 def _entry(proxy: Proxy, key: str) -> Entry:

@@ -20,31 +20,32 @@ from pydantic import (
 
 from mirror.configauth import Auth
 from mirror.configcache import Cache
+from mirror.confighealth import Health
 from mirror.confighosts import (
     HEADER_NAME,
     HEADER_VALUE,
     LOOPBACK,
     Address,
-    AddressValue,
+    ListenValue,
     NetworkValue,
+    OptionalAddress,
     Prefix,
     SocketPath,
     Url,
     parse_socket_path,
 )
+from mirror.confignotifications import Notifications
 from mirror.configproxy import Proxy
 from mirror.configsecrets import Secret
 from mirror.configsections import (
     Compatibility,
-    Headers,
-    Health,
     LogHook,
     MiddlewareLists,
-    Notifications,
     Policy,
     Redis,
     Reporting,
     Section,
+    SendableHeaders,
     StringForm,
     Validation,
 )
@@ -58,6 +59,7 @@ from mirror.configvalues import (
     Level,
     Text,
     at_most,
+    debug_path,
     one_of,
     within,
 )
@@ -105,11 +107,11 @@ class Tls(Section):
 
 class Prometheus(Section):
     enabled: Flag = False
-    path: Text = "/metrics"
+    path: Annotated[str, PlainValidator(debug_path)] = "/metrics"
 
 
 class Debug(Section):
-    addr: Text = ""
+    addr: OptionalAddress = None
     prometheus: Prometheus = Prometheus()
 
 
@@ -125,13 +127,13 @@ class Http(Section):
     """`prefix` has no slash at its end, "" for none; `draintimeout` 0 is: do not wait."""
 
     net: Annotated[str, PlainValidator(one_of("", "tcp", UNIX))] = ""  # before `addr`, which it is about
-    addr: AddressValue = Address("", 5000)
+    addr: ListenValue = Address("", 5000)
     host: Url = ""
     prefix: Prefix = ""
     secret: Secret | None = None
     relativeurls: Flag = False
     draintimeout: Annotated[Duration, AfterValidator(within(0, DRAIN_MAX))] = 30.0
-    headers: Headers = Field(default_factory=dict)
+    headers: SendableHeaders = Field(default_factory=dict)
     tls: Tls = Tls()
     debug: Debug = Debug()
     http2: Http2 = Http2()

@@ -124,6 +124,12 @@ def parse_url(value: object) -> str:
     return text
 
 
+def parse_required_url(value: object) -> str:
+    """Any http or https URL."""
+    _split_url(text := parse_text(value))
+    return text
+
+
 def parse_prefix(value: object) -> str:
     """The path below which the API is served, `/team/a`: without a slash at its end, "" for none."""
     text = parse_text(value)
@@ -173,10 +179,15 @@ def _is_host(host: str, *, in_brackets: bool) -> bool:
         return False
 
 
-AddressValue = Annotated[Address | SocketPath, PlainValidator(parse_address), PlainSerializer(str)]
+AddressValue = Annotated[Address, PlainValidator(parse_address), PlainSerializer(str)]
+ListenValue = Annotated[Address | SocketPath, PlainValidator(parse_address), PlainSerializer(str)]
 NetworkValue = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network), PlainSerializer(str)]
+OptionalAddress = Annotated[
+    Address | None, PlainValidator(parse_address), PlainSerializer(lambda address: str(address or ""))
+]
 RemoteUrl = Annotated[str, PlainValidator(parse_remoteurl)]
 Url = Annotated[str, PlainValidator(parse_url)]
+RequiredUrl = Annotated[str, PlainValidator(parse_required_url)]
 Prefix = Annotated[str, PlainValidator(parse_prefix)]
 HttpProxy = Annotated[str, PlainValidator(parse_http_proxy)]
 RealmHost = Annotated[str, PlainValidator(parse_realm_host)]

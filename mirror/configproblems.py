@@ -61,6 +61,9 @@ def show(key: str, tree: Tree | None) -> str:
         return HIDDEN if tree.text else ""
     before, at, after = tree.text.rpartition("@")  # what stands before may be user:password, in any form
     text = f"{HIDDEN}@{after}" if at else before + after
+    shown, mark, _query = text.partition("?")
+    if mark and "/" in shown:  # a URL, in whose query a token may be
+        text = f"{shown}?{HIDDEN}"
     return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…")
 
 

@@ -23,6 +23,12 @@ def is_secret(key: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """The text without the user and password of a URL in it; hides too much rather than too little."""
+    """The text without the user and password of a URL in it, and without its query, in which a token may be.
+
+    Hides too much rather than too little.
+    """
     start, end = text.find("//"), text.rfind("@")
-    return f"{text[: start + 2]}{HIDDEN}{text[end:]}" if 0 <= start < end else text
+    if 0 <= start < end:
+        text = f"{text[: start + 2]}{HIDDEN}{text[end:]}"
+    before, mark, _query = text.partition("?")
+    return f"{before}?{HIDDEN}" if mark and "://" in before else text

@@ -1,4 +1,4 @@
-"""The sections of the registry's file that this version reads and checks, but does not act on.
+"""What sections are made of; and those of the registry's file that are read and checked, but not acted on.
 
 Which of them warn, and which stop the start, stands in `mirror.configeffect`. The keys and the Go names are
 those of registry:2.8 and registry:3.1 together.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from mirror.confighosts import HEADER_NAME, HEADER_VALUE
 from mirror.configsecrets import Secret
-from mirror.configvalues import Count, Duration, Flag, Integer, Text
+from mirror.configvalues import Duration, Flag, Integer, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,16 @@ class Section(BaseModel):
     go_map: ClassVar[bool] = False  # a map in the registry: a variable may create keys that nobody knows
 
 
-Headers = dict[str, tuple[Text, ...]]
+def _sendable(headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    for name, values in headers.items():
+        if HEADER_NAME.match(name) is None:
+            raise ValueError(f"header names of letters, digits and - only, not {name[:100]!r}")
+        if not all(HEADER_VALUE.match(value) for value in values):
+            raise ValueError(f"header values without line breaks and control characters; see {name}")
+    return headers
+
+
+SendableHeaders = Annotated[dict[str, tuple[Text, ...]], AfterValidator(_sendable)]
 
 
 class Smtp(Section):
@@ -89,32 +99,6 @@ class NewRelic(Section):
 class Reporting(Section):
     bugsnag: Bugsnag = Bugsnag()
     newrelic: NewRelic = NewRelic()
-
-
-class Ignore(Section):
-    mediatypes: tuple[Text, ...] = ()
-    actions: tuple[Text, ...] = ()
-
-
-class Endpoint(Section):
-    name: Text = ""
-    disabled: Flag = False
-    url: Text = ""
-    headers: Headers = {}
-    timeout: Duration = 1.0
-    threshold: Integer = 10
-    backoff: Duration = 1.0
-    ignoredmediatypes: tuple[Text, ...] = ()
-    ignore: Ignore = Ignore()
-
-
-class Events(Section):
-    includereferences: Flag = False
-
-
-class Notifications(Section):
-    events: Annotated[Events, Go("EVENTCONFIG")] = Events()
-    endpoints: tuple[Endpoint, ...] = ()
 
 
 class RedisTls(Section):
@@ -167,41 +151,6 @@ class Redis(Section):
     identitysuffix: Text = ""
     unstableresp3: Flag = False
     tls: RedisTls = RedisTls()
-
-
-class DriverCheck(Section):
-    enabled: Flag = False
-    interval: Duration = 10.0
-    threshold: Count = 0
-
-
-class FileCheck(Section):
-    interval: Duration = 10.0
-    file: Text = ""
-    threshold: Count = 0
-
-
-class HttpCheck(Section):
-    timeout: Duration = 0.0
-    statuscode: Count = 200
-    interval: Duration = 10.0
-    uri: Text = ""
-    headers: Headers = {}
-    threshold: Count = 0
-
-
-class TcpCheck(Section):
-    timeout: Duration = 0.0
-    interval: Duration = 10.0
-    addr: Text = ""
-    threshold: Count = 0
-
-
-class Health(Section):
-    storagedriver: DriverCheck = DriverCheck()
-    file: Annotated[tuple[FileCheck, ...], Go("FILECHECKERS")] = ()
-    http: Annotated[tuple[HttpCheck, ...], Go("HTTPCHECKERS")] = ()
-    tcp: Annotated[tuple[TcpCheck, ...], Go("TCPCHECKERS")] = ()
 
 
 class Schema1(Section):

@@ -35,6 +35,7 @@ _TRUE = frozenset({"true", "yes", "on", "y"})  # YAML 1.1, as the registry reads
 _FALSE = frozenset({"false", "no", "off", "n"})
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*(%|[a-z]*)\Z", re.IGNORECASE)
 _SHARE = re.compile(r"(0(?=\Z)|[0-9]{1,3}(?:\.[0-9]{1,6})?(?=\s*%))\s*%?\Z")
+_DEBUG_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+/?\Z")
 _SIZE_UNITS = {
     "": 1,
     "b": 1,
@@ -165,6 +166,14 @@ def parse_path(value: object) -> Path:
     return Path(text)
 
 
+def debug_path(value: object) -> str:
+    """A path of the debug server, `/metrics`."""
+    text = parse_text(value)
+    if _DEBUG_PATH.match(text) is None:
+        raise ValueError("a path such as /metrics, of letters, digits and . _ ~ - only")
+    return text
+
+
 def one_of(*words: str) -> Callable[[object], str]:
     """A parser of one of these words."""
 
@@ -198,6 +207,11 @@ def never_or(low: float) -> Callable[[float], float]:
         return max(seconds, 0.0)
 
     return check
+
+
+def positive_or(default: float) -> Callable[[float], float]:
+    """0 and less are `default`, as the registry takes them."""
+    return lambda seconds: seconds if seconds > 0 else default
 
 
 def between(low: int, high: int) -> Callable[[int], int]:

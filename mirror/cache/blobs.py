@@ -82,6 +82,7 @@ class Blobs:
                 told.collapsed = False
             else:
                 told.collapsed = True
+                self._fills.counts.joined += 1
             told.fwd = "uri-miss"
             reader = await self._join(fill, repository)
             if reader is not None:

@@ -71,6 +71,7 @@ class Evictor:
         self._memory = memory
         self._busy = busy
         self.turns = turns
+        self.total = Freed()  # since the start
         self._clock = clock
 
     def hold_what_comes(self) -> None:
@@ -152,6 +153,7 @@ class Evictor:
         for loose in dropped.blobs:
             await self._blob(loose.digest, freed, blobs_unused_since)
         freed.images += 1
+        self.total.images += 1
         return True
 
     async def _manifest(self, repository: Repository, digest: Digest, dropped: Dropped, freed: Freed) -> None:
@@ -200,6 +202,8 @@ class Evictor:
         freed.blobs += 1
         freed.bytes += loose.size
         freed.tell("blob", str(digest), loose.size)
+        self.total.blobs += 1
+        self.total.bytes += loose.size
         return True
 
     async def _data(self, loose: Loose) -> None:

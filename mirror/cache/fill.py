@@ -88,6 +88,7 @@ class Fill:
         self.verified = False
         self.kept = False
         self.done = False
+        self.begun = False  # its turn has come
         self._store = store
         self._intake = Intake(
             digest,
@@ -119,6 +120,11 @@ class Fill:
     def size(self) -> int | None:
         """Bytes, once the upstream has said it."""
         return self._transfer.size
+
+    @property
+    def resumed(self) -> int:
+        """Times that the transfer broke off and went on."""
+        return self._transfer.resumed
 
     @property
     def wanted(self) -> bool:

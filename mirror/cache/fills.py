@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import structlog
 from cachetools import LRUCache
@@ -53,6 +54,17 @@ class _Turns:
         return self.wanted >= EACH_LIMIT + EACH_WAITING_LIMIT
 
 
+@dataclass(slots=True)
+class Counts:
+    """Of fills that have ended; `joined`: requests that read one that another had started."""
+
+    done: int = 0
+    failed: int = 0
+    unkept: int = 0  # done, and not kept: the disk was full, or failed
+    joined: int = 0
+    resumed: int = 0  # transfers that broke off and went on
+
+
 class Fills:
     """Starts fills, finds the one under way, ends them with the application."""
 
@@ -67,6 +79,7 @@ class Fills:
     ) -> None:
         self._segments = segments or Settings()
         self._spare = Spare()
+        self.counts = Counts()
         self._room = room or Unlimited()
         self.strangers = strangers or Strangers()
         self._ended: LRUCache[Digest, int] = LRUCache(ENDED)
@@ -83,6 +96,16 @@ class Fills:
         """The fill of this digest that a reader beginning at `start` can join."""
         fill = self._fills.get((self.strangers.party(repository), digest))
         return fill if fill is not None and fill.serves(start) else None
+
+    def under_way(self) -> tuple[int, int]:
+        """How many run, and how many wait for their turn."""
+        running = sum(fill.begun for fill in self._tasks.values())
+        return running, len(self._tasks) - running
+
+    @property
+    def resumed(self) -> int:
+        """Transfers that broke off and went on, since the start."""
+        return self.counts.resumed + sum(fill.resumed for fill in self._tasks.values())
 
     def ended(self, digest: Digest) -> int:
         """How many fills of this digest have ended: tells whether one did while the caller looked."""
@@ -124,7 +147,11 @@ class Fills:
 
     def _forget(self, task: asyncio.Task[None], namespace: str, turns: _Turns) -> None:
         """The task has ended."""
-        del self._tasks[task]
+        fill = self._tasks.pop(task)
+        self.counts.resumed += fill.resumed
+        self.counts.done += fill.done
+        self.counts.failed += not fill.done
+        self.counts.unkept += fill.done and not fill.kept
         turns.wanted -= 1
         if not turns.wanted:
             del self._turns[namespace]
@@ -134,6 +161,7 @@ class Fills:
         try:
             async with self._slot(fill, turns):
                 if fill.failure is None:
+                    fill.begun = True
                     log.info("fill.started", digest=str(fill.digest), repository=str(fill.repository))
                     await fill.run()
         except asyncio.CancelledError:

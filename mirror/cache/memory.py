@@ -51,13 +51,16 @@ class Memory:
         # Of a repository and a digest, either may be there while the other is not.
         self.absent_manifests = Absent(negative)
         self.absent_blobs = Absent(negative)
+        self.asked = self.found = 0  # times that a manifest or a blob's link was looked for, and was here
         self.leases = Leases()  # on what is remembered here: what is forgotten ends them
 
     # Manifests.
 
     def manifest(self, repository: Repository, digest: Digest) -> RawManifest | None:
         """A manifest that this repository has."""
-        return self._manifests.get((repository, digest))
+        found = self._manifests.get((repository, digest))
+        self.asked, self.found = self.asked + 1, self.found + (found is not None)
+        return found
 
     def remember(
         self,
@@ -102,7 +105,9 @@ class Memory:
 
     def is_linked(self, repository: Repository, digest: Digest) -> bool:
         """Whether this repository is known to have the blob (its bytes may be gone)."""
-        return self._linked.get((repository, digest), False)
+        found = self._linked.get((repository, digest), False)
+        self.asked, self.found = self.asked + 1, self.found + found
+        return found
 
     def linked(self, repository: Repository, digest: Digest) -> None:
         """This repository has the blob."""

@@ -25,6 +25,7 @@ from mirror.store.errors import StoreError
 from mirror.store.scrub import Pace
 from mirror.store.tree import Tree
 from mirror.store.turns import Turns
+from mirror.tally import Tally
 
 AT_ONCE = 100  # blobs asked of the inventory
 REST = 60.0  # seconds before the inventory is asked again, when nothing was due
@@ -35,6 +36,7 @@ IN_A_ROW = (
     20  # unreadable blobs, one after the other, after which it is the disk: that needs time, or somebody
 )
 LOOKED_UP = 100  # bad blobs a day of which it is said whose they are, for which all repositories are walked
+RESULTS = ("good", "bad", "unreadable", "gone")  # of a look at a blob; gone: it was deleted meanwhile
 CLEAN = 86400.0  # seconds between two looks for what has been in the quarantine for long
 
 log = structlog.get_logger()
@@ -90,6 +92,7 @@ class Scrubber:
         self._pace = Pace(rate)
         self._turns = turns or Turns()
         self._clock = clock
+        self.results = Tally((result,) for result in RESULTS)
         self._looked_up = 0
         self._unreadable = 0  # in a row
         self._clean_at = 0.0  # time.monotonic()
@@ -128,6 +131,7 @@ class Scrubber:
             unreadable = good is False
         else:
             self._unreadable = 0
+        self.results.add("unreadable" if unreadable else {True: "good", False: "bad", None: "gone"}[good])
         if good:
             self._inventory.note_scrubbed(digest, self._clock())
         elif good is False:

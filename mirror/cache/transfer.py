@@ -46,6 +46,7 @@ class Transfer:
         told: Callable[[], None],
     ) -> None:
         self.size: int | None = None  # bytes, once the upstream has said it
+        self.resumed = 0  # times that it broke off and went on
         self._digest = digest
         self._through = repository  # through which the upstream is asked
         self._repositories = repositories
@@ -188,6 +189,7 @@ class Transfer:
         return next((other for other in others if self._namespace(other) not in given_up), None)
 
     def _tell(self, error: RegistryError, breaks: int, wait: float) -> None:
+        self.resumed += 1
         log.info(
             "fill.resuming",
             digest=str(self._digest),

@@ -57,7 +57,8 @@ async def blob(context: Context, request: web.Request, endpoint: BlobEndpoint) -
     repository, digest = endpoint.repository, endpoint.digest
     condition = ",".join(request.headers.getall("If-None-Match", ())) or None
     if request.method == "HEAD" or condition:
-        size = (await context.registry.stat_blob(repository, digest)).size
+        found = current().descriptor = await context.registry.stat_blob(repository, digest)
+        size = found.size
         if none_match(condition, digest, bare=False):
             return web.Response(status=304, headers=_validators(digest))
         if request.method == "HEAD":
@@ -65,6 +66,7 @@ async def blob(context: Context, request: web.Request, endpoint: BlobEndpoint) -
     # The size comes with the opened blob: asking for it first would cost a request upstream for each range.
     opened = await context.registry.blob(repository, digest, start=_first_byte(request, digest))
     try:
+        current().descriptor = opened.descriptor
         size = opened.descriptor.size
         try:
             plan = _plan(request, digest, size)

@@ -29,6 +29,7 @@ BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers 
 LOG_INTERVAL = 10.0  # seconds between two lines about the same trouble
 
 LANE: web.AppKey[Lane | None] = web.AppKey("lane")
+DOORS: web.AppKey[list[Door]] = web.AppKey("doors")  # those that this application's sites have
 MAX = web.AppKey("connections_max", int)  # 0: as many as the limit of open files has room for
 
 log = structlog.get_logger()
@@ -58,6 +59,7 @@ class Site(web.BaseSite):
         self._listening = listening
         self._certificates = certificates
         self._lane = runner.app[LANE]
+        self._doors = runner.app.get(DOORS, [])
         self._head_timeout = head_timeout
 
     @property
@@ -73,6 +75,7 @@ class Site(web.BaseSite):
         door = Door(self._runner.server, self._most, self._head_timeout, self._lane)
         if self._certificates is not None:
             door.tls = partial(TlsTransport, self._certificates, timeout=self._head_timeout)
+        self._doors.append(door)
         self._server = await self._accept(door)
         if self._listening is None:
             self.port = self._server.sockets[0].getsockname()[1]
@@ -96,6 +99,7 @@ class Door:
         self.server, self.most, self.head_timeout, self.lane = server, most, head_timeout, lane
         self.tls: Callable[[asyncio.Protocol], asyncio.Protocol] | None = None
         self.inside = 0
+        self.refused = 0
         self._refused = Sometimes(LOG_INTERVAL)
 
     def admit(self) -> asyncio.Protocol:
@@ -103,6 +107,7 @@ class Door:
         if self.inside < self.most:
             client = _Client(self)
             return client if self.tls is None else self.tls(client)
+        self.refused += 1
         count = self._refused.count(time.monotonic())
         if count:
             log.warning("client.refused", reason="too many connections", limit=self.most, count=count)

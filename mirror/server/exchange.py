@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from mirror.access.base import NOBODY, Access, Allowed
 from mirror.lease import Lease
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.names import Repository
 from mirror.oci.request import Request
 from mirror.provenance import Provenance
@@ -38,6 +39,8 @@ class Exchange:
     client: str = ""  # the address that a trusted proxy says; "" for the connection's own
     host: str = ""  # by which the mirror was asked
     scheme: str = ""  # `http` or `https`, as a trusted proxy says it; "" where none does
+    handler: str = ""  # the kind of endpoint, for the metrics; "" for what is none
+    is_api: bool = True  # the answer has the API's headers, as all have but those for orchestrators
     routed: bool = False  # an endpoint of the API: `http.headers` are for these only
     variables: dict[str, str] = field(default_factory=dict)  # `vars.*` of the request log
     provenance: Provenance = field(default_factory=Provenance)  # where the answer came from
@@ -50,6 +53,7 @@ class Exchange:
     sent: int | None = None  # bytes of a body that was streamed
     allowed: Allowed = NOBODY  # who asks, and for how long he may
     wanted: tuple[Access, ...] = ()  # what he must have leave for
+    descriptor: Descriptor | None = None  # of the manifest or blob that is given
     lease: Lease | None = None  # leave to repeat the answer
     body: bytes = b""  # of an answer that may be repeated
 

@@ -22,6 +22,7 @@ import hashlib
 import os
 import secrets
 import time
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -29,11 +30,15 @@ from mirror.lease import Lessor
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.oci.request import ManifestEndpoint
-from mirror.server.exchange import Exchange, current
+from mirror.pulled import Pulled
+from mirror.server.account import Account, Counted
+from mirror.server.exchange import Exchange, current, new_id
 from mirror.server.forwarded import Network, is_trusted
+from mirror.server.health import Gate
 from mirror.server.laneanswer import Answer
 from mirror.server.lanelog import LaneLog
 from mirror.server.lanerider import Inner, Rider, is_plain
+from mirror.server.pulls import Notify
 
 BODY_LIMIT = 64 << 10  # bytes of an answer's body: nearly all manifests and configurations
 ANSWERS = 8192  # in the table
@@ -58,9 +63,15 @@ class Lane:
         keepalive_timeout: float,
         proxies: tuple[Network, ...] = (),
         secret_heads: bool = False,
+        account: Account | None = None,
+        gate: Gate | None = None,
+        notify: Notify | None = None,
     ) -> None:
         self._lessor = lessor
         self._key = secrets.token_bytes(32) if secret_heads else None
+        self._account = account or Account()
+        self._gate = gate or Gate()
+        self._notify = notify
         self._write_timeout, self._keepalive_timeout = write_timeout, keepalive_timeout
         self._proxies = proxies
         self._log = LaneLog(access_log)
@@ -84,6 +95,8 @@ class Lane:
     def _repeat(self, rider: Rider, head: bytes, answer: Answer) -> bool:
         began = time.perf_counter_ns()
         now = answer.lease.clock()
+        if self._gate.is_shut:
+            return False
         if not answer.holds(now):
             self._drop(head)
             return False
@@ -95,8 +108,20 @@ class Lane:
         if not answer.hits:
             self._note(answer)
         answer.hits += 1
-        self._log.add(answer.told, rider.peer, now, time.perf_counter_ns() - began)
+        request_id = self._pulled(answer.pulled, rider, now) if answer.pulled is not None else ""
+        nanoseconds = time.perf_counter_ns() - began
+        answer.nanoseconds += nanoseconds
+        self._log.add(answer.told, rider.peer, now, nanoseconds, request_id)
         return True
+
+    def _pulled(self, pulled: Pulled, rider: Rider, now: float) -> str:
+        """Tell of a repetition; its request's id."""
+        made = new_id()
+        if self._notify is not None:
+            self._notify(
+                replace(pulled, at=now, request_id=made, address=pulled.address or rider.peer.address)
+            )
+        return made
 
     def lease_manifest(
         self, request: web.Request, endpoint: ManifestEndpoint, digest: Digest, body: bytes | None
@@ -128,8 +153,18 @@ class Lane:
         self._seen[known] = None
         return False
 
-    def answered(self, request: web.BaseRequest, response: web.StreamResponse, exchange: Exchange) -> None:
-        """The ordinary way has given this answer: it may be repeated, if there is leave."""
+    def answered(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        exchange: Exchange,
+        counted: Counted,
+        pulled: Pulled | None,
+    ) -> None:
+        """The ordinary way has given this answer: it may be repeated, if there is leave.
+
+        The last two: what it counts as, and what is told of it.
+        """
         rider = self._rider(request)
         if rider is None:
             return
@@ -137,6 +172,9 @@ class Lane:
         if head is not None and exchange.lease is not None:
             answer = Answer.of(request, response, exchange, exchange.lease)
             if answer is not None:
+                answer.counted = counted
+                if pulled is not None:
+                    answer.pulled = replace(pulled, address=exchange.client)
                 self._keep(self._place(head + rider.mark), answer)
 
     def flush(self) -> None:
@@ -190,3 +228,6 @@ class Lane:
         hits, answer.hits = answer.hits, 0
         if hits:
             answer.lease.used(hits, answer.lease.clock())
+            seconds, answer.nanoseconds = answer.nanoseconds / 1e9, 0
+            if answer.counted is not None:
+                self._account.repeat(answer.counted, seconds, hits)

@@ -10,7 +10,9 @@ from aiohttp import web
 from mirror.access.base import Allowed
 from mirror.lease import Lease
 from mirror.provenance import Provenance
+from mirror.pulled import Pulled
 from mirror.server import lanelog
+from mirror.server.account import Counted
 from mirror.server.cachestatus import cache_status
 from mirror.server.exchange import Exchange
 
@@ -26,9 +28,12 @@ class Answer:
         "_allowed",
         "_body_size",
         "_texts",
+        "counted",
         "data",
         "hits",
         "lease",
+        "nanoseconds",
+        "pulled",
         "shown_from",
         "shown_until",
         "told",
@@ -42,6 +47,9 @@ class Answer:
         self.data = body  # head and body, in one piece; at first only the body
         self.told = told
         self.hits = 0  # that nobody was told of
+        self.nanoseconds = 0  # that these took together
+        self.counted: Counted | None = None  # what each of them counts as
+        self.pulled: Pulled | None = None  # what is told of each, but for who and when; None: nobody is told
         self._body_size = len(body)
         self.shown_from = self.shown_until = 0.0
         self._texts = texts  # a name in the place of each hole: at the odd places

@@ -147,16 +147,16 @@ class LaneLog:
         self._form: logs.Form | None = None
         self._micro = (b"", b"")  # what stands around a number of microseconds
         self._events_wanted = True
-        self._waiting: list[tuple[Line, Peer, float, int]] = []
+        self._waiting: list[tuple[Line, Peer, float, int, bytes]] = []
         self._stream = sys.stdout
         self._lines = output()
 
-    def add(self, told: Told, peer: Peer, now: float, nanoseconds: int) -> None:
-        """An answer was repeated; it took so long."""
+    def add(self, told: Told, peer: Peer, now: float, nanoseconds: int, request_id: str = "") -> None:
+        """An answer was repeated; it took so long. `request_id`: where it was told already."""
         waiting = self._waiting
         if not waiting:
             self._begin()
-        waiting.append((told.line(self._form), peer, now, nanoseconds))
+        waiting.append((told.line(self._form), peer, now, nanoseconds, request_id.encode()))
         if len(waiting) >= MOST:
             self.flush()
 
@@ -183,23 +183,23 @@ class LaneLog:
             self._micro = (encoded(before), encoded(after))
         self._events_wanted = form is None or form.threshold <= logging.INFO
 
-    def _access(self, line: Line, peer: Peer, now: float, _nanoseconds: int) -> bytes:
+    def _access(self, line: Line, peer: Peer, now: float, _nanoseconds: int, _id: bytes) -> bytes:
         if (second := int(now)) != self._second:
             self._second, self._stamp = second, access_time(now).encode()
         return b"".join((peer.access, self._stamp, line.access))
 
-    def _write_events(self, waiting: list[tuple[Line, Peer, float, int]]) -> None:
+    def _write_events(self, waiting: list[tuple[Line, Peer, float, int, bytes]]) -> None:
         form = self._form
         if form is None:
-            for line, peer, _now, nanoseconds in waiting:
-                self._log(line, peer, nanoseconds)
+            for line, peer, _now, nanoseconds, request_id in waiting:
+                self._log(line, peer, nanoseconds, request_id)
             return
         before, after = self._micro
         take, clock = self._ids.take, self._clock.text
         made: list[bytes] = []
-        for line, peer, now, nanoseconds in waiting:
+        for line, peer, now, nanoseconds, request_id in waiting:
             if not line.texts:
-                self._log(line, peer, nanoseconds)
+                self._log(line, peer, nanoseconds, request_id)
                 continue
             if peer.form is not form:
                 peer.form, peer.quoted = form, encoded(form.quote(peer.address))
@@ -208,14 +208,20 @@ class LaneLog:
                 took = b"%s%g%s" % (before, nanoseconds / 1000, after)  # as `duration` has it
             else:
                 took = encoded(form.quote(duration(nanoseconds / 1e9)))
+            made_id = request_id or take()
             one, two, three, four, five = line.texts
             if line.time_first:
-                made.append(b"".join((one, clock(now), two, take(), three, remote, four, took, five)))
+                made.append(b"".join((one, clock(now), two, made_id, three, remote, four, took, five)))
             else:
-                made.append(b"".join((one, take(), two, remote, three, took, four, clock(now), five)))
+                made.append(b"".join((one, made_id, two, remote, three, took, four, clock(now), five)))
         form.lines.write_several(made)
 
-    def _log(self, line: Line, peer: Peer, nanoseconds: int) -> None:
+    def _log(self, line: Line, peer: Peer, nanoseconds: int, request_id: bytes) -> None:
         """By way of structlog, or not at all below the level."""
-        fields = {REMOTE: peer.address, **line.fields, ID: new_id(), DURATION: duration(nanoseconds / 1e9)}
+        fields = {
+            REMOTE: peer.address,
+            **line.fields,
+            ID: request_id.decode() or new_id(),
+            DURATION: duration(nanoseconds / 1e9),
+        }
         log.info(COMPLETED, **fields)

@@ -14,6 +14,7 @@ from aiohttp import web
 from mirror.oci.conditions import etag, none_match
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.request import ManifestEndpoint
+from mirror.server.exchange import current
 from mirror.server.settings import Context
 
 # A media type comes out of JSON that somebody wrote: it must not become a header of its own.
@@ -34,6 +35,7 @@ async def manifest(context: Context, request: web.Request, endpoint: ManifestEnd
     else:
         raw = await registry.manifest(endpoint.repository, endpoint.reference)
         descriptor, body = raw.descriptor, raw.body
+    current().descriptor = descriptor
     if context.lane is not None:
         context.lane.lease_manifest(request, endpoint, descriptor.digest, body)
     headers = {"Docker-Content-Digest": str(descriptor.digest), "ETag": etag(descriptor.digest)}

@@ -77,7 +77,7 @@ async def add_headers(context: Context, request: web.Request, response: web.Stre
     exchange.cache_status = response.headers["Cache-Status"] = cache_status(exchange.provenance)
     if exchange.provenance.warning:
         response.headers["Warning"] = warning(exchange.provenance.warning)
-    if request.path != "/":
+    if exchange.is_api:
         response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
     if exchange.routed:
         for name, values in context.settings.headers.items():

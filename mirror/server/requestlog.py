@@ -32,7 +32,8 @@ REASON_LIMIT = 200  # characters of the parser's words about what is not HTTP
 
 _ECHO = re.compile(r":\s*\n\n|:\s*(?:bytearray\()?b['\"]")  # where they begin to repeat what was sent
 
-Answered = Callable[[BaseRequest, web.StreamResponse, Exchange], None]
+# The last two: bytes of the body that left, and seconds.
+Answered = Callable[[BaseRequest, web.StreamResponse, Exchange, int, float], None]
 
 log = structlog.get_logger()
 
@@ -57,7 +58,7 @@ def access_logger(access_log: bool, answered: Answered | None = None) -> type[Ab
             seconds = perf_counter() - exchange.began if exchange.began else time
             _event(request, response, exchange, written, seconds)
             if answered is not None:
-                answered(request, response, exchange)
+                answered(request, response, exchange, written, seconds)
 
     return RequestLog
 

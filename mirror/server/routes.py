@@ -19,9 +19,11 @@ from mirror.server import (
     listing,
     manifests,
     middleware,
+    pulls,
     requestlog,
 )
-from mirror.server.exchange import current, variables
+from mirror.server.account import HANDLERS as HANDLED
+from mirror.server.exchange import Exchange, current, variables
 from mirror.server.lane import Lane
 from mirror.server.locating import Named
 from mirror.server.settings import Context, Handler, Settings
@@ -62,9 +64,7 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
     application = web.Application(
         middlewares=[middleware.guard(context)],
         handler_args={
-            "access_log_class": requestlog.access_logger(
-                settings.access_log, lane.answered if lane is not None else None
-            ),
+            "access_log_class": requestlog.access_logger(settings.access_log, _answered(context)),
             "logger": _protocol_logger(),
             "auto_decompress": False,  # no body is read, so none is unpacked
             "keepalive_timeout": settings.keepalive_timeout,
@@ -75,6 +75,7 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
     )
     application[connections.MAX] = settings.connections_max
     application[connections.LANE] = lane
+    application[connections.DOORS] = []
     application.on_response_prepare.append(prepare)
     if lane is not None:
 
@@ -96,17 +97,52 @@ def _lane(settings: Settings) -> Lane | None:
         keepalive_timeout=settings.keepalive_timeout,
         proxies=settings.proxies,
         secret_heads=settings.access is not None,
+        account=settings.account,
+        gate=settings.gate,
+        notify=settings.notify,
     )
+
+
+def _answered(context: Context) -> requestlog.Answered:
+    """What happens after each answer of the ordinary way: it is counted, told, and kept for repetition."""
+    settings = context.settings
+
+    def answered(
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        exchange: Exchange,
+        sent: int,
+        seconds: float,
+    ) -> None:
+        counted = settings.account.of(request, response, exchange, sent)
+        settings.account.add(counted, seconds)
+        pulled = None
+        if settings.notify is not None:
+            pulled = pulls.pulled(
+                request, response, exchange, sent, base=settings.public_url, prefix=context.prefix
+            )
+            if pulled is not None:
+                settings.notify(pulled)
+        if context.lane is not None:
+            context.lane.answered(request, response, exchange, counted, pulled)
+
+    return answered
 
 
 async def _dispatch(context: Context, request: web.Request) -> web.StreamResponse:
     """One request to its handler. Raises RequestError, RegistryError and Refused."""
-    path = request.path
+    path, settings, exchange = request.path, context.settings, current()
+    if path in (health.LIVE, health.READY):
+        exchange.is_api = False
+        return health.orchestrated(path, settings.gate, settings.warnings)
+    if settings.gate.is_shut:
+        exchange.is_api = False
+        raise settings.gate.refusal()
     if path == "/":
+        exchange.is_api = False
         return health.liveness()
     if not path.startswith(context.prefix):
         raise oci.NotFound(path)
-    exchange = current()
     query = request.rel_url.raw_query_string
     try:
         parsed = oci.parse(request.method, path.removeprefix(context.prefix), query)
@@ -119,6 +155,7 @@ async def _dispatch(context: Context, request: web.Request) -> web.StreamRespons
     exchange.routed = True
     exchange.variables = variables(parsed)
     endpoint = parsed.endpoint
+    exchange.handler = HANDLED[type(endpoint)]
     context = replace(context, namespace=parsed.namespace) if parsed.namespace is not None else context
     if isinstance(endpoint, Named):
         asked = endpoint.repository
@@ -131,7 +168,8 @@ async def _dispatch(context: Context, request: web.Request) -> web.StreamRespons
     else:
         about = endpoint.about if isinstance(endpoint, oci.Options) else None
         await admitting.admit_misuse(context, request, about)
-    return await HANDLERS[type(endpoint)](context, request, endpoint)
+    with settings.account.handling(exchange.handler):
+        return await HANDLERS[type(endpoint)](context, request, endpoint)
 
 
 def _protocol_logger() -> logging.Logger:

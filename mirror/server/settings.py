@@ -12,8 +12,11 @@ from mirror.access.base import AccessController
 from mirror.lease import Lessor
 from mirror.oci.names import Repository
 from mirror.registry import Registry
+from mirror.server.account import Account
 from mirror.server.forwarded import Network
+from mirror.server.health import Gate, Warnings
 from mirror.server.lane import Lane
+from mirror.server.pulls import Notify
 
 WRITE_TIMEOUT = 60.0  # seconds; nginx' send_timeout, which the networks between us and clients are used to
 KEEPALIVE_TIMEOUT = 90.0  # seconds; Go's clients drop an idle connection of theirs after 90 s
@@ -62,6 +65,11 @@ class Settings:
     keepalive_timeout: float = KEEPALIVE_TIMEOUT  # seconds that an idle connection stays open
     lessor: Lessor | None = None  # the registry's, for the fast lane; None: there is no lane
     proxies: tuple[Network, ...] = ()  # http.trustedproxies: who may say for whom it asks
+    public_url: str = ""  # http.host: how events name the mirror; "": as each client does
+    gate: Gate = field(default_factory=Gate)
+    warnings: Warnings = list  # what `/readyz` says of upstreams
+    account: Account = field(default_factory=Account)  # what is counted of answers
+    notify: Notify | None = None  # who is told of pulls; None: nobody
     connections_max: int = 0  # clients at once; 0: as many as the limit of open files has room for
 
 

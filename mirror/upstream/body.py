@@ -51,6 +51,7 @@ class RemoteBlob:
                 whole = f"{self._position} of {self._descriptor.size} bytes"
                 raise Unavailable(f"{self._calls.name} ended a blob after {whole}", status=502)
             self._position += len(part)
+            self._calls.transport.traffic.pulled.add("blob", count=len(part))
             if self._position == self._stop:
                 self._answer.visit.succeeded()
             if self._position > start:

@@ -27,6 +27,7 @@ from mirror.upstream.ranges import Ranges
 from mirror.upstream.redirects import as_written
 from mirror.upstream.retry import retry_after
 from mirror.upstream.settings import Settings, public_name, registry_url
+from mirror.upstream.traffic import Traffic
 from mirror.upstream.transport import Transport
 
 LIST = "tags/list"
@@ -41,11 +42,17 @@ _log = structlog.get_logger()
 class Calls:
     """The way to one upstream. `name` is how errors call it; `now` is the clock of breakers and quota."""
 
-    def __init__(self, settings: Settings, now: Callable[[], float], lookups: Lookups | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        now: Callable[[], float],
+        lookups: Lookups | None,
+        traffic: Traffic | None = None,
+    ) -> None:
         self._base = registry_url(settings.remoteurl)
         self._headers = dict(settings.headers)  # may be secret: `redirects` keeps them at this origin
         self.name = public_name(self._base, settings.namespace)
-        self.transport = Transport(settings, lookups)
+        self.transport = Transport(settings, lookups, traffic)
         self.ranges = Ranges(now)
         self._health = Health(settings, self._base, self.name, now, self.ranges)
         self._fetcher = Fetcher(self.transport, settings.retries, self._health.breakers, self._base)

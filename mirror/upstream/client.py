@@ -19,12 +19,14 @@ from mirror.upstream.calls import Calls
 from mirror.upstream.lookups import Lookups
 from mirror.upstream.manifests import Manifests
 from mirror.upstream.settings import Settings
+from mirror.upstream.traffic import Traffic
 
 
 class Client:
     """One upstream registry. Nothing is sent, opened or read before the first call; `close` ends it.
 
     `now` is the clock of breakers and quota; `lookups` are shared with others, unless it has its own.
+    `traffic` is where what goes over the network is counted.
     """
 
     def __init__(
@@ -32,8 +34,9 @@ class Client:
         settings: Settings,
         now: Callable[[], float] = time.monotonic,
         lookups: Lookups | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
-        self._calls = Calls(settings, now, lookups)
+        self._calls = Calls(settings, now, lookups, traffic)
         self._manifests = Manifests(self._calls)
         self._blobs = Blobs(self._calls)
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -82,8 +83,8 @@ class Fetcher:
 
     async def fetch(self, call: Call, name: str) -> Answer:
         """The final answer. Raises Unavailable or Corrupt, which call the server `name`, when none came."""
-        time = asyncio.get_running_loop().time
-        started = time()
+        clock = asyncio.get_running_loop().time
+        started = clock()
         outcome: Answer | TransportError | None = None
         made = 0
         for attempt in itertools.count():
@@ -91,7 +92,7 @@ class Fetcher:
             if outcome is not None and _is_shut(latest):
                 break  # the breaker has opened meanwhile: what was found before tells more
             outcome, made = latest, attempt + 1
-            pause = self._pause(attempt, outcome, time() - started)
+            pause = self._pause(attempt, outcome, clock() - started)
             if pause is None or self._breakers.is_shut(call.url, call.scope):
                 break
             _log.info("upstream.retried", pause_ms=round(pause * 1000), **_about(call, outcome))
@@ -139,7 +140,7 @@ class Fetcher:
         self, call: Call, hop: redirects.Hop, visit: Visit, attempt: int
     ) -> Answer | redirects.Hop:
         """One request: an answer, or where it redirects to. Raises TransportError."""
-        response = await self._request(call, hop, attempt)
+        response = await self._counted(call, hop, attempt)
         kept = False
         try:
             if response.status in redirects.STATUSES:
@@ -169,12 +170,22 @@ class Fetcher:
             return Role.REGISTRY
         return Role.BLOBS if call.blob else Role.MANIFESTS
 
+    async def _counted(self, call: Call, hop: redirects.Hop, attempt: int) -> aiohttp.ClientResponse:
+        """One request of an attempt, up to the header of its answer. Raises TransportError."""
+        role, began = self._role(call, hop).value, time.perf_counter()
+        try:
+            response = await self._request(call, hop, attempt)
+        except TransportError as error:
+            self._transport.traffic.failed(role, error.trouble.name.lower())
+            raise
+        self._transport.traffic.answered(role, response.status, time.perf_counter() - began)
+        return response
+
     async def _request(self, call: Call, hop: redirects.Hop, attempt: int) -> aiohttp.ClientResponse:
-        """One request of an attempt, up to the header of its answer; told at debug. Raises TransportError."""
+        """The same; told at debug."""
         if not _log.is_enabled_for(logging.DEBUG):
             return await self._transport.request(call.method, hop.url, hop.headers, call.data)
-        time = asyncio.get_running_loop().time
-        started = time()
+        started = time.perf_counter()
         outcome: dict[str, int | str] = {}
         try:
             response = await self._transport.request(call.method, hop.url, hop.headers, call.data)
@@ -190,7 +201,7 @@ class Fetcher:
                 host=address(hop.url),
                 path=hop.url.raw_path,
                 attempt=attempt,
-                duration_ms=round((time() - started) * 1000, 3),
+                duration_ms=round((time.perf_counter() - started) * 1000, 3),
                 **outcome,
             )
 

@@ -43,6 +43,7 @@ class Manifests:
         )
         if answer.status != HTTPStatus.OK:
             self._calls.fail(answer, ErrorCode.MANIFEST_UNKNOWN, "this manifest")
+        self._calls.transport.traffic.pulled.add("manifest", count=len(answer.body))
         expected = reference if isinstance(reference, Digest) else digest_in(answer.headers)
         work = partial(_checked, answer.body, answer.headers.get("Content-Type"), expected)
         try:

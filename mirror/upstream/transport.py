@@ -25,6 +25,7 @@ from mirror.upstream.failures import TransportError, Trouble
 from mirror.upstream.lookups import Lookups
 from mirror.upstream.proxies import Proxy, proxy_for
 from mirror.upstream.settings import Settings, registry_url
+from mirror.upstream.traffic import Traffic
 
 READ_BUFFER = 1 << 20  # bytes a connection holds before it stops reading; twice that at the most
 PART = 1 << 20  # bytes, the largest part given on at once
@@ -69,7 +70,10 @@ class _Clock:
 class Transport:
     """Owns the connections. Made in the running loop by the first request, ended by `close`."""
 
-    def __init__(self, settings: Settings, lookups: Lookups | None = None) -> None:
+    def __init__(
+        self, settings: Settings, lookups: Lookups | None = None, traffic: Traffic | None = None
+    ) -> None:
+        self.traffic = traffic or Traffic()
         self._settings = settings
         self._lookups = lookups or Lookups()
         self._registry = registry_url(settings.remoteurl)
@@ -126,17 +130,17 @@ class Transport:
         """
         content = response.content
         if content.exception() is None and (chunk := _chunk(content, min(limit, PART))):
-            return chunk
+            return self.traffic.came(chunk)
         try:
             async with asyncio.timeout(self._settings.stall):
-                return await content.read(min(limit, PART))
+                return self.traffic.came(await content.read(min(limit, PART)))
         except TimeoutError as error:
             text = late(Trouble.STALLED, self._settings.stall)
             raise TransportError(Trouble.STALLED, cause=text, host=address(response.url)) from error
         except (aiohttp.ClientError, OSError) as error:
             arrived = _arrived(response.content, min(limit, PART))
             if arrived:
-                return arrived
+                return self.traffic.came(arrived)
             text = cause_of(error).text
             raise TransportError(Trouble.BROKEN, cause=text, host=address(response.url)) from error
 

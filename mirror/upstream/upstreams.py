@@ -158,6 +158,11 @@ class Upstreams:
         with self._using(repository) as (upstream, own):
             return upstream.describe(now, own)
 
+    def described(self, now: float) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Those that were asked since the start: their namespaces, and what they say of themselves."""
+        for held in (*self._fixed.values(), *self._elastic.values()):
+            yield held.namespace, held.upstream.describe(now)
+
     def _held(self, namespace: str) -> _Held | None:
         return self._fixed.get(namespace) or self._elastic.get(namespace)
 

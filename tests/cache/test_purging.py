@@ -105,6 +105,7 @@ def _keeping(at: Shop) -> Keeping:
         at.inventory,
         at.store,
         at.memory,
+        at.evictor,
         at.keeper,
         at.surveyor,
         scrubber,

@@ -94,7 +94,7 @@ def test_the_documented_variables_are_those_of_their_keys() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
+    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 11)]
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES[:3], *EXAMPLES[4:6]], ids=lambda path: path.name)
@@ -114,8 +114,6 @@ def test_a_file_of_registry_2_loads_and_each_key_that_does_nothing_is_named() ->
     loaded = load(EXAMPLES[3], {})
     assert loaded.config.proxy.remoteurl == "https://registry-1.docker.io"
     assert {warning.key for warning in loaded.warnings} == {
-        "health",
-        "http.debug",
         "http.secret",
         "storage.delete",
         "storage.maintenance.uploadpurging",
@@ -145,6 +143,17 @@ def test_the_documented_configuration_of_several_upstreams_loads(tmp_path: Path)
         r"\S+: proxy\.upstreams\.registry\.example:5000\.ca: got '/etc/ssl/team-ca\.pem', which cannot .*",
         str(refused.value),
     )
+
+
+def test_the_documented_configuration_for_operators_loads(tmp_path: Path) -> None:
+    text = (TOP / "docs" / "configuration.md").read_text(encoding="utf-8")
+    snippet = text.split("\n## Health, metrics and notifications\n")[1].split("```yaml\n")[1].split("```")[0]
+    remoteurl = "proxy:\n  remoteurl: https://registry-1.docker.io\n"
+    text = f"version: 0.1\nstorage: inmemory\n{remoteurl}{snippet}"
+    (tmp_path / "config.yml").write_text(text, encoding="utf-8")
+    loaded = load(tmp_path / "config.yml", {})
+    assert loaded.warnings == ()
+    assert [endpoint.name for endpoint in loaded.config.notifications.endpoints] == ["audit"]
 
 
 def test_the_documented_configuration_of_what_is_kept_loads(tmp_path: Path) -> None:

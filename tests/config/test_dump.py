@@ -21,7 +21,9 @@ http:
   secret: hunter2
   host: https://user:hunter2@a.example
   headers: {Authorization: [Basic hunter2], X-Auth-Token: [hunter2], X-A: [b]}
-notifications: {endpoints: [{name: a, url: 'http://u:hunter2@b', headers: {authorization: [hunter2]}}]}
+health: {http: [{uri: 'http://u:hunter2@b/?token=hunter2', headers: {X-Key: [hunter2]}}]}
+notifications:
+  endpoints: [{name: a, url: 'http://u:hunter2@b/?token=hunter2', headers: {authorization: [hunter2]}}]
 redis: {password: hunter2, sentinelpassword: hunter2, tls: {key: /path/of.key}}
 middleware: {registry: [{name: a, options: {privatekey: hunter2, private_key: hunter2, url: 'x'}}]}
 reporting: {bugsnag: {apikey: hunter2}, newrelic: {licensekey: hunter2}}
@@ -56,7 +58,9 @@ def test_what_is_shown_loads_again_as_the_same(tmp_path: Path) -> None:
 version: 0.1
 log: {level: DEBUG, fields: {a: 1, b: x}}
 storage: {inmemory: {}, cache: {blobdescriptorsize: 5}}
-http: {addr: '[::1]:1', draintimeout: 90s, headers: {X-A: ['0123', 'yes']}}
+http: {addr: '[::1]:1', draintimeout: 90s, headers: {X-A: ['0123', 'yes']}, debug: {addr: '[::1]:2'}}
+health: {storagedriver: {enabled: true, threshold: 3}, file: [{file: /a}], tcp: [{addr: ':1', timeout: 50ms}]}
+notifications: {endpoints: [{name: a, url: 'http://b/c', backoff: 2s, ignore: {actions: [pull]}}]}
 proxy: {remoteurl: 'http://127.0.0.1:1/a/', realms: [a, b], deadline: 30ns, timeouts: {stall: 1.5s}}
 """
     config = load_text(tmp_path, text).config
@@ -66,15 +70,29 @@ proxy: {remoteurl: 'http://127.0.0.1:1/a/', realms: [a, b], deadline: 30ns, time
 
 def test_only_what_is_in_effect_is_shown(tmp_path: Path) -> None:
     """Also where more was given: a warning has named that."""
-    keys = {"version", "log", "storage", "auth", "http", "catalog", "tags", "proxy", "cache"}
+    keys = {
+        "version",
+        "log",
+        "storage",
+        "auth",
+        "http",
+        "catalog",
+        "tags",
+        "proxy",
+        "cache",
+        "health",
+        "notifications",
+    }
     shown = yaml.safe_load(dump(load_text(tmp_path, SECRETS).config))
     assert set(shown) == set(yaml.safe_load(dump(Config()))) == keys
     assert set(shown["http"]) == {
         "addr",
         "net",
+        "host",
         "prefix",
         "draintimeout",
         "headers",
+        "debug",
         "http2",
         "fastlane",
         "tls",

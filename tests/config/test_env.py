@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mirror.configauth import Auth, Nobody
 from mirror.configenv import QUOTE_INSIDE, overlay
 from mirror.configfile import ConfigError
+from mirror.confighosts import Address
 from mirror.configschema import ROOT, Leaf, List, Map, Shape, Struct
 from mirror.configtree import Table, resolved
 from tests.support.configs import MINIMAL, load_env, load_text, remarks
@@ -65,13 +66,17 @@ EVENTS = "notifications.events.includereferences"
         ({"REGISTRY_PROXY_REALMS_0": "a", "REGISTRY_PROXY_REALMS_1": "b"}, "proxy.realms", ("a", "b")),
         ({"REGISTRY_PROXY_REALMS": "[a, b]", "REGISTRY_PROXY_REALMS_0": "c"}, "proxy.realms", ("c", "b")),
         ({"REGISTRY_HTTP_HEADERS_X-A_0": "b"}, "http.headers", {"x-a": ("b",)}),
-        ({"REGISTRY_NOTIFICATIONS_ENDPOINTS_0_URL": "u"}, "notifications.endpoints.0.url", "u"),
+        ({"REGISTRY_NOTIFICATIONS_ENDPOINTS_0_URL": "http://u"}, "notifications.endpoints.0.url", "http://u"),
         ({"REGISTRY_MIDDLEWARE_REGISTRY_0_OPTIONS_A": "1"}, "middleware.registry.0.options", {"a": 1}),
         # both spellings, and what the registry's source inlines
-        ({"REGISTRY_HEALTH_FILECHECKERS_0_FILE": "/a"}, "health.file.0.file", "/a"),
-        ({"REGISTRY_HEALTH_FILE_0_FILE": "/a"}, "health.file.0.file", "/a"),
-        ({"REGISTRY_HEALTH_HTTPCHECKERS_0_STATUSCODE": "204"}, "health.http.0.statuscode", 204),
-        ({"REGISTRY_HEALTH_TCPCHECKERS_0_ADDR": "a:1"}, "health.tcp.0.addr", "a:1"),
+        ({"REGISTRY_HEALTH_FILECHECKERS_0_FILE": "/a"}, "health.file.0.file", Path("/a")),
+        ({"REGISTRY_HEALTH_FILE_0_FILE": "/a"}, "health.file.0.file", Path("/a")),
+        ({"REGISTRY_HEALTH_HTTPCHECKERS_0_URI": "http://u"}, "health.http.0.uri", "http://u"),
+        ({"REGISTRY_HEALTH_HTTP": "[{uri: 'http://u', statuscode: 204}]"}, "health.http.0.statuscode", 204),
+        ({"REGISTRY_HEALTH_STORAGEDRIVER_THRESHOLD": "3"}, "health.storagedriver.threshold", 3),
+        ({"REGISTRY_HTTP_DEBUG_ADDR": ":5001"}, "http.debug.addr", Address("", 5001)),
+        ({"REGISTRY_HTTP_DEBUG_PROMETHEUS_PATH": "/m"}, "http.debug.prometheus.path", "/m"),
+        ({"REGISTRY_HEALTH_TCPCHECKERS_0_ADDR": "a:1"}, "health.tcp.0.addr", Address("a", 1)),
         ({"REGISTRY_NOTIFICATIONS_EVENTCONFIG": "{includereferences: true}"}, EVENTS, True),
         ({"REGISTRY_LOG_HOOKS_0_MAILOPTIONS_FROM": "a@b"}, "log.hooks.0.options.from_", "a@b"),
         ({"REGISTRY_COMPATIBILITY_SCHEMA1_TRUSTKEY": "/k"}, "compatibility.schema1.signingkeyfile", "/k"),
@@ -99,7 +104,8 @@ def test_variables_win_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
 
 
 def test_a_variable_changes_one_alias_and_not_the_other(tmp_path: Path) -> None:
-    text = MINIMAL + "log: {fields: &f {a: x}}\nhealth: {http: [{headers: &h {X: [1]}}, {headers: *h}]}\n"
+    checks = "{uri: http://u, headers: &h {X: [1]}}, {uri: http://u, headers: *h}"
+    text = f"{MINIMAL}log: {{fields: &f {{a: x}}}}\nhealth: {{http: [{checks}]}}\n"
     config = load_text(tmp_path, text, REGISTRY_HEALTH_HTTP_1_HEADERS_X_0="2").config
     assert [check.headers["X"] for check in config.health.http] == [("1",), ("2",)]
 

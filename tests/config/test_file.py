@@ -327,3 +327,44 @@ def test_the_ca_file_is_looked_at_before_the_start(tmp_path: Path) -> None:
         assert problems(tmp_path, f"{MINIMAL}proxy: {{ca: {tmp_path}/{name}}}\n") == [
             f"config.yml:3: proxy.ca: got '{name}', {allowed}"
         ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "notifications: {endpoints: [{url: 'ftp://b/?token=hunter2'}]}",
+            "notifications.endpoints[0].url: got",
+        ),
+        (
+            "notifications: {endpoints: [{name: a}]}",
+            "notifications.endpoints[0]: got a section, wanted one with",
+        ),
+        ("notifications: {endpoints: [{url: 'http://b', headers: {'X:': [hunter2]}}]}", "header names of"),
+        ("health: {http: [{statuscode: 204}]}", "health.http[0].uri: missing"),
+        ("health: {http: [{uri: 'b.example/?token=hunter2'}]}", "health.http[0].uri: got"),
+        ("health: {http: [{uri: 'http://b', statuscode: 99}]}", "an integer from 100 to 599"),
+        ("health: {file: [{interval: 1s}]}", "health.file[0].file: missing"),
+        ("health: {tcp: [{addr: b}]}", "health.tcp[0].addr: got 'b', wanted HOST:PORT"),
+        ("http: {debug: {addr: '5001'}}", "http.debug.addr: got '5001', wanted HOST:PORT"),
+        ("http: {debug: {prometheus: {path: metrics}}}", "http.debug.prometheus.path: got 'metrics', wanted"),
+    ],
+)
+def test_what_is_wrong_for_operators_is_named_and_shows_no_secret(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_text(tmp_path, f"{MINIMAL}{text}\n")
+    assert said in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_what_is_0_for_operators_is_the_registrys_default(tmp_path: Path) -> None:
+    text = """
+health: {file: [{file: /a, interval: 0s}], tcp: [{addr: 'a:1', timeout: -1s}]}
+notifications: {endpoints: [{url: 'http://b', timeout: 0s, threshold: 0, backoff: -1s}]}
+"""
+    config = load_text(tmp_path, MINIMAL + text).config
+    assert (config.health.file[0].interval, config.health.tcp[0].timeout) == (10, 0)
+    (endpoint,) = config.notifications.endpoints
+    assert (endpoint.timeout, endpoint.threshold, endpoint.backoff) == (1, 10, 1)

@@ -89,9 +89,10 @@ class Registry(RegistryProcess):
         *,
         proxy_of: str | None = None,
         auth: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
         storage: Path | None = None,
     ) -> None:
-        config: dict[str, Any] = {"log": {"level": "info"}}
+        config = {"log": {"level": "info"}, **(config or {})}
         if proxy_of is not None:
             config["proxy"] = {"remoteurl": proxy_of}
         if auth is not None:

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from mirror import app, configfile
 from mirror.cache.pullthrough import PullThrough
-from mirror.server import connections
+from mirror.server import connections, debug
 from tests.support.modes import ENVIRONMENT
 from tests.support.scripted import Upstream, serve
 
@@ -50,6 +50,7 @@ class Mirror:
     url: str
     root: Path
     session: aiohttp.ClientSession
+    debug: str = ""  # URL of the debug server, where there is one
 
     async def ask(self, method: str, path: str, headers: dict[str, str] | None = None) -> Answer:
         """One request to `/v2/<path>`."""
@@ -100,11 +101,13 @@ async def running(
     clock: Clock | None = None,
     cache: dict[str, Any] | None = None,
     auth: dict[str, Any] | None = None,
+    sections: dict[str, Any] | None = None,
     **proxy: Any,
 ) -> AsyncGenerator[Mirror, None]:
     """The mirror of one upstream, under these URLs, as `mirror serve` would run this configuration.
 
-    Each request of a tag is checked with the upstream, unless `freshness` says otherwise.
+    `sections` take the place of those that are here; with `http.debug` in them there is a debug server. Each
+    request of a tag is checked with the upstream, unless `freshness` says otherwise.
     """
     file = root.with_suffix(".yml")
     quick: dict[str, Any] = {
@@ -122,16 +125,18 @@ async def running(
         "auth": auth or {},
         "proxy": {**where, **quick, **proxy},
         "cache": cache or {},
+        **(sections or {}),
     }
     await asyncio.to_thread(file.write_text, json.dumps(config))
     loaded = configfile.load(file, ENVIRONMENT)
-    assert not loaded.warnings
+    assert {warning.key for warning in loaded.warnings} <= {"proxy.upstreams.*"}
     async with AsyncExitStack() as stack:
         if clock is not None:
             timed = partial(PullThrough, clock=clock)
             stack.enter_context(mock.patch.object(app, "PullThrough", timed))
         driver, spool = stack.enter_context(app.storage(loaded.config.storage))
-        runner = web.AppRunner(app.build(loaded.config, driver, spool), shutdown_timeout=1)
+        application = app.build(loaded.config, driver, spool)
+        runner = web.AppRunner(application, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = connections.Site(runner, "127.0.0.1", 0)
@@ -140,7 +145,11 @@ async def running(
             timeout=TIMEOUT, auto_decompress=False, connector=aiohttp.TCPConnector(limit=0)
         )
         stack.push_async_callback(session.close)
-        yield Mirror(f"http://127.0.0.1:{runner.addresses[0][1]}", root, session)
+        debugged = ""
+        if loaded.config.http.debug.addr is not None:
+            port = await stack.enter_async_context(debug.serving(application[app.DEBUG], "127.0.0.1", 0))
+            debugged = f"http://127.0.0.1:{port}"
+        yield Mirror(f"http://127.0.0.1:{runner.addresses[0][1]}", root, session, debugged)
 
 
 Start = Callable[..., Any]

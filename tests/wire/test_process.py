@@ -160,6 +160,12 @@ def test_a_bare_file_is_served_and_the_variable_names_one(tmp_path: Path) -> Non
     [
         ({"REGISTRY_HTTP_ADDR": "192.0.2.1:5000"}, ("http.addr", "192.0.2.1:5000", "No network interface")),
         ({"REGISTRY_HTTP_ADDR": "nohost.invalid:5000"}, ("http.addr", "nohost.invalid", "has no address")),
+        (
+            {"REGISTRY_HTTP_ADDR": "127.0.0.1:0", "REGISTRY_HTTP_DEBUG_ADDR": "192.0.2.1:5001"},
+            ("http.debug.addr", "192.0.2.1:5001", "No network interface"),
+        ),
+        ({"REGISTRY_HTTP_DEBUG_PROMETHEUS_PATH": "m"}, ("http.debug.prometheus.path", "'m'", "/metrics")),
+        ({"REGISTRY_HEALTH_TCP": "[{addr: x}]"}, ("health.tcp[0].addr", "HOST:PORT")),
         ({"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": "/proc/mirror"}, ("rootdirectory", "/proc/mirror")),
         (
             {"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": "/sys/fs"},

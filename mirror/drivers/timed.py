@@ -1,0 +1,90 @@
+"""A driver that tells how long each of its operations took; in all else it is the one within."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mirror.drivers.base import DriverError, Entry, Info, OpenFile, StorageDriver
+from mirror.tally import Distributions
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # distribution's
+
+
+class TimedDriver:
+    """`times`: by driver and action, in seconds. Actions have distribution's names, where it has such.
+
+    What is given piece by piece (`walk`, `find`) is not timed: it takes as long as whoever takes the pieces.
+    """
+
+    def __init__(self, driver: StorageDriver) -> None:
+        self.name = driver.name
+        self.times = Distributions(SECONDS)
+        self._driver = driver
+
+    @contextmanager
+    def _timed(self, action: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times.observe((self.name, action), time.perf_counter() - began)
+
+    async def get(self, path: str, limit: int) -> bytes:
+        with self._timed("GetContent"):
+            return await self._driver.get(path, limit)
+
+    async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
+        with self._timed("GetMany"):
+            return await self._driver.get_many(wanted, limit, total)
+
+    async def put(self, path: str, data: bytes) -> None:
+        with self._timed("PutContent"):
+            await self._driver.put(path, data)
+
+    async def move_in(self, source: Path, path: str) -> None:
+        with self._timed("Move"):
+            await self._driver.move_in(source, path)
+
+    async def open(self, path: str) -> OpenFile:
+        with self._timed("Reader"):
+            return await self._driver.open(path)
+
+    async def stat(self, path: str) -> Info:
+        with self._timed("Stat"):
+            return await self._driver.stat(path)
+
+    def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
+        return self._driver.walk(path, leaves)
+
+    def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
+        return self._driver.find(path, patterns)
+
+    async def list(self, path: str) -> list[str]:
+        with self._timed("List"):
+            return await self._driver.list(path)
+
+    async def delete(self, path: str) -> None:
+        with self._timed("Delete"):
+            await self._driver.delete(path)
+
+    async def prune(self, path: str, keep: str) -> None:
+        with self._timed("Delete"):
+            await self._driver.prune(path, keep)
+
+    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+        with self._timed("Delete"):
+            return await self._driver.remove(doomed, keep, durable=durable)
+
+    async def sweep(self, before: float) -> int:
+        with self._timed("Sweep"):
+            return await self._driver.sweep(before)
+
+    async def move_out(self, path: str, target: Path) -> None:
+        with self._timed("Move"):
+            await self._driver.move_out(path, target)
+
+    async def close(self) -> None:
+        await self._driver.close()

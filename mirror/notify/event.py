@@ -1,0 +1,79 @@
+"""A pull as distribution's event: the envelope of registry:3 (notifications/event.go). No I/O."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from mirror.pulled import Pulled
+
+CONTENT_TYPE: Final = "application/vnd.docker.distribution.events.v2+json"  # registry:2 says v1, of the same
+ACTION: Final = "pull"  # the only one of a mirror: what it fetches for itself is no push
+REFERENCES_LIMIT: Final = 256 << 10  # bytes of a manifest of which the references are told
+_DESCRIBED: Final = ("mediaType", "size", "digest", "urls", "annotations", "platform")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """This mirror: `address` is its host's name with the port, `instance` an id of this process."""
+
+    address: str
+    instance: str
+
+
+def envelope(pulled: Pulled, references: list[dict[str, Any]] | None, source: Source) -> bytes:
+    """The body of one notification. What is empty is left out, as Go does."""
+    target = {
+        "mediaType": pulled.media_type,
+        "size": pulled.size,
+        "digest": pulled.digest,
+        "length": pulled.size,
+        "repository": pulled.repository,
+        "url": pulled.url,
+        "tag": pulled.tag,
+        "references": references,
+    }
+    request = {
+        "id": pulled.request_id,
+        "addr": pulled.address,
+        "host": pulled.host,
+        "method": pulled.method,
+    }
+    event = {
+        "id": str(uuid.uuid4()),
+        "timestamp": datetime.fromtimestamp(pulled.at, UTC).isoformat().replace("+00:00", "Z"),
+        "action": ACTION,
+        "target": _without_empty(target),
+        "request": {**_without_empty(request), "useragent": pulled.user_agent},
+        "actor": _without_empty({"name": pulled.user}),
+        "source": {"addr": source.address, "instanceID": source.instance},
+    }
+    return json.dumps({"events": [event]}, indent=3, ensure_ascii=False).encode()
+
+
+def references_in(body: bytes) -> list[dict[str, Any]]:
+    """What a manifest names, configuration first, as descriptors; nothing of what is no manifest."""
+    if len(body) > REFERENCES_LIMIT:
+        return []
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(document, dict):
+        return []
+    parts = [document.get("config")]
+    for name in ("layers", "manifests"):
+        listed = document.get(name)
+        parts += listed if isinstance(listed, list) else []
+    return [
+        {key: part[key] for key in _DESCRIBED if key in part}
+        for part in parts
+        if isinstance(part, dict) and "digest" in part
+    ]
+
+
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value}
