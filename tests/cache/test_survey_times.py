@@ -147,8 +147,6 @@ async def test_limits_are_kept_again_soon_after_the_inventory_was_deleted_under_
         shutil.rmtree(target) if target.is_dir() else target.unlink()
         with capture_logs() as logs:
             assert not await at.keeper.make_room(Digest.of(b"d"), 20 * KIB), "there is what there was"
-            assert (await at.inventory.total()).bytes == 0
-            assert not await at.inventory.surveyed(), "nothing may be taken for what nobody names"
             async with asyncio.timeout(HANGS):
                 while not at.inventory.complete:  # noqa: ASYNC110 - far sooner than AGAIN
                     await asyncio.sleep(0.01)
