@@ -85,7 +85,7 @@ class BookedStore(ContentStore):
         while a manifest names the blob.
         """
         async with self.turns.of(digest):
-            size = await self._size(digest)
+            size = await self._size_now(digest)
             if size is not None:
                 await super().link_blob(repository, digest)
                 self._book.note_blob(repository, digest, size, self._clock())
@@ -107,11 +107,11 @@ class BookedStore(ContentStore):
 
     async def _note_data(self, repository: Repository | None, digest: Digest) -> None:
         """Tell of a blob's data, if it is there. `repository` None: it is linked in none for sure."""
-        size = await self._size(digest)
+        size = await self._size_now(digest)
         if size is not None:
             self._book.note_blob(repository, digest, size, self._clock())
 
-    async def _size(self, digest: Digest) -> int | None:
+    async def _size_now(self, digest: Digest) -> int | None:
         """Bytes of its data; None where there is none, or nobody can tell."""
         try:
             return await self.blob_size(digest)
