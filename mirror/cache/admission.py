@@ -109,7 +109,7 @@ class Admission:
             if digest is None or not needed(held.plus(digest, size), self._limits):
                 return held
             until = time.monotonic() + ROOM
-            while not await self._measure.is_known() and time.monotonic() < until:
+            while not await self._measure.is_surveyed() and time.monotonic() < until:
                 await asyncio.sleep(LOOK)
                 held = await self._measure.take()
             return held

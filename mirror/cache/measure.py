@@ -47,7 +47,6 @@ class Measure:
         self._monotonic = monotonic
         self._kept = 0  # bytes, when the inventory was last asked, and what has ended since
         self._before: Before | None = None
-        self._known_of = -1  # the inventory of which it is known that a survey has ended in it
 
     async def take(self) -> Held:
         """What there is now. Raises NotKept.
@@ -56,18 +55,17 @@ class Measure:
         """
         announced = dict(self._reserved)
         spooled, disk = await asyncio.to_thread(self._look)
-        self._kept = (await self._inventory.total()).bytes
-        if disk is not None and not await self.is_known():
-            # Nobody knows yet: no more than all that is on the disk, whosever it is.
-            self._kept = max(self._kept, disk.size - disk.free - sum(spooled.values()))
+        last, total = self._kept, await self._inventory.total()
+        self._kept = total.bytes
+        if not total.surveyed:
+            # What there was when somebody took the inventory away; or all on the disk, whosever it is.
+            everything = 0 if disk is None else disk.size - disk.free - sum(spooled.values())
+            self._kept = max(self._kept, last, everything)
         return self._held(disk, announced | self._reserved, spooled)
 
-    async def is_known(self) -> bool:
-        """Whether the inventory has ever seen all that is kept. Raises NotKept."""
-        current = self._inventory.replaced
-        if self._known_of != current and await self._inventory.surveyed():
-            self._known_of = current
-        return self._known_of == current
+    async def is_surveyed(self) -> bool:
+        """Whether all that is kept is known. Raises NotKept."""
+        return (await self._inventory.total()).surveyed
 
     async def guess(self) -> Held:
         """The same where the inventory does not answer: by what it said last, and what came since."""

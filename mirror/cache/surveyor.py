@@ -27,7 +27,7 @@ from mirror.store.tree import Tree
 TELL = 10.0  # seconds between two lines about the progress
 WEEK = 7 * 86400.0  # seconds between two surveys of an inventory that nobody doubts
 AGAIN = 600.0  # seconds between two of one that is in doubt, or after one that failed
-LOOK = 60.0  # seconds between two looks at whether it is time
+LOOK = 10.0  # seconds between two looks at whether it is time
 LOOKS = 50  # manifests read and told at once: 10 ms
 UNREADABLE = 100  # manifests that a survey goes on without; more are the disk's
 STATE_LIMIT = 256 << 20  # bytes of registry:2's memory; a million entries

@@ -64,8 +64,10 @@ class Verifier:
                 links += len(found_links)
                 for link in found_links:
                     if link.names is None:
-                        broken += 1
-                        yield await self._broken(link)
+                        event = await self._broken(link)
+                        if event is not None:
+                            broken += 1
+                            yield event
                     elif raw(link.names) not in here and not await self._tree.has_blob(link.names):
                         nowhere += 1  # nor has it come since
                 yield {"event": "progress", "done": links, "total": None, "what": "links"}
@@ -79,12 +81,12 @@ class Verifier:
             "nowhere": nowhere,
         }
 
-    async def _broken(self, link: LinkFact) -> Event:
-        """What became of a link that is broken."""
+    async def _broken(self, link: LinkFact) -> Event | None:
+        """What became of a link that is broken; None: somebody has deleted it, or written it again."""
         stays = link.is_linked
         try:
-            if not stays:
-                await self._drop(link)
+            if not (await self._tree.is_broken(link) if stays else await self._drop(link)):
+                return None
         except StoreError as error:
             failed(link.path, error)
             stays = True
@@ -99,23 +101,28 @@ class Verifier:
             "stays": stays,
         }
 
-    async def _drop(self, link: LinkFact) -> None:
-        """In the turn of whoever writes the same."""
+    async def _drop(self, link: LinkFact) -> bool:
+        """In the turn of whoever writes the same; whether it went."""
+        gone = False
         match link.place:
             case CurrentLink(repository, tag):
                 async with self._turns.of((repository, tag)):
-                    if await self._tree.drop_broken(link):
+                    gone = await self._tree.drop_broken(link)
+                    if gone:
                         self._memory.forget_tag(repository, tag)
                         self._inventory.note_tag_gone(repository, tag, self._clock())
             case LayerLink(repository, digest):
                 async with self._turns.of(digest):
-                    if await self._tree.drop_broken(link):
+                    gone = await self._tree.drop_broken(link)
+                    if gone:
                         self._memory.forget_link(repository, digest)
                         self._inventory.note_layer_gone(repository, digest)
             case RevisionLink(repository, digest):
                 async with self._turns.of(digest):
-                    if await self._tree.drop_broken(link):
+                    gone = await self._tree.drop_broken(link)
+                    if gone:
                         self._memory.forget_image(repository, digest)
                         self._inventory.note_image_gone(repository, digest)
             case _:
                 pass
+        return gone

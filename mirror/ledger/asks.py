@@ -54,8 +54,8 @@ _Row = tuple[float, int, int, int, bytes, str | None, str | None, str | None]
 
 def total(connection: sqlite3.Connection) -> Total:
     """What is kept."""
-    blobs, size = connection.execute("SELECT blobs, bytes FROM state").fetchone()
-    return Total(blobs, size)
+    blobs, size, complete = connection.execute("SELECT blobs, bytes, complete FROM state").fetchone()
+    return Total(blobs, size, bool(complete))
 
 
 def known_since(connection: sqlite3.Connection, now: float, gap: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
@@ -55,10 +55,11 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What is kept, manifests among it."""
+    """What is kept, manifests among it. `surveyed`: all of it, as a survey has ended; else what was noted."""
 
     blobs: int
     bytes: int
+    surveyed: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

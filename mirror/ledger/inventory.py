@@ -87,7 +87,7 @@ class Inventory(Notebook):
 
     @property
     def replaced(self) -> int:
-        """How often the file was deleted, or another put in its place, since this was opened."""
+        """How often what was known was lost, since this was opened: the file was deleted, or another came."""
         return self._stock.replaced
 
     async def open(self) -> None:

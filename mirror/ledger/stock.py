@@ -63,7 +63,7 @@ class Stock:
         self._unsynced = False  # whether the file says that it is in use, and the disk may not
         self._changes = 0  # of the connection, at the last look at the journal
         self.complete = False  # for any thread
-        self.replaced = 0  # how often somebody has taken the file away; for any thread
+        self.replaced = 0  # how often other rows had to do; for any thread
 
     @property
     def in_memory(self) -> bool:
@@ -242,6 +242,7 @@ class Stock:
         """Somebody has deleted the file, or put another there: what was known of the tree is not in it."""
         if file.renew():
             self.replaced += 1
+            self._token = ""
             self.distrust()
 
     def _discard(self, memory: sqlite3.Connection) -> None:
@@ -264,6 +265,7 @@ class Stock:
         """Is it the file of before, and can it be trusted?"""
         token, complete, running = _state(connection)
         if token != self._token:
+            self.replaced += self._token != ""
             self._token = token
             self._trusted = not running
             self._marks = self._sweep = None

@@ -81,9 +81,14 @@ class BookedStore(ContentStore):
             await self._note_data(repository, digest)
 
     async def link_blob(self, repository: Repository, digest: Digest) -> None:
+        """Nothing, where its data has gone meanwhile: the link would lead nowhere, and no collection takes it
+        while a manifest names the blob.
+        """
         async with self.turns.of(digest):
-            await super().link_blob(repository, digest)
-            await self._note_data(repository, digest)
+            size = await self._size_now(digest)
+            if size is not None:
+                await super().link_blob(repository, digest)
+                self._book.note_blob(repository, digest, size, self._clock())
 
     async def discard_blob(self, digest: Digest) -> None:
         async with self.turns.of(digest):
@@ -102,12 +107,16 @@ class BookedStore(ContentStore):
 
     async def _note_data(self, repository: Repository | None, digest: Digest) -> None:
         """Tell of a blob's data, if it is there. `repository` None: it is linked in none for sure."""
-        try:
-            size = await self.blob_size(digest)
-        except RegistryError:
-            return
+        size = await self._size_now(digest)
         if size is not None:
             self._book.note_blob(repository, digest, size, self._clock())
+
+    async def _size_now(self, digest: Digest) -> int | None:
+        """Bytes of its data; None where there is none, or nobody can tell."""
+        try:
+            return await self.blob_size(digest)
+        except RegistryError:
+            return None
 
 
 def _parts(manifest: RawManifest) -> list[Digest]:

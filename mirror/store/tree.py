@@ -54,6 +54,11 @@ class Tree:
                 async for batch in batches:
                     yield batch
 
+    async def is_broken(self, link: verify.LinkFact) -> bool:
+        """Whether a link that was broken is so still, and is there."""
+        with reading():
+            return await verify.is_broken(self._driver, self._links, link)
+
     async def has_blob(self, digest: Digest) -> bool:
         """Whether its data is here, whatever it is."""
         with reading():

@@ -48,11 +48,15 @@ async def links_of(driver: StorageDriver, links: Links) -> AsyncGenerator[list[L
             ]
 
 
+async def is_broken(driver: StorageDriver, links: Links, link: LinkFact) -> bool:
+    """Whether it is so still, and there. Raises DriverError."""
+    found = await links.read(link.path, stands_for(link.place))
+    return found is None and await has(driver, link.path)
+
+
 async def drop_broken(driver: StorageDriver, links: Links, link: LinkFact) -> bool:
     """Delete a link that is broken still, a tag with its history; whether it went. In its writer's turn."""
-    if not await has(driver, link.path):
-        return False
-    if await links.read(link.path, stands_for(link.place)) is not None:
+    if not await is_broken(driver, links, link):
         return False
     if isinstance(link.place, CurrentLink):
         return await drop_tag(driver, link.place.repository, link.place.tag)

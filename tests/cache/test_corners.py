@@ -240,3 +240,16 @@ async def test_a_clock_that_is_put_right_expires_nothing_at_once_and_what_is_unu
         at.clock.now += 3 * HOUR
         await at.keeper._look()
         assert not await at.has(A, image)
+
+
+async def test_a_blob_that_goes_before_it_is_linked_leaves_no_link(tmp_path: Path) -> None:
+    """Its reader has it open, and reads on. No collection would take the link while an image names the blob."""
+    async with shop(tmp_path, Limits()) as at:
+        gone = await at.blob(b"gone" * KIB, A)
+        at.clock.now += HOUR
+        async for _ in at.collector.purge(A, None):
+            pass
+        assert not await at.kept(b"gone" * KIB)
+        await at.store.link_blob(A, gone)
+        assert not await at.store.is_linked(A, gone)
+        assert await at.inventory.layers(A) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RawManifest, RegistryError
 from mirror.store.booked import BookedStore
+from mirror.store.links import Links
 from mirror.store.tree import Tree
 from tests.cache.kit import A, B, Clock, whole
 
@@ -426,6 +428,24 @@ async def test_a_verification_finds_broken_links_and_takes_them_away(tmp_path: P
         assert await at.has(B, other)
         again = [event async for event in at.collector.verify()]
         assert (again[-1]["links"], again[-1]["broken"]) == (5, 0)
+
+
+async def test_a_link_that_goes_while_it_is_read_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        await at.image(A, "1", b"a" * KIB)
+        read_many = Links.read_many
+
+        async def after_a_purge(links: Links, wanted: Any) -> Any:
+            shutil.rmtree(tmp_path / "docker/registry/v2/repositories/library/a")
+            return await read_many(links, wanted)
+
+        monkeypatch.setattr(Links, "read_many", after_a_purge)
+        events = [event async for event in at.collector.verify()]
+        assert events[-1]["links"] > 0
+        assert events[-1]["broken"] == 0
+        assert not [event for event in events if event["event"] == "bad"]
 
 
 async def test_a_broken_link_behind_a_symbolic_link_stays(tmp_path: Path) -> None:
