@@ -23,11 +23,11 @@ if UVLOOP:
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
-def pytest_xdist_make_scheduler(config: pytest.Config) -> object:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Who runs what, where there are several workers."""
     from tests.support.workers import AloneLast
 
-    return AloneLast(config)
+    return AloneLast(config, log)
 
 
 @pytest.fixture(params=list(MODES))

@@ -35,9 +35,11 @@ class AloneLast(LoadFileScheduling):
         return _LAST if nodeid.startswith(ALONE) else super()._split_scope(nodeid)
 
     def _reschedule(self, node: WorkerController) -> None:
-        if self._only_last() and not node.shutting_down and len(self.nodes) > 1:
-            self._stop_all_but_one(node)
-        else:
+        """Until it has a test to do and another, or is told to end; or has to wait."""
+        while not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+            if self._only_last() and len(self.nodes) > 1:
+                self._stop_all_but_one(node)
+                return
             super()._reschedule(node)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
@@ -49,10 +51,22 @@ class AloneLast(LoadFileScheduling):
         super()._assign_work_unit(node)
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """It has ended: whoever is left may go on."""
-        crashed = super().remove_node(node)
-        if crashed is None and self._only_last() and len(self.nodes) == 1:
-            self._reschedule(self.nodes[0])
+        """It has ended: what it has not done is anybody's. The test in which it died, if it did.
+
+        NB: that test is not tried again; and what is done is not given out again, after which pytest-xdist's
+        own would wait for ever.
+        """
+        left = {scope: unit for scope, unit in self.assigned_work.pop(node).items() if not all(unit.values())}
+        crashed: str | None = None
+        if left:
+            scope, unit = next(iter(left.items()))
+            crashed = next(test for test, done in unit.items() if not done)
+            unit[crashed] = True
+            if all(unit.values()):
+                del left[scope]
+        self.workqueue.update(left)
+        for other in self.nodes:
+            self._reschedule(other)
         return crashed
 
     def _only_last(self) -> bool:
