@@ -12,7 +12,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from time import process_time
+from pathlib import Path
+from time import process_time, thread_time
 
 import structlog
 
@@ -27,7 +28,8 @@ TICK = 0.25  # seconds between two looks at the pace
 WORTH = 0.5  # seconds that the rest would take with no more connections than there are
 FAST = 200e6  # bytes a second that need no further connection: what more of them bring, the processor loses
 HELD = 0.5  # share of the time that the first connection waits for the disk: then it is not the link's pace
-BUSY = 0.7  # processors that the mirror uses, for whatever: then it is not the link's pace either
+BUSY = 0.7  # processors that the mirror uses, or its loop would: then it is not the link's pace either
+SCHEDULED = Path("/proc/thread-self/schedstat")  # nanoseconds that a thread has run, and waited to run
 
 log = structlog.get_logger()
 
@@ -42,12 +44,15 @@ class _Helper:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What there was at a time: bytes received, seconds waited for the disk, seconds of the processor."""
+    """What there was at a time: bytes received, seconds waited for the disk; seconds of a processor that the
+    process has used, and that the loop's thread has used, or waited for while others used it.
+    """
 
     at: float
     received: int
     held: float
-    spent: float
+    used: float
+    wanted: float
 
 
 class Helpers:
@@ -122,13 +127,14 @@ class Helpers:
 
     def _look(self) -> _Look:
         now = asyncio.get_running_loop().time()
-        return _Look(now, self._intake.received, self._intake.held, process_time())
+        return _Look(now, self._intake.received, self._intake.held, process_time(), _wanted())
 
     def _is_worth(self, before: _Look, now: _Look) -> bool:
         assert self._plan.size is not None
         seconds = now.at - before.at
         pace = (now.received - before.received) / seconds
-        if now.held - before.held > HELD * seconds or now.spent - before.spent > BUSY * seconds:
+        processors = max(now.used - before.used, now.wanted - before.wanted) / seconds
+        if now.held - before.held > HELD * seconds or processors > BUSY:
             return False
         left = self._plan.size - self._intake.there.total
         return 0 < pace < FAST and left > max(pace * WORTH, 2 * self._plan.least)
@@ -202,3 +208,12 @@ class Helpers:
             wait=None if wait is None else round(wait, 2),
             reason=str(error),
         )
+
+
+def _wanted() -> float:
+    """Seconds of a processor that this thread has had, or would have had if there had been one free."""
+    try:
+        ran, waited, _ = SCHEDULED.read_text().split()
+        return (int(ran) + int(waited)) / 1e9
+    except (OSError, ValueError):  # a kernel that does not tell
+        return thread_time()

@@ -134,8 +134,14 @@ async def test_a_smaller_blob_and_one_that_may_not_is_asked_for_as_ever(
     assert sent(upstream) == size
 
 
-async def test_a_fast_connection_gets_no_company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helpers, "FAST", RATE / 2)
+@pytest.mark.parametrize(
+    ("name", "limit"), [("FAST", RATE / 2), ("BUSY", -1.0), ("HELD", -1.0), ("WORTH", 1000.0)]
+)
+async def test_a_connection_gets_no_company_where_that_would_bring_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: float
+) -> None:
+    """It is fast, or waits for the processor or for the disk, or its end is near."""
+    monkeypatch.setattr(helpers, name, limit)
     upstream, digest = scripted()
     async with mirrored(tmp_path, upstream) as parts:
         assert await whole(await parts.registry.blob(A, digest)) == DATA
