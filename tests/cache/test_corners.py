@@ -243,7 +243,7 @@ async def test_a_clock_that_is_put_right_expires_nothing_at_once_and_what_is_unu
 
 
 async def test_a_blob_that_goes_before_it_is_linked_leaves_no_link(tmp_path: Path) -> None:
-    """Its reader has it open, and reads on. No collection would take the link while an image names it."""
+    """Its reader has it open, and reads on. No collection takes the link while an image names the blob."""
     async with shop(tmp_path, Limits()) as at:
         gone = await at.blob(b"gone" * KIB, A)
         at.clock.now += HOUR
