@@ -77,8 +77,8 @@ class Plan:
     def take(self, wants: Iterable[Want], count: int) -> Claim | None:
         """The next claim where `count` connections share what is left; None where nothing is left.
 
-        Alone, that is all up to what is there already. A claim up to the blob's end is open where one is
-        alone: nobody knows whether the upstream can do other ranges.
+        Alone, that is the first gap, whoever waits for what: the rest comes by the same request, also where
+        the upstream does no ranges. Up to the blob's end it is open, so that others can take from it.
         """
         assert self.size is not None
         gaps = self._gaps()
@@ -87,7 +87,7 @@ class Plan:
             gaps = self._gaps()
         if not gaps:
             return None
-        start, stop = _nearest(gaps, wants, self.least)
+        start, stop = _nearest(gaps, wants, self.least) if count > 1 else gaps[0]
         if count > 1:
             stop = self._bounded(start, stop, count, sum(end - begin for begin, end in gaps))
         elif stop < self.size:

@@ -37,6 +37,13 @@ def test_alone_all_is_asked_for_at_once() -> None:
     assert plan.take([], 1) is None
 
 
+def test_alone_the_first_gap_is_next_whatever_readers_want() -> None:
+    """The rest comes by the same request, and an upstream without ranges would send all of it twice."""
+    plan, _ = planned(256 * MIB, (0, 20 * MIB))
+    claim = plan.take([Want(200 * MIB, 201 * MIB)], 1)
+    assert ends(claim) == (20 * MIB, 256 * MIB)
+
+
 def test_who_comes_to_help_takes_from_what_the_first_one_has_not_come_to() -> None:
     plan, _ = planned(256 * MIB)
     first = plan.take([], 1)
