@@ -36,6 +36,18 @@ class NoSpaceError(DriverError):
     """The disk or the quota is full."""
 
 
+class DeniedError(DriverError):
+    """A remote storage does not let us: no credentials or wrong ones, a right that is missing, no bucket."""
+
+
+class ThrottledError(DriverError):
+    """A remote storage wants fewer requests, also after it was asked more slowly."""
+
+
+class UnreachableError(DriverError):
+    """A remote storage does not answer, or not in time, or answers that it is broken (5xx)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Info:
     """What is at a path; `size` in bytes is 0 for a folder.
@@ -62,6 +74,19 @@ class Entry:
     modified: float  # seconds since the epoch
     is_folder: bool = False
     linked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Where whoever has this URL can fetch a file by itself.
+
+    `size` is the file's, in bytes. `until`, in seconds since the epoch: nobody is to be given the URL after
+    that; it works for some time longer.
+    """
+
+    url: str
+    size: int
+    until: float
 
 
 class OpenFile(Protocol):
@@ -106,7 +131,14 @@ class StorageDriver(Protocol):
         On failure `source` is still there.
         """
 
-    async def open(self, path: str) -> OpenFile: ...
+    async def open(self, path: str, start: int = 0) -> OpenFile:
+        """Open a file. `start` is where reading is about to begin: a remote storage sends from there on."""
+
+    async def elsewhere(self, path: str, method: str) -> Elsewhere | None:
+        """Where others can fetch the file by GET or HEAD (`method`); None: only through us.
+
+        That it is there is known from a moment ago, within a minute.
+        """
 
     async def stat(self, path: str) -> Info: ...
 

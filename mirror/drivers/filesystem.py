@@ -59,10 +59,13 @@ class FilesystemDriver:
         """
         await self._threads.run(partial(files.move_in, source, self._locate_below(path), path))
 
-    async def open(self, path: str) -> OpenFile:
+    async def open(self, path: str, start: int = 0) -> OpenFile:
         call = partial(files.open_regular, self._locate(path), path)
         file, size = await self._threads.run(call, unclaimed=_close_unclaimed)
         return _LocalFile(self._threads, path, file, size)
+
+    async def elsewhere(self, path: str, method: str) -> None:
+        """Nowhere."""
 
     async def stat(self, path: str) -> Info:
         return await self._threads.run(partial(files.stat, self._locate(path), path))

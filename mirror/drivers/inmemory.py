@@ -22,7 +22,7 @@ from mirror.drivers.base import (
     OpenFile,
     PathNotFoundError,
 )
-from mirror.drivers.patterns import Wanted, parse
+from mirror.drivers.patterns import parse
 
 CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
 LIMIT = 4 << 30  # bytes of content; some bound must be there before the machine's memory is
@@ -91,8 +91,11 @@ class InMemoryDriver:
         with source.open("rb") as file:
             return file.read(self._limit + 1)
 
-    async def open(self, path: str) -> OpenFile:
+    async def open(self, path: str, start: int = 0) -> OpenFile:
         return _InMemoryFile(path, self._file(path).data)
+
+    async def elsewhere(self, path: str, method: str) -> None:
+        """Nowhere."""
 
     async def stat(self, path: str) -> Info:
         node = self._node(path)
@@ -116,7 +119,7 @@ class InMemoryDriver:
         start = parse(patterns)
         async with aclosing(self.walk(path)) as batches:
             async for batch in batches:
-                yield [entry for entry in batch if _fits(entry.path[len(path) :].lstrip("/"), start)]
+                yield [entry for entry in batch if start.fits(entry.path[len(path) :].lstrip("/"))]
 
     async def list(self, path: str) -> list[str]:
         node = self._node(path)
@@ -236,12 +239,6 @@ def _entries(path: str, folder: _Folder, leaves: Collection[str]) -> Iterator[En
             yield from _entries(below, node, leaves)
         else:
             yield Entry(below, len(node.data), node.modified)
-
-
-def _fits(path: str, left: Wanted) -> bool:
-    for name in path.split("/"):
-        left = left.below(name)
-    return left.ends
 
 
 class _InMemoryFile:

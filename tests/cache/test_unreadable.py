@@ -38,8 +38,8 @@ class BadSectors(FaultyDriver):
         self.all = False
         self.reads = 0  # that failed
 
-    async def open(self, path: str) -> OpenFile:
-        file = await super().open(path)
+    async def open(self, path: str, start: int = 0) -> OpenFile:
+        file = await super().open(path, start)
         return _Spoilt(self, file, path) if self.all or any(bad in path for bad in self.bad) else file
 
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.drivers.base import DriverError, Entry, Info, OpenFile, StorageDriver
+from mirror.drivers.base import DriverError, Elsewhere, Entry, Info, OpenFile, StorageDriver
 
 
 class FaultyDriver:
@@ -77,9 +77,12 @@ class FaultyDriver:
         if fails:
             raise self._failure(path, "injected")
 
-    async def open(self, path: str) -> OpenFile:
+    async def open(self, path: str, start: int = 0) -> OpenFile:
         self._check(path)
-        return _FaultyFile(self, path, await self._inner.open(path))
+        return _FaultyFile(self, path, await self._inner.open(path, start))
+
+    async def elsewhere(self, path: str, method: str) -> Elsewhere | None:
+        return await self._inner.elsewhere(path, method)
 
     async def stat(self, path: str) -> Info:
         self._check(path)
