@@ -6,13 +6,11 @@ The only place that reads `Config`. It joins rooms and decides nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import signal
 import socket
-import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,23 +21,20 @@ from aiohttp import web
 
 from mirror import __version__, appkeeping, appupstreams
 from mirror import log as logging
+from mirror.appstorage import SPOOL, StartError, described, storage
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
-from mirror.config import Config, Storage
+from mirror.config import Config
 from mirror.configfile import Loaded
 from mirror.confignames import OPEN
-from mirror.drivers import probe
 from mirror.drivers.base import StorageDriver
-from mirror.drivers.filesystem import FilesystemDriver
-from mirror.drivers.inmemory import InMemoryDriver
 from mirror.ledger.sqlite import Ledger
 from mirror.oci.names import Repository
 from mirror.server import connections, control, limits, routes
 from mirror.server.settings import Settings as ServerSettings
-from mirror.store import layout
 from mirror.upstream.routes import Routes
 
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
@@ -52,17 +47,14 @@ LISTEN_ADVICE = {
     errno.EACCES: "Ports below 1024 are for root: choose a higher one.",
     errno.EADDRNOTAVAIL: "No network interface of this machine has that address.",
 }
-SPOOL = Path("mirror", appkeeping.SPOOL)  # below the root directory
 LEDGER = "ledger.sqlite"  # beside it
 # For names to be resolved and large manifests to be read. asyncio's own few would all wait when a DNS server
 # does not answer.
 THREADS = 32
 
+__all__ = ["SPOOL", "StartError", "build", "serve", "storage"]
+
 log = structlog.get_logger()
-
-
-class StartError(Exception):
-    """The mirror cannot start; the text says why and what to do."""
 
 
 async def serve(loaded: Loaded, file: Path | None) -> None:
@@ -72,7 +64,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
     limits.raise_open_files()
     for warning in loaded.warnings:
         log.warning("config.warning", detail=str(warning))
-    with storage(config.storage) as (driver, spool_folder):
+    with storage(config) as (driver, spool_folder):
         app = build(config, driver, spool_folder)
         runner = web.AppRunner(
             app,
@@ -95,7 +87,8 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
                 upstream=config.proxy.remoteurl,
                 login=appupstreams.login(config.proxy),
                 others=len(config.proxy.upstreams),
-                storage=str(spool_folder.parent.parent) if config.storage.filesystem else driver.name,
+                storage=described(config),
+                folder=str(spool_folder.parent),
             )
             await stop.wait()
             log.info("mirror.stopping", draintimeout=f"{config.http.draintimeout:g}s")
@@ -147,6 +140,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         return await appupstreams.explain(image, proxy, names, upstream, registry)
 
     async def lifetime(_app: web.Application) -> AsyncGenerator[None, None]:
+        await driver.start()
         await ledger.open()
         sweeper = asyncio.create_task(_sweep(fills))
         socket_path = spool_folder.parent / control.SOCKET.name
@@ -163,30 +157,6 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
 
     app.cleanup_ctx.append(lifetime)
     return app
-
-
-@contextlib.contextmanager
-def storage(settings: Storage) -> Iterator[tuple[StorageDriver, Path]]:
-    """The driver, and the local folder for unfinished fills."""
-    if settings.filesystem is None:
-        with tempfile.TemporaryDirectory(prefix="mirror-spool-") as folder:
-            yield InMemoryDriver(), Path(folder) / SPOOL
-        return
-    root = settings.filesystem.rootdirectory.absolute()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        kept = any((root / folder).exists() for folder in layout.FOLDERS)
-    except OSError as error:
-        raise StartError(
-            f"storage.filesystem.rootdirectory: cannot use {root}: {error.strerror}. "
-            f"Make it a folder that user {os.geteuid()} can write, or name another one."
-        ) from error
-    for refusal in probe.refusals(root, (*layout.FOLDERS, str(SPOOL))):
-        text = probe.advice(refusal, root)
-        if not kept:
-            raise StartError(f"storage.filesystem.rootdirectory: {text}.")
-        log.warning("storage.readonly", detail=f"{text}. What is kept is served, new content is not kept.")
-    yield FilesystemDriver(root, settings.filesystem.maxthreads), root / SPOOL
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> str:

@@ -11,7 +11,16 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator
 
 from mirror.configproxy import parse_match
 from mirror.configsections import Section
-from mirror.configvalues import Period, Size, SizeValue, at_most, format_bytes, parse_size, parse_text
+from mirror.configvalues import (
+    PathValue,
+    Period,
+    Size,
+    SizeValue,
+    at_most,
+    format_bytes,
+    parse_size,
+    parse_text,
+)
 
 MAXSIZE_MIN: Final = 1 << 20  # bytes; less holds no image: it was meant with a unit
 RATE_MIN: Final = 64 << 10  # bytes a second; at less, a disk's reads never come to an end
@@ -54,8 +63,12 @@ class Scrub(Section):
 
 
 class Cache(Section):
-    """A limit that is None does not count. What fits a pattern of `pin` is evicted by no limit."""
+    """A limit that is None does not count. What fits a pattern of `pin` is evicted by no limit.
 
+    `folder`: a local one for what is the mirror's own, where images are kept elsewhere.
+    """
+
+    folder: PathValue | None = None
     maxsize: Annotated[Limit, AfterValidator(_large)] | None = None
     minfree: Limit | None = None
     pin: Annotated[

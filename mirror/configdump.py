@@ -11,7 +11,7 @@ from mirror.config import Config
 from mirror.configeffect import RULES
 from mirror.configsecrets import HIDDEN, is_secret, redacted
 
-_PATHS: Final = ("rootdirectory", "ca", "clientcert", "clientkey", "dockerconfig")
+_PATHS: Final = ("rootdirectory", "folder", "ca", "clientcert", "clientkey", "dockerconfig")
 
 
 def dump(config: Config) -> str:
@@ -24,7 +24,7 @@ def dump(config: Config) -> str:
         _drop(tree, rule.key.split("."), rule.value)
     proxy = tree["proxy"]
     upstreams = (proxy, *proxy["upstreams"].values())
-    for section in (tree["storage"].get("filesystem", {}), *upstreams):
+    for section in (tree["storage"].get("filesystem", {}), tree["cache"], *upstreams):
         for name in _PATHS:
             if name in section:
                 section[name] = str(Path(section[name]).absolute())

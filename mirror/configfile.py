@@ -20,6 +20,7 @@ from mirror.configeffect import STORAGE_OPTIONS, apply_rules, check_driver
 from mirror.configenv import overlay, string_form, variable_of
 from mirror.confighints import meant, section_form, unknown_key
 from mirror.configproblems import ConfigError, Problem, Warning_, find, is_given, joined, text_of, wrong
+from mirror.configremote import check_remote
 from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths
 from mirror.configtree import Items, Scalar, Table, Tree, TreeError, is_null, parse, resolved
 from mirror.configupstream import REMOTEURL, check_default, check_keys, check_names, check_urls, doubtful
@@ -64,7 +65,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     if config is not None:
         proxy = config.proxy
         problems += [*check_names(proxy, tree), *check_urls(proxy, tree), *check_files(proxy, tree)]
-        warnings += [*doubtful(proxy, tree), *check_programs(proxy, tree, environ)]
+        clashes, idle = check_remote(config, tree)
+        problems += clashes
+        warnings += [*idle, *doubtful(proxy, tree), *check_programs(proxy, tree, environ)]
     if problems or config is None:
         raise ConfigError(*sorted(problems, key=_place_in(path)))
     return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))
@@ -118,6 +121,9 @@ def _normalise(tree: Table) -> None:
     for key, known in ROOT.fields.items():
         if known.string_form and key in tree.entries:
             tree.entries[key] = string_form(tree.entries[key])
+    storage = tree.entries.get("storage")
+    if isinstance(storage, Table) and "s3aws" in storage.entries and "s3" not in storage.entries:
+        storage.entries["s3"] = storage.entries.pop("s3aws")
 
 
 def _old_names(tree: Table, warnings: list[Warning_]) -> None:

@@ -112,6 +112,9 @@ class StorageDriver(Protocol):
 
     name: str
 
+    async def start(self) -> None:
+        """Make what takes a moment to make, and would else be made when it is first needed."""
+
     async def get(self, path: str, limit: int) -> bytes:
         """A small file whole. DriverError when it has more than `limit` bytes."""
 
@@ -134,8 +137,8 @@ class StorageDriver(Protocol):
     async def open(self, path: str, start: int = 0) -> OpenFile:
         """Open a file. `start` is where reading is about to begin: a remote storage sends from there on."""
 
-    async def elsewhere(self, path: str, method: str) -> Elsewhere | None:
-        """Where others can fetch the file by GET or HEAD (`method`); None: only through us.
+    async def elsewhere(self, path: str) -> Elsewhere | None:
+        """Where others can fetch the file by GET; None: only through us. PathNotFoundError, as `open`.
 
         That it is there is known from a moment ago, within a minute.
         """

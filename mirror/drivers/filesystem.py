@@ -41,6 +41,9 @@ class FilesystemDriver:
         self._root = root
         self._threads = _Threads(threads)
 
+    async def start(self) -> None:
+        """There is nothing to make."""
+
     async def get(self, path: str, limit: int) -> bytes:
         return await self._threads.run(partial(files.read_whole, self._locate(path), path, limit))
 
@@ -64,7 +67,7 @@ class FilesystemDriver:
         file, size = await self._threads.run(call, unclaimed=_close_unclaimed)
         return _LocalFile(self._threads, path, file, size)
 
-    async def elsewhere(self, path: str, method: str) -> None:
+    async def elsewhere(self, path: str) -> None:
         """Nowhere."""
 
     async def stat(self, path: str) -> Info:

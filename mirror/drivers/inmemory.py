@@ -49,6 +49,9 @@ class InMemoryDriver:
         self._clock = clock
         self._used = 0
 
+    async def start(self) -> None:
+        """There is nothing to make."""
+
     async def get(self, path: str, limit: int) -> bytes:
         data = self._file(path).data
         if len(data) > limit:
@@ -94,7 +97,7 @@ class InMemoryDriver:
     async def open(self, path: str, start: int = 0) -> OpenFile:
         return _InMemoryFile(path, self._file(path).data)
 
-    async def elsewhere(self, path: str, method: str) -> None:
+    async def elsewhere(self, path: str) -> None:
         """Nowhere."""
 
     async def stat(self, path: str) -> Info:

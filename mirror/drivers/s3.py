@@ -132,11 +132,11 @@ class S3Driver:
                 raise _Behind from error
             raise
 
-    async def elsewhere(self, path: str, method: str) -> Elsewhere | None:
+    async def elsewhere(self, path: str) -> Elsewhere | None:
         if not self._redirects:
             return None
         _check_file(path)
-        return await self._urls.get(path, method)
+        return await self._urls.get(path)
 
     async def stat(self, path: str) -> Info:
         paths.split(path)

@@ -68,17 +68,16 @@ class S3Client:
         """GetObject, of which the body is to be read, and closed, by the caller."""
         return await self._run(path, "get_object", CALL, {"Key": self.key(path), **parameters}, reading=True)
 
-    async def presign(self, path: str, method: str, seconds: float) -> str:
-        """A URL by which anybody can GET or HEAD an object for so long. Raises DriverError."""
+    async def presign(self, path: str, seconds: float) -> str:
+        """A URL by which anybody can GET an object for so long. Raises DriverError."""
         if self._signer is None:
             await self.open()
         self._check_open(path)
-        operation = "head_object" if method == "HEAD" else "get_object"
         parameters = {"Bucket": self.bucket, "Key": self.key(path)}
         try:
             async with asyncio.timeout(CALL):  # where credentials are fetched anew
                 url = await self._signer.generate_presigned_url(
-                    operation, Params=parameters, ExpiresIn=int(seconds), HttpMethod=method
+                    "get_object", Params=parameters, ExpiresIn=int(seconds)
                 )
         except TimeoutError as error:
             raise UnreachableError(path, f"no credentials within {CALL:g} s") from error

@@ -30,21 +30,21 @@ class Urls:
         self._lifetime = lifetime
         self._clock, self._monotonic = clock, monotonic
         self._seen: LRUCache[str, tuple[int, float]] = LRUCache(KNOWN)  # path: size, when
-        self._urls: LRUCache[tuple[str, str], tuple[str, float, float]] = LRUCache(KNOWN)
+        self._urls: LRUCache[str, tuple[str, float, float]] = LRUCache(KNOWN)
 
-    async def get(self, path: str, method: str) -> Elsewhere:
+    async def get(self, path: str) -> Elsewhere:
         """Where the object is. Raises PathNotFoundError, DriverError."""
         seen = self._seen.get(path)
         if seen is None or self._monotonic() - seen[1] >= SEEN_SECONDS:
             self.forget(path)
             answer = await self._client.call(path, "head_object", Key=self._client.key(path))
             seen = self._seen[path] = int(answer["ContentLength"]), self._monotonic()
-        url, since, until = self._urls.get((method, path), ("", 0.0, 0.0))
+        url, since, until = self._urls.get(path, ("", 0.0, 0.0))
         if not since <= self._clock() < until:
             since = self._clock()
-            url = await self._client.presign(path, method, self._lifetime)
+            url = await self._client.presign(path, self._lifetime)
             until = since + self._lifetime * GIVEN
-            self._urls[method, path] = url, since, until
+            self._urls[path] = url, since, until
         return Elsewhere(url, seen[0], until)
 
     def forget(self, path: str) -> None:

@@ -47,6 +47,9 @@ class FaultyDriver:
         if self._fails():
             raise self._failure(path, "injected")
 
+    async def start(self) -> None:
+        await self._inner.start()
+
     async def get(self, path: str, limit: int) -> bytes:
         self._check(path)
         return await self._inner.get(path, limit)
@@ -81,8 +84,8 @@ class FaultyDriver:
         self._check(path)
         return _FaultyFile(self, path, await self._inner.open(path, start))
 
-    async def elsewhere(self, path: str, method: str) -> Elsewhere | None:
-        return await self._inner.elsewhere(path, method)
+    async def elsewhere(self, path: str) -> Elsewhere | None:
+        return await self._inner.elsewhere(path)
 
     async def stat(self, path: str) -> Info:
         self._check(path)

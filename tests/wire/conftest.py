@@ -123,7 +123,7 @@ async def running(
         if clock is not None:
             timed = partial(PullThrough, clock=clock)
             stack.enter_context(mock.patch.object(app, "PullThrough", timed))
-        driver, spool = stack.enter_context(app.storage(loaded.config.storage))
+        driver, spool = stack.enter_context(app.storage(loaded.config))
         runner = web.AppRunner(app.build(loaded.config, driver, spool), shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
