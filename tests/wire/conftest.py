@@ -95,11 +95,17 @@ class Clock:
 
 @asynccontextmanager
 async def running(
-    root: Path, *urls: str, clock: Clock | None = None, **proxy: Any
+    root: Path,
+    *urls: str,
+    clock: Clock | None = None,
+    storage: dict[str, Any] | None = None,
+    cache: dict[str, Any] | None = None,
+    **proxy: Any,
 ) -> AsyncGenerator[Mirror, None]:
     """The mirror of one upstream, under these URLs, as `mirror serve` would run this configuration.
 
-    Each request of a tag is checked with the upstream, unless `freshness` says otherwise.
+    Each request of a tag is checked with the upstream, unless `freshness` says otherwise. Images are kept
+    below `root` where no other `storage` is given.
     """
     file = root.with_suffix(".yml")
     quick: dict[str, Any] = {
@@ -112,7 +118,8 @@ async def running(
     config = {
         "version": 0.1,
         "log": {"accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(root)}},
+        "storage": storage or {"filesystem": {"rootdirectory": str(root)}},
+        "cache": cache or {},
         "http": {"addr": "127.0.0.1:5000"},
         "proxy": {**where, **quick, **proxy},
     }
