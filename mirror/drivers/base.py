@@ -107,6 +107,16 @@ class OpenFile(Protocol):
         """Safe to call twice."""
 
 
+class Incoming(Protocol):
+    """A file that is taken while it grows. Plain functions, which wait for nothing."""
+
+    def reached(self, count: int) -> None:
+        """Its first `count` bytes are in it, and stay as they are."""
+
+    def end(self) -> None:
+        """It is not wanted, unless it was moved in. Safe to call twice."""
+
+
 class StorageDriver(Protocol):
     """Bytes at paths."""
 
@@ -128,10 +138,16 @@ class StorageDriver(Protocol):
     async def put(self, path: str, data: bytes) -> None:
         """Write a small file: atomic (readers see the old or the new one) and durable on return."""
 
-    async def move_in(self, source: Path, path: str) -> None:
+    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
+        """Begin to take a local file that is to have `size` bytes, and to be moved in then.
+
+        Nothing is at `path` before that. None: there is nothing to be gained. The caller sees to its end.
+        """
+
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         """Make a complete local file the one at `path`: atomic, durable on return; `source` is gone then.
 
-        On failure `source` is still there.
+        On failure `source` is still there. `incoming` is what has been taken of it.
         """
 
     async def open(self, path: str, start: int = 0) -> OpenFile:

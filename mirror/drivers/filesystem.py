@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mirror.drivers import files, paths, removal
-from mirror.drivers.base import DriverError, Entry, Info, OpenFile
+from mirror.drivers.base import DriverError, Entry, Incoming, Info, OpenFile
 from mirror.drivers.finding import Find
 from mirror.drivers.walking import Sweep, Walk
 
@@ -54,7 +54,10 @@ class FilesystemDriver:
     async def put(self, path: str, data: bytes) -> None:
         await self._threads.run(partial(files.write, self._locate_below(path), path, data))
 
-    async def move_in(self, source: Path, path: str) -> None:
+    def incoming(self, source: Path, path: str, size: int) -> None:
+        """It costs next to nothing to move it in whole."""
+
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         """As the Protocol says; the file keeps its permission bits.
 
         The source gets a second name (a hard link) rather than a new one, so that it is still there when the

@@ -20,12 +20,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mirror.drivers import flat, paths
-from mirror.drivers.base import DriverError, Elsewhere, Entry, Info, NoSpaceError, OpenFile, PathNotFoundError
+from mirror.drivers.base import (
+    DriverError,
+    Elsewhere,
+    Entry,
+    Incoming,
+    Info,
+    NoSpaceError,
+    OpenFile,
+    PathNotFoundError,
+)
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3delete import Deletion
 from mirror.drivers.s3file import S3File
 from mirror.drivers.s3listing import Listing, modified
+from mirror.drivers.s3parts import Upload
 from mirror.drivers.s3settings import S3Settings
+from mirror.drivers.s3slice import Source
 from mirror.drivers.s3upload import Uploads
 from mirror.drivers.s3urls import Urls
 
@@ -100,14 +111,15 @@ class S3Driver:
         await self._uploads.put(path, data)
         self._urls.forget(path)
 
-    async def move_in(self, source: Path, path: str) -> None:
+    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
+        return self._uploads.begin(path, source, size)
+
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         """As the Protocol says; large files in parts, several at once."""
         _check_writable(path)
         file = await _open_source(source, path)
-        try:
+        if not isinstance(incoming, Upload) or not await incoming.is_completed(file.size):
             await self._uploads.put_file(path, file)
-        finally:
-            await asyncio.to_thread(file.close)
         self._urls.forget(path)
         try:
             await asyncio.to_thread(source.unlink)
@@ -220,9 +232,9 @@ def _check_writable(path: str) -> None:
         raise DriverError(path, "the root is a folder, and stays")
 
 
-async def _open_source(source: Path, path: str) -> BinaryIO:
+async def _open_source(source: Path, path: str) -> Source:
     try:
-        return await asyncio.to_thread(source.open, "rb")
+        return await asyncio.to_thread(Source, source)
     except FileNotFoundError as error:
         raise PathNotFoundError(path, "the file to move in is not there") from error
     except OSError as error:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import structlog
+
 from mirror.drivers.base import UnreachableError
 
 FAILURES = 3  # in a row, of which each had its own attempts
 PAUSE = 5.0  # seconds; then one request at a time tries
+
+log = structlog.get_logger()
 
 
 class Breaker:
@@ -33,8 +37,12 @@ class Breaker:
         """A request got no answer."""
         self._failures += 1
         self._cause = cause
+        if self._failures == FAILURES:
+            log.error("storage.away", cause=cause)
         self._until = self._clock() + PAUSE
 
     def answered(self) -> None:
         """The storage said something, if only that it refuses."""
+        if self._failures >= FAILURES:
+            log.info("storage.back")
         self._failures = 0

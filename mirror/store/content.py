@@ -12,6 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from mirror.drivers.base import Incoming as Incoming  # what `cache` calls
 from mirror.drivers.base import PathNotFoundError, StorageDriver
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -193,7 +194,16 @@ class ContentStore:
         with writing():
             await deletion.drop_tag(self._driver, repository, tag)
 
-    async def adopt_blob(self, repository: Repository, digest: Digest, source: Path) -> None:
+    def incoming_blob(self, digest: Digest, source: Path, size: int) -> Incoming | None:
+        """Begin to take a file that is to be this blob, while it grows; None: there is nothing to be gained.
+
+        Nothing is kept before `adopt_blob`. The caller sees to its end.
+        """
+        return self._driver.incoming(source, layout.blob_data(digest), size)
+
+    async def adopt_blob(
+        self, repository: Repository, digest: Digest, source: Path, incoming: Incoming | None = None
+    ) -> None:
         """Keep a complete file, whose digest the caller has checked, as this blob; link it here.
 
         `source` is gone then. On StoreError it is still there, or its data is already in place: either way
@@ -201,7 +211,7 @@ class ContentStore:
         """
         with writing():
             try:
-                await self._driver.move_in(source, layout.blob_data(digest))
+                await self._driver.move_in(source, layout.blob_data(digest), incoming)
             except PathNotFoundError:
                 if await self._size(digest, digest) is None:
                     raise

@@ -94,7 +94,7 @@ def test_the_documented_variables_are_those_of_their_keys() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05", "06"]
+    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES[:3], *EXAMPLES[4:]], ids=lambda path: path.name)

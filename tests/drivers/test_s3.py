@@ -84,6 +84,13 @@ def source(tmp_path: Path, data: bytes) -> Path:
     return path
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it is so; the proxy's list is another thread's."""
+    async with asyncio.timeout(WITHIN):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def rest(chunks: AsyncGenerator[bytes, None]) -> None:
     """Read to the end."""
     async for _ in chunks:
@@ -233,9 +240,7 @@ async def test_an_upload_that_is_cancelled_is_aborted(
     bucket: Bucket, driver: S3Driver, proxy: Recorder, source: Path
 ) -> None:
     moving = asyncio.create_task(driver.move_in(source, "blob"))
-    async with asyncio.timeout(WITHIN):
-        while not proxy.select("PUT", "partNumber=3"):  # noqa: ASYNC110 - another thread's list
-            await asyncio.sleep(0.01)
+    await until(lambda: bool(proxy.select("PUT", "partNumber=3")))
     moving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await moving
@@ -251,6 +256,61 @@ async def test_a_completion_whose_answer_is_lost_is_found_done(
     await driver.move_in(source, "blob")
     assert await content(driver, "blob") == data
     assert size(source) is None
+
+
+async def test_a_file_is_sent_while_it_grows_and_is_there_only_once_it_is_moved_in(
+    bucket: Bucket, driver: S3Driver, proxy: Recorder, tmp_path: Path, data: bytes
+) -> None:
+    path = tmp_path / "growing"
+    path.write_bytes(data[: PART + 1000])
+    incoming = driver.incoming(path, "blob", len(data))
+    assert incoming is not None
+    incoming.reached(PART - 1)
+    assert not proxy.exchanges
+    incoming.reached(PART + 1000)
+    await until(lambda: any(exchange.end for exchange in proxy.select("PUT", "partNumber=1")))
+    assert await driver.list("") == []
+    path.write_bytes(data)
+    incoming.reached(len(data))
+    await driver.move_in(path, "blob", incoming)
+    incoming.end()
+    assert len(proxy.select("PUT", "partNumber=")) == 3
+    assert await content(driver, "blob") == data
+    assert size(path) is None
+    await driver.close()
+    assert await bucket.keys() == ["blob"]
+
+
+async def test_what_was_sent_of_a_file_that_is_not_wanted_goes(
+    bucket: Bucket, driver: S3Driver, proxy: Recorder, source: Path, data: bytes
+) -> None:
+    incoming = driver.incoming(source, "blob", len(data))
+    assert incoming is not None
+    incoming.reached(PART)
+    await until(lambda: any(exchange.end for exchange in proxy.select("PUT", "partNumber=1")))
+    incoming.reached(len(data))
+    incoming.end()
+    incoming.end()
+    incoming.reached(len(data))
+    await driver.close()
+    assert await bucket.keys() == []
+
+
+async def test_what_could_not_be_sent_meanwhile_is_sent_at_the_end(
+    driver: S3Driver, proxy: Recorder, source: Path, data: bytes
+) -> None:
+    proxy.clear(Rule("partNumber=1", status=400, times=1))
+    incoming = driver.incoming(source, "blob", len(data))
+    assert incoming is not None
+    incoming.reached(PART)
+    await until(lambda: any(exchange.end for exchange in proxy.select("PUT", "partNumber=1")))
+    await driver.move_in(source, "blob", incoming)
+    incoming.end()
+    assert await content(driver, "blob") == data
+
+
+async def test_a_small_file_is_not_worth_it(driver: S3Driver, tmp_path: Path) -> None:
+    assert driver.incoming(tmp_path / "small", "blob", PART) is None
 
 
 async def test_a_sweep_aborts_what_was_left_and_nothing_else(bucket: Bucket, source: Path) -> None:

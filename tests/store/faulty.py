@@ -7,7 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.drivers.base import DriverError, Elsewhere, Entry, Info, OpenFile, StorageDriver
+from mirror.drivers.base import DriverError, Elsewhere, Entry, Incoming, Info, OpenFile, StorageDriver
 
 
 class FaultyDriver:
@@ -72,10 +72,13 @@ class FaultyDriver:
         if fails:
             raise self._failure(path, "injected")
 
-    async def move_in(self, source: Path, path: str) -> None:
+    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
+        return self._inner.incoming(source, path, size)
+
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         fails = self._fails()
         if not fails or self._after:
-            await self._inner.move_in(source, path)
+            await self._inner.move_in(source, path, incoming)
             self.writes.append(("move_in", path))
         if fails:
             raise self._failure(path, "injected")

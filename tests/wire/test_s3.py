@@ -209,6 +209,29 @@ async def test_a_blob_of_many_parts_is_read_while_it_comes_and_kept_whole(
         assert await asyncio.to_thread(lambda: list(spool.iterdir())) == []
 
 
+async def test_parts_go_to_the_bucket_while_the_rest_still_comes(
+    start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder
+) -> None:
+    """And nothing is there before all of it was found right."""
+    upstream.add_blob(NAME, LARGE)
+    upstream.fault("GET", "/blobs/", Fault(stall_after=11 * MIB), times=1)
+    async with start(timeouts={"stall": "15s"}) as mirror:
+        cold = asyncio.create_task(mirror.get(f"{NAME}/blobs/{sha256(LARGE)}"))
+        async with asyncio.timeout(WITHIN):
+            while sum(exchange.end is not None for exchange in proxy.select("PUT", "partNumber=")) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [key for key in await bucket.keys() if not key.startswith("upload of ")] == []
+        upstream.release()
+        answer = await cold
+        assert (answer.complete, answer.body == LARGE) == (True, True)
+        async with asyncio.timeout(WITHIN):
+            while not any(key.endswith("/link") for key in await bucket.keys()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert len(proxy.select("PUT", "partNumber=")) == 3, "none was sent twice"
+        warm = await follow(mirror, await mirror.get(f"{NAME}/blobs/{sha256(LARGE)}"))
+        assert warm.body == LARGE
+
+
 async def test_wrong_bytes_never_reach_the_bucket(start: Start, bucket: Bucket, upstream: Upstream) -> None:
     upstream.add_blob(NAME, LARGE)
     upstream.fault("GET", "/blobs/", Fault(flip_at=11 * MIB))
