@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import cache
 from typing import Any
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
+from botocore.loaders import create_loader
 
 from mirror.drivers.base import UnreachableError
 from mirror.drivers.s3breaker import Breaker
@@ -23,6 +25,12 @@ READERS = 1024  # connections for bodies that clients read at their own pace: th
 NO_REGION = "us-east-1"  # what other servers than Amazon's take where none is given
 
 
+@cache
+def _loader() -> Any:
+    """What reads the models, and keeps them: once in a process, whatever the number of sessions."""
+    return create_loader()
+
+
 class S3Client:
     """Opened by the first call, in the loop that it serves, or by `open`; owned by the driver."""
 
@@ -33,6 +41,7 @@ class S3Client:
         self._settings = settings
         self._breaker = Breaker()
         self._session: AioSession = get_session()
+        self._session.register_component("data_loader", _loader())
         if not settings.access_key:
             self._session.get_component("credential_provider")  # made here, not on the loop
         self._session.warm_up_loader_caches("s3")
