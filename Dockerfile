@@ -29,7 +29,7 @@ COPY --from=build /image/ /
 # Bytecode of all that a start imports. python:3.13-slim has none of the standard library: compiled anew at each
 # start, it takes longer than the rest of the start together.
 RUN PYTHONDONTWRITEBYTECODE= /opt/mirror/bin/python -c \
-    'import mirror.app, mirror.cli, mirror.commandsrun, mirror.configfile, mirror.exposition, tldextract'
+    'import mirror.app, mirror.cli, mirror.commandsrun, mirror.configfile, mirror.drivers.s3, mirror.exposition, tldextract'
 # A new volume takes this folder's owner.
 RUN mkdir -p /var/lib/registry && chown 65532:65532 /var/lib/registry
 ENV PATH=/opt/mirror/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

@@ -9,8 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,29 +20,25 @@ from aiohttp import web
 
 from mirror import __version__, appaccess, appkeeping, appmetrics, appoperations, appupstreams, pauses
 from mirror import log as logging
-from mirror.applisten import StartError, debugging, entrance
+from mirror.apperror import StartError
+from mirror.applisten import debugging, entrance
+from mirror.appstorage import SPOOL, described, storage
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
 from mirror.cache.pullthrough import PullThrough
 from mirror.cache.segments import Settings as Segments
 from mirror.cache.spool import Spool
 from mirror.cache.strangers import Strangers
-from mirror.config import Config, Storage
+from mirror.config import Config
 from mirror.configfile import Loaded
 from mirror.confignames import OPEN
-from mirror.drivers import probe
 from mirror.drivers.base import StorageDriver
-from mirror.drivers.filesystem import FilesystemDriver
-from mirror.drivers.inmemory import InMemoryDriver
 from mirror.ledger.sqlite import Ledger
 from mirror.oci.names import Repository
 from mirror.server import connections, control, debug, limits, routes
 from mirror.server.health import Gate
 from mirror.server.settings import Settings as ServerSettings
-from mirror.store import layout
 from mirror.upstream.routes import Routes
-
-__all__ = ["StartError", "build", "serve", "storage"]
 
 SWEEP_INTERVAL = 3600.0  # seconds between two looks for spool files that nobody came back for
 NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout 0 means "do not wait"
@@ -52,11 +47,12 @@ NO_WAIT = 0.01  # seconds; aiohttp takes 0 for "no limit", and http.draintimeout
 SHUTDOWNS = 2
 DEBUG = web.AppKey("debug", debug.Debug)  # what the debug server says, if there is one
 GATE = web.AppKey("gate", Gate)
-SPOOL = Path("mirror", appkeeping.SPOOL)  # below the root directory
 LEDGER = "ledger.sqlite"  # beside it
 # For names to be resolved and large manifests to be read. asyncio's own few would all wait when a DNS server
 # does not answer.
 THREADS = 32
+
+__all__ = ["SPOOL", "StartError", "build", "serve", "storage"]
 
 log = structlog.get_logger()
 
@@ -70,7 +66,7 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
         log.warning("config.warning", detail=str(warning))
     _create_users(config)
     async with contextlib.AsyncExitStack() as stack:
-        driver, spool_folder = stack.enter_context(storage(config.storage))
+        driver, spool_folder = stack.enter_context(storage(config))
         app = build(config, driver, spool_folder)
         runner = web.AppRunner(
             app,
@@ -98,7 +94,8 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
                 upstream=config.proxy.remoteurl,
                 login=appupstreams.login(config.proxy),
                 others=len(config.proxy.upstreams),
-                storage=str(spool_folder.parent.parent) if config.storage.filesystem else driver.name,
+                storage=described(config),
+                folder=str(spool_folder.parent),
             )
             await stop.wait()
             app[GATE].is_stopping = True
@@ -189,6 +186,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         return await appupstreams.explain(image, proxy, names, upstream, registry, keeping.keeper.outlook)
 
     async def lifetime(_app: web.Application) -> AsyncGenerator[None, None]:
+        await driver.start()
         await ledger.open()
         sweeper = asyncio.create_task(_sweep(fills))
         socket_path = spool_folder.parent / control.SOCKET.name
@@ -211,30 +209,6 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
 
     app.cleanup_ctx.append(lifetime)
     return app
-
-
-@contextlib.contextmanager
-def storage(settings: Storage) -> Iterator[tuple[StorageDriver, Path]]:
-    """The driver, and the local folder for unfinished fills."""
-    if settings.filesystem is None:
-        with tempfile.TemporaryDirectory(prefix="mirror-spool-") as folder:
-            yield InMemoryDriver(), Path(folder) / SPOOL
-        return
-    root = settings.filesystem.rootdirectory.absolute()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        kept = any((root / folder).exists() for folder in layout.FOLDERS)
-    except OSError as error:
-        raise StartError(
-            f"storage.filesystem.rootdirectory: cannot use {root}: {error.strerror}. "
-            f"Make it a folder that user {os.geteuid()} can write, or name another one."
-        ) from error
-    for refusal in probe.refusals(root, (*layout.FOLDERS, str(SPOOL))):
-        text = probe.advice(refusal, root)
-        if not kept:
-            raise StartError(f"storage.filesystem.rootdirectory: {text}.")
-        log.warning("storage.readonly", detail=f"{text}. What is kept is served, new content is not kept.")
-    yield FilesystemDriver(root, settings.filesystem.maxthreads), root / SPOOL
 
 
 def _create_users(config: Config) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mirror.appstorage import SPOOL
 from mirror.cache.collecting import Collector
 from mirror.cache.disks import measured
 from mirror.cache.eviction import Limits
@@ -42,7 +43,6 @@ from mirror.upstream.routes import Routes
 
 INVENTORY = "inventory.sqlite"  # beside the ledger, with all that is named here
 LOCK = "keeper.lock"
-SPOOL = "spool"
 QUARANTINE = "quarantine"
 WAITING = "waiting for the collection that is under way"
 
@@ -130,7 +130,7 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     # Of one that kept for ever registry:3 has left no times; registry:2 knows nothing of a `ttl`.
     lifetime = config.proxy.ttl if config.proxy.ttl > 0 else scheduler.LIFETIME
     surveyor = Surveyor(tree, inventory, root, lifetime=lifetime)
-    lock, spool = Lock(folder / LOCK), Spool(folder / SPOOL)
+    lock, spool = Lock(folder / LOCK), Spool(folder / SPOOL.name)
     keeper = Keeper(
         inventory,
         evictor,

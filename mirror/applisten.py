@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
+from mirror.apperror import StartError
 from mirror.config import Http
 from mirror.confighosts import Address, SocketPath
 from mirror.configlisten import tls_of
@@ -33,10 +34,6 @@ SOCKET_ADVICE = {
 }
 
 log = structlog.get_logger()
-
-
-class StartError(Exception):
-    """The mirror cannot start; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,12 +154,13 @@ def explain(image: str, file: Path | None, as_json: bool) -> None:
 
 
 def _control_socket(loaded: Loaded) -> Path:
+    from mirror.configremote import local_root
     from mirror.server.control import SOCKET
 
-    filesystem = loaded.config.storage.filesystem
-    if filesystem is None:
+    root = local_root(loaded.config)
+    if root is None:
         _stop("explain: this configuration keeps images in memory, and such a mirror cannot be asked")
-    return filesystem.rootdirectory.absolute() / SOCKET
+    return root / SOCKET
 
 
 @cli.command("garbage-collect", cls=Configured, epilog=COLLECT_EPILOG)

@@ -16,11 +16,11 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
-from mirror import appkeeping, appupstreams
+from mirror import appkeeping, appstorage, appupstreams
 from mirror.cache.lock import Lock
 from mirror.cache.surveyor import Surveyor
 from mirror.config import Config
-from mirror.drivers.filesystem import FilesystemDriver
+from mirror.configremote import local_root
 from mirror.ledger.inventory import NotKept, SurveyLost
 from mirror.oci.reference import ImageError
 from mirror.registry import RegistryError
@@ -53,9 +53,7 @@ async def offline(config: Config, operation: str, options: Mapping[str, str]) ->
 @contextlib.asynccontextmanager
 async def opened(config: Config, root: Path) -> AsyncGenerator[Operate, None]:
     """What is kept below `root`, without anything that serves it. The caller holds the lock."""
-    filesystem = config.storage.filesystem
-    assert filesystem is not None, "root_of has seen to it"
-    driver = FilesystemDriver(root, filesystem.maxthreads)
+    driver = appstorage.driver(config)
     built = appkeeping.build(config, driver, root / OURS, appupstreams.routes(config.proxy))
     keeping = dataclasses.replace(built, lock=Lock(None))
 
@@ -68,6 +66,7 @@ async def opened(config: Config, root: Path) -> AsyncGenerator[Operate, None]:
             async for event in events:
                 yield event
 
+    await driver.start()
     await keeping.inventory.open()
     try:
         yield operate
@@ -77,12 +76,17 @@ async def opened(config: Config, root: Path) -> AsyncGenerator[Operate, None]:
 
 
 def root_of(config: Config) -> Path:
-    """The folder that has something of a registry in it. Raises CommandError where there is none."""
-    filesystem = config.storage.filesystem
-    if filesystem is None:
+    """The folder that has the mirror's own in it, and something of a registry, unless that is in a bucket.
+
+    Raises CommandError where there is none.
+    """
+    root = local_root(config)
+    if root is None:
         raise CommandError("this configuration keeps images in memory: only the running mirror has them")
-    root = filesystem.rootdirectory.absolute()
     try:
+        if config.storage.filesystem is None:
+            root.mkdir(parents=True, exist_ok=True)
+            return root
         found = any((root / folder).is_dir() for folder in (layout.ROOT, OURS))
     except OSError as error:
         text = f"cannot look into {root}: {error.strerror}; run this as the user that the mirror runs as"

@@ -13,6 +13,7 @@ from mirror.configproxy import parse_match
 from mirror.configsections import Section
 from mirror.configvalues import (
     Integer,
+    PathValue,
     Period,
     Size,
     SizeValue,
@@ -87,8 +88,12 @@ class Segments(Section):
 
 
 class Cache(Section):
-    """A limit that is None does not count. What fits a pattern of `pin` is evicted by no limit."""
+    """A limit that is None does not count. What fits a pattern of `pin` is evicted by no limit.
 
+    `folder`: a local one for what is the mirror's own, where images are kept elsewhere.
+    """
+
+    folder: PathValue | None = None
     maxsize: Annotated[Limit, AfterValidator(_large)] | None = None
     minfree: Limit | None = None
     pin: Annotated[

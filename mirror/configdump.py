@@ -13,6 +13,7 @@ from mirror.configsecrets import HIDDEN, is_secret, redacted
 
 _PATHS: Final = (
     "rootdirectory",
+    "folder",
     "ca",
     "clientcert",
     "clientkey",
@@ -39,7 +40,13 @@ def dump(config: Config) -> str:
     tls["clientcas"] = [str(Path(path).absolute()) for path in tls["clientcas"]]
     if tree["http"]["net"] == UNIX:
         tree["http"]["addr"] = str(Path(tree["http"]["addr"]).absolute())
-    for section in (tree["storage"].get("filesystem", {}), tls, *upstreams, *tree["auth"].values()):
+    for section in (
+        tree["storage"].get("filesystem", {}),
+        tls,
+        tree["cache"],
+        *upstreams,
+        *tree["auth"].values(),
+    ):
         for name in _PATHS:
             if section.get(name):
                 section[name] = str(Path(section[name]).absolute())

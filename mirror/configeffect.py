@@ -37,8 +37,9 @@ class Rule:
     but: str | None = None
 
 
-_REFUSED_DRIVERS: Final = ("s3", "s3aws", "azure", "gcs", "oss", "swift")
-_DRIVER = "not supported in this version; use storage.filesystem or storage.inmemory"
+_REFUSED_DRIVERS: Final = ("azure", "gcs", "oss", "swift")
+_DRIVER = "not supported in this version; use storage.filesystem, storage.s3 or storage.inmemory"
+_COPIES = "nothing is copied within the bucket: what is uploaded is in its place at once"
 
 RULES: Final = (
     Rule(
@@ -48,13 +49,23 @@ RULES: Final = (
         "http.tls.certificate and http.tls.key: they are read anew when they change",
     ),
     *(Rule(f"storage.{name}", Effect.REFUSED, _DRIVER) for name in _REFUSED_DRIVERS),
-    Rule("middleware.storage", Effect.REFUSED, "not supported in this version; remove it"),
+    Rule(
+        "middleware.storage",
+        Effect.REFUSED,
+        "not supported: clients are sent to the bucket itself, or nowhere; remove it, and see "
+        "storage.s3.redirectendpoint and storage.redirect.disable",
+    ),
     Rule("http.h2c", Effect.LATER, "clients are answered in HTTP/1.1"),
     Rule("redis", Effect.LATER, "descriptors are kept in memory"),
     Rule("storage.cache.blobdescriptor", Effect.LATER, "descriptors are kept in memory", value="redis"),
     Rule("storage.cache.layerinfo", Effect.LATER, "descriptors are kept in memory", value="redis"),
+    Rule("storage.s3.loglevel", Effect.LATER, "requests to the storage are not logged one by one"),
     Rule("log.hooks", Effect.LATER, "no mail is sent"),
     Rule("log.reportcaller", Effect.LATER, "log lines do not name their place in the source"),
+    Rule("storage.s3.multipartcopychunksize", Effect.NEVER, _COPIES),
+    Rule("storage.s3.multipartcopymaxconcurrency", Effect.NEVER, _COPIES),
+    Rule("storage.s3.multipartcopythresholdsize", Effect.NEVER, _COPIES),
+    Rule("storage.s3.v4auth", Effect.NEVER, "requests are always signed by version 4", value="false"),
     Rule("http.relativeurls", Effect.NEVER, "answers hold paths, not URLs"),
     Rule("http.secret", Effect.NEVER, "it signs uploads, and there are none"),
     Rule(
@@ -117,7 +128,7 @@ def check_driver(tree: Table) -> list[Problem]:
         if driver not in _DRIVERS:
             near = nearest(driver, _DRIVERS)
             hint = f"; did you mean {near}?" if near else ""
-            text = f"got {driver[:100]!r}, wanted one of the drivers filesystem and inmemory{hint}"
+            text = f"got {driver[:100]!r}, wanted one of the drivers filesystem, inmemory and s3{hint}"
             problems.append(Problem(entries[driver].source, "storage", text))
     usable = [driver for driver in drivers if driver not in _REFUSED_DRIVERS]  # those have their line already
     if len(usable) > 1 and not problems:

@@ -22,6 +22,7 @@ from mirror.configenv import overlay, string_form, variable_of
 from mirror.confighints import meant, section_form, unknown_key
 from mirror.configlisten import check_listening
 from mirror.configproblems import ConfigError, Problem, Warning_, find, is_given, joined, text_of, wrong
+from mirror.configremote import check_remote
 from mirror.configschema import ROOT, Free, Leaf, List, Map, Shape, Struct, nearest, paths
 from mirror.configtree import Items, Scalar, Table, Tree, TreeError, is_null, parse, resolved
 from mirror.configupstream import REMOTEURL, check_default, check_keys, check_names, check_urls, doubtful
@@ -69,7 +70,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
         problems += [*check_auth_files(config.auth, tree), *check_rights(proxy, config.auth, tree)]
         unheard, remarks = check_listening(config.http, tree)
         problems += unheard
+        clashes, idle = check_remote(config, tree)
+        problems += clashes
         warnings += [
+            *idle,
             *remarks,
             *doubtful_auth(config.auth, tree),
             *doubtful(proxy, tree),
@@ -128,6 +132,9 @@ def _normalise(tree: Table) -> None:
     for key, known in ROOT.fields.items():
         if known.string_form and key in tree.entries:
             tree.entries[key] = string_form(tree.entries[key])
+    storage = tree.entries.get("storage")
+    if isinstance(storage, Table) and "s3aws" in storage.entries and "s3" not in storage.entries:
+        storage.entries["s3"] = storage.entries.pop("s3aws")
 
 
 def _old_names(tree: Table, warnings: list[Warning_]) -> None:

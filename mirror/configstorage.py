@@ -7,12 +7,15 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, PlainValidator
 
-from mirror.configsections import Section
-from mirror.configvalues import Count, Duration, Flag, Integer, PathValue, between, one_of
+from mirror.configs3 import S3
+from mirror.configsections import Go, Section
+from mirror.configvalues import Count, Duration, Flag, Integer, PathValue, between, one_of, within
 
 DESCRIPTORS_MAX: Final = 1_000_000  # of some 330 bytes each; what the registry's "0: no limit" means here
 THREADS_MIN: Final = 25  # the registry's filesystem driver takes no less either
 THREADS_MAX: Final = 1000
+LIFETIME_MIN: Final = 60.0  # seconds; a client is to have half of it to begin
+LIFETIME_MAX: Final = 7 * 86400.0  # seconds; S3 signs for no longer
 
 
 class Filesystem(Section):
@@ -57,7 +60,10 @@ class Maintenance(Section):
 
 
 class Redirect(Section):
+    """`lifetime`: seconds that a URL works which a client is given; `disable`: clients are given none."""
+
     disable: Flag = False
+    lifetime: Annotated[Duration, AfterValidator(within(LIFETIME_MIN, LIFETIME_MAX))] = 1200.0
 
 
 class TagOptions(Section):
@@ -65,14 +71,13 @@ class TagOptions(Section):
 
 
 class Storage(Section):
-    """Exactly one of `filesystem` and `inmemory` is given; the other drivers stop the start."""
+    """Exactly one of `filesystem`, `inmemory` and `s3` is given; the other drivers stop the start."""
 
     go_map: ClassVar[bool] = True
 
     filesystem: Filesystem | None = None
     inmemory: InMemory | None = None
-    s3: dict[str, Any] | None = None
-    s3aws: dict[str, Any] | None = None
+    s3: Annotated[S3 | None, Go("S3AWS")] = None  # a second name of it: the file's is made the first one
     azure: dict[str, Any] | None = None
     gcs: dict[str, Any] | None = None
     oss: dict[str, Any] | None = None

@@ -5,6 +5,7 @@ Granted by whoever decides (`cache`), held by whoever repeats the answer (`serve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -64,5 +65,7 @@ class Lessor(Protocol):
     def lease_manifest(self, repository: Repository, reference: Reference, digest: Digest) -> Lease | None:
         """To say again that the reference is this manifest, and give it. None: ask the next time too."""
 
-    def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:
-        """To give this blob of so many bytes again."""
+    def lease_blob(
+        self, repository: Repository, digest: Digest, size: int, until: float = math.inf
+    ) -> Lease | None:
+        """To give this blob of so many bytes again, or to say where it is, but not after `until`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -51,6 +51,17 @@ class FileSpan:
 Part = bytes | FileSpan
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Where a client is to fetch a blob's bytes itself, by a URL that is for whoever has it.
+
+    `until`, in seconds since the epoch: nobody is to be given the URL after that.
+    """
+
+    url: str
+    until: float
+
+
 class Blob(Protocol):
     """One blob, opened for reading. Whoever opened it closes it, also after a failure."""
 
@@ -72,6 +83,15 @@ class Blob(Protocol):
 
     async def close(self) -> None:
         """Release what reading holds (file, connection). Safe to call twice."""
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A Blob that may be elsewhere as well; its `read` works all the same."""
+
+    @property
+    def elsewhere(self) -> Elsewhere | None:
+        """Where clients are to be sent for the bytes; None: they are to be given them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,10 @@ from tests.support.modes import ENVIRONMENT, MODES, UVLOOP
 from tests.support.procs import Workspace
 from tests.support.recorder import Recorder
 from tests.support.registries import Registry, push
+from tests.support.swift import SwiftServer
+
+if TYPE_CHECKING:
+    from tests.support.buckets import Bucket
 
 if UVLOOP:
 
@@ -70,3 +75,17 @@ def recorder(_recorder: Recorder) -> Recorder:
     """In front of `upstream`; with no rule and nothing recorded."""
     _recorder.clear()
     return _recorder
+
+
+@pytest.fixture(scope="session")
+def swift(space: Workspace) -> SwiftServer:
+    """A real S3 server."""
+    return SwiftServer(space)
+
+
+@pytest.fixture
+def bucket(swift: SwiftServer) -> Bucket:
+    """A place in it where nothing is yet."""
+    from tests.support.buckets import Bucket  # its library takes a while to import
+
+    return Bucket(swift)

@@ -23,6 +23,7 @@ from tests.support.procs import NOWHERE
 LIMIT = 60.0  # seconds for a process that starts and ends, on a busy machine; it takes one
 IMAGE = "/v2/team0/app0"  # of those that largetree makes
 SUFFIX_LIST = {"tldextract", "requests", "urllib3"}  # the list's library, and the HTTP client that it brings
+S3 = {"aiobotocore", "botocore", "mirror.drivers.s3"}
 SERVER = {"mirror.app", "aiohttp", "asyncio", "structlog"}
 MODELS = {"mirror.config", "pydantic", "yaml"}
 
@@ -79,6 +80,16 @@ def test_a_start_does_not_read_the_suffix_list(tmp_path: Path) -> None:
     assert "far enough" in done.stderr
     assert imported(done) >= SERVER | MODELS
     assert imported(done).isdisjoint(SUFFIX_LIST)
+
+
+def test_a_start_imports_the_library_for_s3_only_where_that_is_configured(tmp_path: Path) -> None:
+    done = run(SERVE, tmp_path)
+    assert "far enough" in done.stderr
+    assert imported(done).isdisjoint(S3)
+    bucket = "{bucket: images, regionendpoint: 'http://127.0.0.1:9', accesskey: a, secretkey: b}"
+    done = run(SERVE, tmp_path, REGISTRY_STORAGE_S3=bucket, REGISTRY_CACHE_FOLDER=str(tmp_path))
+    assert "far enough" in done.stderr
+    assert imported(done) >= S3
 
 
 @pytest.mark.parametrize("namespace", ["*", "*.example.com"])

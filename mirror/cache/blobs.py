@@ -68,7 +68,7 @@ class Blobs:
             ended = self._fills.ended(digest)
             fill = self._fills.running(repository, digest, start)
             if fill is None:
-                blob = await self._kept(repository, digest)
+                blob = await self._kept(repository, digest, start)
                 if blob is not None:
                     told.hit = not told.fwd
                     return blob
@@ -92,7 +92,7 @@ class Blobs:
 
     async def stat(self, repository: Repository, digest: Digest) -> Descriptor:
         """The descriptor; of a cold blob the upstream is asked for no more than that."""
-        blob = await self._kept(repository, digest)
+        blob = await self._kept(repository, digest, None)
         if blob is not None:
             await blob.close()
             provenance.current().hit = not provenance.current().fwd
@@ -125,10 +125,13 @@ class Blobs:
         self._pulse.heard(self._upstream.condition(fill.repository).namespace)
         return reader
 
-    async def _kept(self, repository: Repository, digest: Digest) -> Blob | None:
-        """The blob from the store, if its bytes are there and this repository has it. Raises the refusal."""
+    async def _kept(self, repository: Repository, digest: Digest, start: int | None) -> Blob | None:
+        """The blob from the store, if its bytes are there and this repository has it. Raises the refusal.
+
+        `start`: as `ContentStore.open_blob` has it.
+        """
         try:
-            blob = await self._store.open_blob(digest)
+            blob = await self._store.open_blob(digest, start)
         except RegistryError as error:
             if error.code is not ErrorCode.BLOB_UNKNOWN:
                 log.warning("store.unreadable", digest=str(digest), reason=str(error))

@@ -13,7 +13,8 @@ The rules:
     answers it wrongly, all is asked for and what we have is skipped. Attempts are bounded and backed off;
     a stall counts as breaking off (the upstream client says so), a slow transfer does not. An upstream that
     is given up leaves the rest to another that has confirmed to have the blob, if readers came through one.
- 6. The digest is computed as bytes arrive. Only a match is kept. The last bytes are held back from the
+ 6. The digest is computed as bytes arrive. Only a match is kept: a store that takes bytes as they come (an
+    upload in parts) makes nothing of them before. The last bytes are held back from the
     readers until then, so nobody ever holds a full-length wrong body; on a mismatch readers get the failure.
  7. The spool survives a crash: a later fill goes on from it after hashing again what is there. Where it has
     holes, a map beside it says what is there (`spoolmap`); a hole is never taken for bytes.
@@ -56,7 +57,7 @@ from mirror.cache.transfer import Transfer
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.registry import Corrupt, Part, RegistryError, Unavailable, Upstream
-from mirror.store.content import ContentStore
+from mirror.store.content import ContentStore, Incoming
 from mirror.store.errors import StoreError
 
 HOLD_BACK = 64 << 10  # bytes at a blob's end that nobody gets before the digest matched
@@ -108,11 +109,12 @@ class Fill:
             settings=settings,
             spare=spare,
             wants=self._wants,
-            told=self._notify,
+            told=self._announced,
         )
         self._readers: set[FillBlob] = set()
         self._changed = asyncio.Event()  # replaced at each change: what readers wait for
         self._ended = False
+        self._incoming: Incoming | None = None  # what the store has taken of it already
 
     # What readers see.
 
@@ -183,7 +185,15 @@ class Fill:
     def _wants(self) -> list[Want]:
         return [Want(reader.position, reader.stop) for reader in self._readers]
 
+    def _announced(self) -> None:
+        """The size is known: a store that takes bytes as they come begins."""
+        if self._intake.path is not None and self.size is not None:
+            self._incoming = self._store.incoming_blob(self.digest, self._intake.path, self.size)
+        self._notify()
+
     def _notify(self) -> None:
+        if self._incoming is not None:
+            self._incoming.reached(self._intake.front)
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -213,6 +223,8 @@ class Fill:
             self._ended = True
             self._intake.give_back()
             self._notify()
+            if self._incoming is not None:
+                self._incoming.end()
             self._release()
 
     def fail(self, reason: RegistryError) -> None:
@@ -236,7 +248,7 @@ class Fill:
             await self._intake.forget()
             return
         try:
-            await self._store.adopt_blob(self.repository, self.digest, file)
+            await self._store.adopt_blob(self.repository, self.digest, file, self._incoming)
             linked = {self.repository}
             while others := self.repositories - linked:  # somebody may join meanwhile
                 other = others.pop()

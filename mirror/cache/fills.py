@@ -36,6 +36,7 @@ ENDED = 10_000  # digests whose last fill's end is remembered, see `ended`
 BATCH_LIMIT = 4 << 20  # bytes that a connection gathers while as much is written
 GATHERED = 64 << 20  # bytes, of the first connections of all fills, as long as each may have BATCH
 THREADS = 4  # hashing and writing; more only fight for the disk
+KEEPING = 20.0  # seconds that a stop waits for the store to take what is complete
 SPOOL_AGE = 7 * 86400.0  # seconds that an unfinished spool file waits for somebody who wants it
 
 log = structlog.get_logger()
@@ -212,10 +213,15 @@ class Fills:
     async def close(self) -> None:
         """Break off what is under way; the spool files stay for the next start.
 
-        What clients have whole already is still handed to the store: that takes no upstream.
+        What clients have whole already is still handed to the store: that takes no upstream. A store that
+        takes long for it is not waited for: the next fill begins with what is in the spool.
         """
         for task, fill in self._tasks.items():
             if not fill.verified:
+                task.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=KEEPING)
+            for task in late:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=True)

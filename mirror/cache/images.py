@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from cachetools import TTLCache
@@ -14,6 +15,7 @@ from mirror.oci.manifest import Manifest, ManifestError, parse
 from mirror.oci.names import Repository
 from mirror.registry import RawManifest, RegistryError
 from mirror.store.content import ContentStore
+from mirror.store.manifests import in_batches
 
 LARGE = 64 << 10  # bytes; a larger manifest is parsed in a thread
 KNOWN = 10_000  # images whose completeness is remembered
@@ -102,8 +104,15 @@ class Images:
 
     async def _blobs(self, manifest: Manifest, present: tuple[Digest, ...], moment: int) -> _Found:
         wanted = [each.digest for each in manifest.blobs if each.digest not in manifest.foreign]
-        here = [digest for digest in wanted if await self.size(digest) is not None]
+        here = []
+        async with aclosing(in_batches(wanted, self._whether_here)) as looks:
+            async for digest, is_here in looks:
+                if is_here:
+                    here.append(digest)
         return _Found(len(wanted) - len(here), len(wanted), (*present, *here), moment)
+
+    async def _whether_here(self, digest: Digest) -> tuple[Digest, bool]:
+        return digest, await self.size(digest) is not None
 
     async def size(self, digest: Digest) -> int | None:
         """Bytes of a blob's data; None when it is not here, or nobody can tell."""

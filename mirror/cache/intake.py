@@ -119,6 +119,16 @@ class Intake:
 
     # The file.
 
+    @property
+    def path(self) -> Path | None:
+        """Where what comes is written, while it is kept."""
+        return self._file.path if self._file is not None and self.keeps else None
+
+    @property
+    def front(self) -> int:
+        """How many bytes, from the first on, stand there and stay as they are."""
+        return self.there.end(0)
+
     async def complete_file(self) -> Path | None:
         """Where all of it stands, if it could be kept."""
         if self._file is None or self._volatile:

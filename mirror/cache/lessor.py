@@ -12,6 +12,7 @@ What these depend on ends the lease when it changes: see `leases`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -86,15 +87,17 @@ class Lessor:
             check = _Lately(partial(self._is_there, repository), self._monotonic)
         return self._grant(key, now, until, fresh_until, check)
 
-    def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:
-        """For an answer that gave all of this blob."""
+    def lease_blob(
+        self, repository: Repository, digest: Digest, size: int, until: float = math.inf
+    ) -> Lease | None:
+        """For an answer that gave all of this blob, or that said, by what holds `until` then, where it is."""
         now, key = self._clock(), (repository, digest, digest)
         held = self._leases.held(key, now)
         if held is not None:
             return held
         if not self._memory.is_linked(repository, digest) or not self._memory.is_sound(digest, size):
             return None
-        return self._grant(key, now, now + LEASE_SECONDS, None, None)
+        return self._grant(key, now, min(now + LEASE_SECONDS, until), None, None)
 
     def _grant(
         self,

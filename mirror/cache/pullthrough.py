@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -112,9 +113,11 @@ class PullThrough:
         """Leave to repeat an answer: see `cache.lessor`."""
         return self._lessor.lease_manifest(repository, reference, digest)
 
-    def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:
+    def lease_blob(
+        self, repository: Repository, digest: Digest, size: int, until: float = math.inf
+    ) -> Lease | None:
         """The same for a blob."""
-        return self._lessor.lease_blob(repository, digest, size)
+        return self._lessor.lease_blob(repository, digest, size, until)
 
     async def tags(self, repository: Repository, n: int | None, last: str) -> Page:
         """The upstream's tags; those that we have when it is away."""

@@ -21,7 +21,7 @@ from mirror.cache.quarantine import Quarantine
 from mirror.ledger.inventory import Inventory, NotKept
 from mirror.oci.digest import Digest
 from mirror.registry import RegistryError, Unavailable
-from mirror.store.errors import StoreError
+from mirror.store.errors import StorageAway, StoreError
 from mirror.store.scrub import Pace
 from mirror.store.tree import Tree
 from mirror.store.turns import Turns
@@ -126,6 +126,8 @@ class Scrubber:
         moment = self._memory.gone.now
         try:
             good, unreadable = await self._tree.rehash(digest, pace), False
+        except StorageAway:
+            raise
         except RegistryError:
             good = await self._once_more(digest, pace)
             unreadable = good is False
@@ -155,6 +157,8 @@ class Scrubber:
                 break
         try:
             return await self._tree.rehash(digest, pace)
+        except StorageAway:
+            raise
         except RegistryError:
             return False
 

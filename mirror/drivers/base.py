@@ -36,6 +36,18 @@ class NoSpaceError(DriverError):
     """The disk or the quota is full."""
 
 
+class DeniedError(DriverError):
+    """A remote storage does not let us: no credentials or wrong ones, a right that is missing, no bucket."""
+
+
+class ThrottledError(DriverError):
+    """A remote storage wants fewer requests, also after it was asked more slowly."""
+
+
+class UnreachableError(DriverError):
+    """A remote storage does not answer, or not in time, or answers that it is broken (5xx)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Info:
     """What is at a path; `size` in bytes is 0 for a folder.
@@ -64,6 +76,19 @@ class Entry:
     linked: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Where whoever has this URL can fetch a file by itself.
+
+    `size` is the file's, in bytes. `until`, in seconds since the epoch: nobody is to be given the URL after
+    that; it works for some time longer.
+    """
+
+    url: str
+    size: int
+    until: float
+
+
 class OpenFile(Protocol):
     """A file opened for reading, of one moment: a later write or delete at its path does not change it."""
 
@@ -82,10 +107,23 @@ class OpenFile(Protocol):
         """Safe to call twice."""
 
 
+class Incoming(Protocol):
+    """A file that is taken while it grows. Plain functions, which wait for nothing."""
+
+    def reached(self, count: int) -> None:
+        """Its first `count` bytes are in it, and stay as they are."""
+
+    def end(self) -> None:
+        """It is not wanted, unless it was moved in. Safe to call twice."""
+
+
 class StorageDriver(Protocol):
     """Bytes at paths."""
 
     name: str
+
+    async def start(self) -> None:
+        """Make what takes a moment to make, and would else be made when it is first needed."""
 
     async def get(self, path: str, limit: int) -> bytes:
         """A small file whole. DriverError when it has more than `limit` bytes."""
@@ -100,13 +138,26 @@ class StorageDriver(Protocol):
     async def put(self, path: str, data: bytes) -> None:
         """Write a small file: atomic (readers see the old or the new one) and durable on return."""
 
-    async def move_in(self, source: Path, path: str) -> None:
-        """Make a complete local file the one at `path`: atomic, durable on return; `source` is gone then.
+    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
+        """Begin to take a local file that is to have `size` bytes, and to be moved in then.
 
-        On failure `source` is still there.
+        Nothing is at `path` before that. None: there is nothing to be gained. The caller sees to its end.
         """
 
-    async def open(self, path: str) -> OpenFile: ...
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
+        """Make a complete local file the one at `path`: atomic, durable on return; `source` is gone then.
+
+        On failure `source` is still there. `incoming` is what has been taken of it.
+        """
+
+    async def open(self, path: str, start: int = 0) -> OpenFile:
+        """Open a file. `start` is where reading is about to begin: a remote storage sends from there on."""
+
+    async def elsewhere(self, path: str) -> Elsewhere | None:
+        """Where others can fetch the file by GET; None: only through us. PathNotFoundError, as `open`.
+
+        That it is there is known from a moment ago, within a minute.
+        """
 
     async def stat(self, path: str) -> Info: ...
 

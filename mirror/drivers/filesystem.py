@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mirror.drivers import files, paths, removal
-from mirror.drivers.base import DriverError, Entry, Info, OpenFile
+from mirror.drivers.base import DriverError, Entry, Incoming, Info, OpenFile
 from mirror.drivers.finding import Find
 from mirror.drivers.walking import Sweep, Walk
 
@@ -41,6 +41,9 @@ class FilesystemDriver:
         self._root = root
         self._threads = _Threads(threads)
 
+    async def start(self) -> None:
+        """There is nothing to make."""
+
     async def get(self, path: str, limit: int) -> bytes:
         return await self._threads.run(partial(files.read_whole, self._locate(path), path, limit))
 
@@ -51,7 +54,10 @@ class FilesystemDriver:
     async def put(self, path: str, data: bytes) -> None:
         await self._threads.run(partial(files.write, self._locate_below(path), path, data))
 
-    async def move_in(self, source: Path, path: str) -> None:
+    def incoming(self, source: Path, path: str, size: int) -> None:
+        """It costs next to nothing to move it in whole."""
+
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         """As the Protocol says; the file keeps its permission bits.
 
         The source gets a second name (a hard link) rather than a new one, so that it is still there when the
@@ -59,10 +65,13 @@ class FilesystemDriver:
         """
         await self._threads.run(partial(files.move_in, source, self._locate_below(path), path))
 
-    async def open(self, path: str) -> OpenFile:
+    async def open(self, path: str, start: int = 0) -> OpenFile:
         call = partial(files.open_regular, self._locate(path), path)
         file, size = await self._threads.run(call, unclaimed=_close_unclaimed)
         return _LocalFile(self._threads, path, file, size)
+
+    async def elsewhere(self, path: str) -> None:
+        """Nowhere."""
 
     async def stat(self, path: str) -> Info:
         return await self._threads.run(partial(files.stat, self._locate(path), path))

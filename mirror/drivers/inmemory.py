@@ -17,12 +17,13 @@ from mirror.drivers.base import (
     WALK_BATCH,
     DriverError,
     Entry,
+    Incoming,
     Info,
     NoSpaceError,
     OpenFile,
     PathNotFoundError,
 )
-from mirror.drivers.patterns import Wanted, parse
+from mirror.drivers.patterns import parse
 
 CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
 LIMIT = 4 << 30  # bytes of content; some bound must be there before the machine's memory is
@@ -49,6 +50,9 @@ class InMemoryDriver:
         self._clock = clock
         self._used = 0
 
+    async def start(self) -> None:
+        """There is nothing to make."""
+
     async def get(self, path: str, limit: int) -> bytes:
         data = self._file(path).data
         if len(data) > limit:
@@ -72,7 +76,10 @@ class InMemoryDriver:
     async def put(self, path: str, data: bytes) -> None:
         self._set(path, bytes(data))
 
-    async def move_in(self, source: Path, path: str) -> None:
+    def incoming(self, source: Path, path: str, size: int) -> None:
+        """It costs next to nothing to move it in whole."""
+
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         paths.split(path)
         try:
             data = await asyncio.to_thread(self._read_source, source)
@@ -91,8 +98,11 @@ class InMemoryDriver:
         with source.open("rb") as file:
             return file.read(self._limit + 1)
 
-    async def open(self, path: str) -> OpenFile:
+    async def open(self, path: str, start: int = 0) -> OpenFile:
         return _InMemoryFile(path, self._file(path).data)
+
+    async def elsewhere(self, path: str) -> None:
+        """Nowhere."""
 
     async def stat(self, path: str) -> Info:
         node = self._node(path)
@@ -116,7 +126,7 @@ class InMemoryDriver:
         start = parse(patterns)
         async with aclosing(self.walk(path)) as batches:
             async for batch in batches:
-                yield [entry for entry in batch if _fits(entry.path[len(path) :].lstrip("/"), start)]
+                yield [entry for entry in batch if start.fits(entry.path[len(path) :].lstrip("/"))]
 
     async def list(self, path: str) -> list[str]:
         node = self._node(path)
@@ -236,12 +246,6 @@ def _entries(path: str, folder: _Folder, leaves: Collection[str]) -> Iterator[En
             yield from _entries(below, node, leaves)
         else:
             yield Entry(below, len(node.data), node.modified)
-
-
-def _fits(path: str, left: Wanted) -> bool:
-    for name in path.split("/"):
-        left = left.below(name)
-    return left.ends
 
 
 class _InMemoryFile:

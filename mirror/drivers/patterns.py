@@ -39,6 +39,13 @@ class Wanted:
             found = self._below[key] = self if tails == self._tails else Wanted(tails)
         return found
 
+    def fits(self, path: str) -> bool:
+        """Whether a file at this path below is wanted."""
+        left = self
+        for name in path.split("/"):
+            left = left.below(name)
+        return left.ends
+
     def _step(self, tail: _Tail, name: str) -> Iterable[_Tail]:
         if not tail:
             return

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mirror.drivers.base import DriverError, Entry, Info, OpenFile, StorageDriver
+from mirror.drivers.base import DriverError, Elsewhere, Entry, Incoming, Info, OpenFile, StorageDriver
 from mirror.tally import Distributions
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # distribution's
@@ -32,6 +32,9 @@ class TimedDriver:
         finally:
             self.times.observe((self.name, action), time.perf_counter() - began)
 
+    async def start(self) -> None:
+        await self._driver.start()
+
     async def get(self, path: str, limit: int) -> bytes:
         with self._timed("GetContent"):
             return await self._driver.get(path, limit)
@@ -44,13 +47,20 @@ class TimedDriver:
         with self._timed("PutContent"):
             await self._driver.put(path, data)
 
-    async def move_in(self, source: Path, path: str) -> None:
-        with self._timed("Move"):
-            await self._driver.move_in(source, path)
+    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
+        return self._driver.incoming(source, path, size)
 
-    async def open(self, path: str) -> OpenFile:
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
+        with self._timed("Move"):
+            await self._driver.move_in(source, path, incoming)
+
+    async def open(self, path: str, start: int = 0) -> OpenFile:
         with self._timed("Reader"):
-            return await self._driver.open(path)
+            return await self._driver.open(path, start)
+
+    async def elsewhere(self, path: str) -> Elsewhere | None:
+        with self._timed("RedirectURL"):
+            return await self._driver.elsewhere(path)
 
     async def stat(self, path: str) -> Info:
         with self._timed("Stat"):

@@ -20,7 +20,7 @@ from mirror.oci.conditions import etag, if_range, none_match
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import MAX_POSITION, ByteRange, ContentRange, Unsatisfiable, parse_range
 from mirror.oci.request import BlobEndpoint
-from mirror.registry import Blob, Corrupt, Part, RegistryError
+from mirror.registry import Blob, Corrupt, Elsewhere, Part, Placed, RegistryError
 from mirror.server.body import ClientGoneError, ClientSlowError, Writer, in_memory
 from mirror.server.errors import plain
 from mirror.server.exchange import current
@@ -68,6 +68,8 @@ async def blob(context: Context, request: web.Request, endpoint: BlobEndpoint) -
     try:
         current().descriptor = opened.descriptor
         size = opened.descriptor.size
+        if isinstance(opened, Placed) and opened.elsewhere is not None:
+            return _redirect(context, request, endpoint, size, opened.elsewhere)
         try:
             plan = _plan(request, digest, size)
         except Unsatisfiable as error:
@@ -82,6 +84,16 @@ async def blob(context: Context, request: web.Request, endpoint: BlobEndpoint) -
         return await _answer(context, request, digest, opened, plan)
     finally:
         await opened.close()
+
+
+def _redirect(
+    context: Context, request: web.Request, endpoint: BlobEndpoint, size: int, place: Elsewhere
+) -> web.Response:
+    """307: the client asks there what it has asked here, with its Range (RFC 9110 section 15.4.8)."""
+    if context.lane is not None:
+        context.lane.lease_elsewhere(request, endpoint.repository, endpoint.digest, size, place.until)
+    headers = {"Docker-Content-Digest": str(endpoint.digest), "Location": place.url}
+    return web.Response(status=307, headers=headers)
 
 
 def _validators(digest: Digest) -> dict[str, str]:

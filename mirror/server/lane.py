@@ -139,6 +139,15 @@ class Lane:
             exchange.lease = self._lessor.lease_blob(repository, digest, len(body))
             exchange.body = body
 
+    def lease_elsewhere(
+        self, request: web.Request, repository: Repository, digest: Digest, size: int, until: float
+    ) -> None:
+        """The answer to this request will be a place that is to be given `until` then: take a lease."""
+        if self.lacks(request):
+            exchange = current()
+            exchange.lease = self._lessor.lease_blob(repository, digest, size, until)
+            exchange.body = b""
+
     def lacks(self, request: web.Request) -> bool:
         """Whether a place is kept free for the answer to this request: it came before, and may come again."""
         rider = self._rider(request)

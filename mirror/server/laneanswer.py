@@ -17,7 +17,7 @@ from mirror.server.cachestatus import cache_status
 from mirror.server.exchange import Exchange
 
 OVERHEAD = 4096  # bytes that an answer takes besides its body: headers, what is logged, the lease
-STATUSES = (200, 304)
+STATUSES = (200, 304, 307)
 _DATE, _STATUS = "date", "cache-status"  # the two headers that say something about the time
 
 

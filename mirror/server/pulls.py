@@ -14,7 +14,7 @@ from mirror.server.requestlog import client_address
 Notify = Callable[[Pulled], None]
 
 # registry:2 tells of a blob that a client knew, and not of a manifest that it knew.
-TOLD = {"manifest": ("manifests", frozenset({200})), "blob": ("blobs", frozenset({200, 206, 304}))}
+TOLD = {"manifest": ("manifests", frozenset({200})), "blob": ("blobs", frozenset({200, 206, 304, 307}))}
 
 
 def pulled(

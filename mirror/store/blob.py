@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from mirror.drivers.base import OpenFile
+from mirror.drivers.base import Elsewhere as Place
+from mirror.drivers.base import OpenFile, StorageDriver
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.registry import FileSpan, Part
+from mirror.registry import Elsewhere, FileSpan, Part
 from mirror.store.errors import reading
 
 MEDIA_TYPE = "application/octet-stream"  # the tree does not say what a blob is
@@ -19,8 +20,9 @@ class StoredBlob:
 
     start = 0
 
-    def __init__(self, digest: Digest, file: OpenFile) -> None:
+    def __init__(self, digest: Digest, file: OpenFile, elsewhere: Elsewhere | None = None) -> None:
         self.descriptor = Descriptor(digest, file.size, MEDIA_TYPE)
+        self.elsewhere = elsewhere
         self._file = file
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
@@ -41,3 +43,31 @@ class StoredBlob:
 
     async def close(self) -> None:
         await self._file.close()
+
+
+class Unopened:
+    """An OpenFile that is opened when it is read: most that is known by its size, or its place, never is."""
+
+    local = None
+
+    def __init__(self, driver: StorageDriver, path: str, size: int) -> None:
+        self._driver = driver
+        self._path = path
+        self._files: list[OpenFile] = []
+        self.size = size
+
+    async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        file = await self._driver.open(self._path, start)
+        self._files.append(file)
+        async with aclosing(file.chunks(start, stop)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def close(self) -> None:
+        while self._files:
+            await self._files.pop().close()
+
+
+def placed(digest: Digest, driver: StorageDriver, path: str, place: Place) -> StoredBlob:
+    """A blob whose bytes clients fetch elsewhere."""
+    return StoredBlob(digest, Unopened(driver, path, place.size), Elsewhere(place.url, place.until))

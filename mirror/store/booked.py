@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from mirror.drivers.base import StorageDriver
+from mirror.drivers.base import Incoming, StorageDriver
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import ManifestError, parse
 from mirror.oci.names import Repository, Tag
@@ -75,9 +75,11 @@ class BookedStore(ContentStore):
             await super().untag(repository, tag)
             self._book.note_tag_gone(repository, tag, self._clock(), UPSTREAM)
 
-    async def adopt_blob(self, repository: Repository, digest: Digest, source: Path) -> None:
+    async def adopt_blob(
+        self, repository: Repository, digest: Digest, source: Path, incoming: Incoming | None = None
+    ) -> None:
         async with self._writing(digest):
-            await super().adopt_blob(repository, digest, source)
+            await super().adopt_blob(repository, digest, source, incoming)
             await self._note_data(repository, digest)
 
     async def link_blob(self, repository: Repository, digest: Digest) -> None:

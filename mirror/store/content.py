@@ -12,13 +12,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from mirror.drivers.base import Incoming as Incoming  # what `cache` calls
 from mirror.drivers.base import PathNotFoundError, StorageDriver
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import Page, RawManifest, Resolved
 from mirror.store import deletion, layout, listing
-from mirror.store.blob import MEDIA_TYPE, StoredBlob
+from mirror.store.blob import MEDIA_TYPE, StoredBlob, Unopened, placed
 from mirror.store.errors import reading, unknown_blob, unknown_manifest, unknown_name, writing
 from mirror.store.links import Links, holds
 from mirror.store.manifests import Kept, Manifests
@@ -122,13 +123,18 @@ class ContentStore:
         with reading():
             return await self._size(digest, digest)
 
-    async def open_blob(self, digest: Digest) -> StoredBlob:
+    async def open_blob(self, digest: Digest, start: int | None = 0) -> StoredBlob:
         """Open a blob without asking in which repository it is: the caller has decided that it may be read.
 
-        Raises RegistryError (BLOB_UNKNOWN).
+        `start`: where reading is about to begin; None: the caller wants to know the size, and reads hardly
+        ever. Raises RegistryError (BLOB_UNKNOWN).
         """
         with reading():
-            blob = await self._open(digest, digest)
+            if start is None:
+                size, path = await self._size(digest, digest), layout.blob_data(digest)
+                blob = None if size is None else StoredBlob(digest, Unopened(self._driver, path, size))
+            else:
+                blob = await self._placed(digest) or await self._open(digest, digest, start)
         if blob is None:
             raise unknown_blob(digest)
         return blob
@@ -188,7 +194,16 @@ class ContentStore:
         with writing():
             await deletion.drop_tag(self._driver, repository, tag)
 
-    async def adopt_blob(self, repository: Repository, digest: Digest, source: Path) -> None:
+    def incoming_blob(self, digest: Digest, source: Path, size: int) -> Incoming | None:
+        """Begin to take a file that is to be this blob, while it grows; None: there is nothing to be gained.
+
+        Nothing is kept before `adopt_blob`. The caller sees to its end.
+        """
+        return self._driver.incoming(source, layout.blob_data(digest), size)
+
+    async def adopt_blob(
+        self, repository: Repository, digest: Digest, source: Path, incoming: Incoming | None = None
+    ) -> None:
         """Keep a complete file, whose digest the caller has checked, as this blob; link it here.
 
         `source` is gone then. On StoreError it is still there, or its data is already in place: either way
@@ -196,7 +211,7 @@ class ContentStore:
         """
         with writing():
             try:
-                await self._driver.move_in(source, layout.blob_data(digest))
+                await self._driver.move_in(source, layout.blob_data(digest), incoming)
             except PathNotFoundError:
                 if await self._size(digest, digest) is None:
                     raise
@@ -232,10 +247,23 @@ class ContentStore:
             return None
         return info.size
 
-    async def _open(self, digest: Digest, target: Digest) -> StoredBlob | None:
+    async def _placed(self, digest: Digest) -> StoredBlob | None:
+        """The blob where clients fetch it elsewhere; None where they do not. Raises BLOB_UNKNOWN."""
+        path = layout.blob_data(digest)
+        try:
+            place = await self._driver.elsewhere(path)
+        except PathNotFoundError as error:
+            raise unknown_blob(digest) from error
+        if place is None:
+            return None
+        if not self._plausible(digest, path, place.size):
+            raise unknown_blob(digest)
+        return placed(digest, self._driver, path, place)
+
+    async def _open(self, digest: Digest, target: Digest, start: int = 0) -> StoredBlob | None:
         path = layout.blob_data(target)
         try:
-            file = await self._driver.open(path)
+            file = await self._driver.open(path, start)
         except PathNotFoundError:
             return None
         if not self._plausible(digest, path, file.size):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import structlog
 
-from mirror.drivers.base import DriverError, NoSpaceError
+from mirror.drivers.base import DeniedError, DriverError, NoSpaceError, ThrottledError, UnreachableError
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Reference, Repository, Tag
@@ -35,11 +35,18 @@ def writing() -> Iterator[None]:
         raise StoreError(str(error)) from error
 
 
+class StorageAway(Unavailable):
+    """A remote storage cannot be asked, or does not let us: that says nothing about what was asked for."""
+
+
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
     """Turn a driver's failure into Unavailable; the path and the cause are for the log only."""
     try:
         yield
+    except (DeniedError, ThrottledError, UnreachableError) as error:
+        log.error("store.read.failed", path=error.path, cause=error.cause)
+        raise StorageAway("the storage of this registry cannot be asked now") from error
     except DriverError as error:
         log.error("store.read.failed", path=error.path, cause=error.cause)
         raise Unavailable("the storage of this registry cannot be read now") from error

@@ -101,6 +101,15 @@ async def test_what_a_digest_names_is_always_fresh_but_comes_by_again(
     assert not lease.holds(clock.now + LEASE_SECONDS)
 
 
+async def test_a_place_is_repeated_until_its_url_is_near_its_end(parts: Parts, clock: Clock) -> None:
+    lease = parts.registry.lease_blob(A, BLOB, len(LAYER), clock.now + 10)
+    assert lease is not None
+    assert lease.holds(clock.now + 9.9)
+    assert not lease.holds(clock.now + 10)
+    clock.now += 10
+    assert parts.registry.lease_blob(A, BLOB, len(LAYER), clock.now) is None
+
+
 async def test_one_lease_serves_all_who_ask_for_the_same(parts: Parts) -> None:
     assert by_tag(parts) is by_tag(parts)
     assert by_tag(parts) is not by_digest(parts)

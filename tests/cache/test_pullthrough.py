@@ -501,9 +501,9 @@ async def test_many_cold_blobs_on_a_slow_disk_are_all_had(
     async with joined(tmp_path, upstream) as parts:
         real = parts.store.open_blob
 
-        async def slow(digest: Digest) -> object:
+        async def slow(digest: Digest, start: int | None = 0) -> object:
             await asyncio.sleep(0.02)
-            return await real(digest)
+            return await real(digest, start)
 
         monkeypatch.setattr(parts.store, "open_blob", slow)
         waiting = [asyncio.create_task(parts.registry.blob(A, digest)) for digest in blobs]

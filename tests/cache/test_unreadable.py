@@ -15,14 +15,14 @@ from mirror.cache import scrubber, surveyor
 from mirror.cache.eviction import Limits
 from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
-from mirror.drivers.base import DriverError, OpenFile
+from mirror.drivers.base import DeniedError, DriverError, OpenFile, ThrottledError, UnreachableError
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.ledger.inventory import Inventory
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.registry import RegistryError
 from mirror.store import collect
-from mirror.store.errors import StoreError
+from mirror.store.errors import StorageAway, StoreError
 from mirror.store.tree import Tree
 from tests.cache.kit import A, B, Clock, until
 from tests.cache.test_keeper import KIB, Shop, shop
@@ -38,10 +38,11 @@ class BadSectors(FaultyDriver):
         super().__init__(FilesystemDriver(root, 4))
         self.bad: set[str] = set()
         self.all = False
+        self.error: type[DriverError] = DriverError
         self.reads = 0  # that failed
 
-    async def open(self, path: str) -> OpenFile:
-        file = await super().open(path)
+    async def open(self, path: str, start: int = 0) -> OpenFile:
+        file = await super().open(path, start)
         return _Spoilt(self, file, path) if self.all or any(bad in path for bad in self.bad) else file
 
 
@@ -77,7 +78,7 @@ class _Spoilt:
         self._driver.reads += 1
         async with aclosing(self._inner.chunks(start, stop)) as chunks:
             async for _ in chunks:
-                raise DriverError(self._path, "Input/output error")
+                raise self._driver.error(self._path, "Input/output error")
         yield b""
 
     async def close(self) -> None:
@@ -115,6 +116,19 @@ async def test_a_file_that_cannot_be_read_is_moved_aside_and_the_others_are_read
         (aside,) = (tmp_path / "mirror" / "quarantine").iterdir()
         assert (bad["moved_to"], aside.read_bytes()) == (str(aside), b"\2" * KIB)
         assert [await at.store.blob_size(each) for each in digests] == [KIB, KIB, None, KIB, KIB]
+
+
+async def test_a_storage_that_cannot_be_asked_says_nothing_about_its_blobs(tmp_path: Path) -> None:
+    """A bucket that is away for a moment must not cost what is in it."""
+    driver = BadSectors(tmp_path)
+    async with shop(tmp_path, Limits(), driver=driver) as at:
+        digests = await _blobs(at, 3)
+        for kind in (UnreachableError, ThrottledError, DeniedError):
+            driver.bad, driver.error = {digests[1].hex}, kind
+            with pytest.raises(StorageAway):
+                await _verified(at)
+        assert [await at.store.blob_size(each) for each in digests] == [KIB] * 3
+        assert not (tmp_path / "mirror" / "quarantine").exists()
 
 
 async def test_the_scrub_goes_on_after_a_file_that_cannot_be_read(

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mirror.config import Config
+from mirror.config import Config, Storage
 from mirror.configeffect import RULES, Effect
 from mirror.configfile import ConfigError, dump, load
 from mirror.configproxy import UpstreamEntry
+from mirror.configs3 import S3
 from mirror.configschema import ROOT, Shape, Struct, describe
 from tests.support.certificates import self_signed
 
@@ -76,6 +77,8 @@ def test_the_keys_of_an_entry_of_upstreams_are_the_marked_ones() -> None:
 
 def test_the_documented_defaults_are_the_defaults() -> None:
     shown = yaml.safe_load(dump(Config()))
+    with_s3 = Config(storage=Storage(s3=S3(bucket="images")))
+    shown["storage"]["s3"] = {**yaml.safe_load(dump(with_s3))["storage"]["s3"], "bucket": ""}
     for key, default, _variable, _text in in_effect_rows():
         value = shown
         for part in key.split("."):
@@ -94,7 +97,7 @@ def test_the_documented_variables_are_those_of_their_keys() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 11)]
+    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 12)]
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES[:3], *EXAMPLES[4:6]], ids=lambda path: path.name)

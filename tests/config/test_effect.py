@@ -14,8 +14,6 @@ from tests.support.configs import MINIMAL, load_text, remarks
 
 GIVEN = {  # something at each key of the table that is not like nothing
     "http.tls.letsencrypt": "{cachefile: /c, email: a@b.example, hosts: [m.example]}",
-    "storage.s3": "{bucket: b}",
-    "storage.s3aws": "{bucket: b}",
     "storage.azure": "{}",
     "storage.gcs": "",
     "storage.oss": "{bucket: b}",
@@ -25,6 +23,11 @@ GIVEN = {  # something at each key of the table that is not like nothing
     "redis": "{addr: 'a:1'}",
     "storage.cache.blobdescriptor": "redis",
     "storage.cache.layerinfo": "redis",
+    "storage.s3.loglevel": "debug",
+    "storage.s3.multipartcopychunksize": "33554432",
+    "storage.s3.multipartcopymaxconcurrency": "'50'",
+    "storage.s3.multipartcopythresholdsize": "33554432",
+    "storage.s3.v4auth": "false",
     "log.hooks": "[{type: mail}]",
     "log.reportcaller": "true",
     "http.relativeurls": "true",
@@ -48,7 +51,9 @@ def document(key: str, value: str) -> str:
         inner = value
         for part in reversed(key.split(".")[1:]):
             inner = f"{{{part}: {inner}}}"
-        driver = "" if RULE[key].effect is Effect.REFUSED else "inmemory: {}, "
+        if key.startswith("storage.s3."):
+            inner = inner.replace("{s3: {", "{s3: {bucket: b01, region: us-east-1, ")
+        driver = "" if RULE[key].effect is Effect.REFUSED or "s3: " in inner else "inmemory: {}, "
         return f"version: 0.1\nstorage: {{{driver}{inner[1:-1]}}}\n"
     first, *rest = key.split(".")
     for part in reversed(rest):
@@ -113,7 +118,7 @@ def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
     ("text", "environ", "key"),
     [
         ("http: {tls: {letsencrypt: {email: [a]}}}\n", {}, "http.tls.letsencrypt"),
-        ("", {"REGISTRY_STORAGE_S3_BUCKET": "b", "REGISTRY_STORAGE_S3_REGION": "r"}, "storage.s3"),
+        ("", {"REGISTRY_STORAGE_GCS_BUCKET": "b", "REGISTRY_STORAGE_GCS_KEYFILE": "f"}, "storage.gcs"),
     ],
 )
 def test_a_refused_key_gets_one_line_whatever_is_below_it(

@@ -79,6 +79,9 @@ WALKS: list[Verb] = [
 class DriverConformance:
     """The suite. Where object stores cannot be like folders (empty folders), nothing is asked."""
 
+    often = 100  # times that is tried what may go wrong now and then
+    batches = 2  # full ones that are looked at
+
     @pytest.fixture
     def driver(self) -> StorageDriver:
         """An empty driver, closed afterwards."""
@@ -243,7 +246,7 @@ class DriverConformance:
             assert await driver.get(path, 100) == path.encode()
 
     async def test_a_put_while_its_folder_is_deleted_succeeds_in_the_end(self, driver: StorageDriver) -> None:
-        for _ in range(20):
+        for _ in range(self.often // 5):
             await driver.put("folder/old", b"x")
             await asyncio.gather(driver.put("folder/new", b"y"), driver.delete("folder"))
             await driver.put("folder/new", b"z")
@@ -309,7 +312,7 @@ class DriverConformance:
         assert await walk(driver, path) == []
 
     async def test_walking_comes_in_batches_and_can_be_left(self, driver: StorageDriver) -> None:
-        number = WALK_BATCH * 2 + 7
+        number = WALK_BATCH * self.batches + 7
         for start in range(0, number, 100):
             paths = [f"many/{index % 7}/{index}" for index in range(start, min(start + 100, number))]
             await asyncio.gather(*(driver.put(path, b"") for path in paths))
@@ -375,9 +378,10 @@ class DriverConformance:
             await find(driver, "", [pattern])
 
     async def test_finding_comes_in_batches(self, driver: StorageDriver) -> None:
-        number = WALK_BATCH * 2 + 7
-        for index in range(number):
-            await driver.put(f"many/{index}/data", b"")
+        number = WALK_BATCH * self.batches + 7
+        for start in range(0, number, 100):
+            paths = [f"many/{index}/data" for index in range(start, min(start + 100, number))]
+            await asyncio.gather(*(driver.put(path, b"") for path in paths))
         async with aclosing(driver.find("many", ["*/data"])) as batches:
             sizes = [len(batch) async for batch in batches]
         assert sum(sizes) == number
@@ -435,12 +439,12 @@ class DriverConformance:
     async def test_a_file_deleted_or_written_while_walking_breaks_nothing(
         self, driver: StorageDriver
     ) -> None:
-        stays = {f"tree/{index}/stays" for index in range(150)}
+        stays = {f"tree/{index}/stays" for index in range(self.often)}
         for path in stays:
             await driver.put(path, b"")
 
         async def change() -> None:
-            for index in range(150):
+            for index in range(self.often):
                 await driver.put(f"tree/{index}/comes", b"")
                 await driver.delete(f"tree/{index}/comes")
                 await driver.put(f"tree/new{index}/comes", b"")
@@ -479,7 +483,7 @@ class DriverConformance:
     async def test_writes_into_folders_that_are_pruned_succeed(self, driver: StorageDriver) -> None:
         """Three passes over five folders at the same time: more than a deletion makes."""
         leaf = "keep/a/b/c/d/e"
-        for turn in range(100):
+        for turn in range(self.often):
             prunes = [driver.prune(leaf, "keep") for _ in range(3)]
             await asyncio.gather(*prunes[:1], driver.put(f"{leaf}/{turn}", b"x"), *prunes[1:])
             assert await driver.get(f"{leaf}/{turn}", 1) == b"x"

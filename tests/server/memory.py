@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 import time
 from collections.abc import AsyncGenerator
@@ -153,7 +154,9 @@ class MemoryRegistry:
             return None
         return self._lease(self.fresh_seconds if isinstance(reference, Tag) else None)
 
-    def lease_blob(self, repository: Repository, digest: Digest, size: int) -> Lease | None:
+    def lease_blob(
+        self, repository: Repository, digest: Digest, size: int, until: float = math.inf
+    ) -> Lease | None:
         return self._lease(None) if self.lease_seconds and digest in self.blobs else None
 
     def _lease(self, fresh: float | None) -> Lease:

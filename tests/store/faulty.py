@@ -7,7 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.drivers.base import DriverError, Entry, Info, OpenFile, StorageDriver
+from mirror.drivers.base import DriverError, Elsewhere, Entry, Incoming, Info, OpenFile, StorageDriver
 
 
 class FaultyDriver:
@@ -47,6 +47,9 @@ class FaultyDriver:
         if self._fails():
             raise self._failure(path, "injected")
 
+    async def start(self) -> None:
+        await self._inner.start()
+
     async def get(self, path: str, limit: int) -> bytes:
         self._check(path)
         return await self._inner.get(path, limit)
@@ -69,17 +72,23 @@ class FaultyDriver:
         if fails:
             raise self._failure(path, "injected")
 
-    async def move_in(self, source: Path, path: str) -> None:
+    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
+        return self._inner.incoming(source, path, size)
+
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         fails = self._fails()
         if not fails or self._after:
-            await self._inner.move_in(source, path)
+            await self._inner.move_in(source, path, incoming)
             self.writes.append(("move_in", path))
         if fails:
             raise self._failure(path, "injected")
 
-    async def open(self, path: str) -> OpenFile:
+    async def open(self, path: str, start: int = 0) -> OpenFile:
         self._check(path)
-        return _FaultyFile(self, path, await self._inner.open(path))
+        return _FaultyFile(self, path, await self._inner.open(path, start))
+
+    async def elsewhere(self, path: str) -> Elsewhere | None:
+        return await self._inner.elsewhere(path)
 
     async def stat(self, path: str) -> Info:
         self._check(path)

@@ -17,6 +17,7 @@ PACKAGES = {
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
     "htpasswd": "apache2-utils",
+    "memcached": "memcached",
     "mount": "mount",
     "openssl": "openssl",
     "podman": "podman",

@@ -61,6 +61,7 @@ class Rule:
     truncate: int | None = None  # send only so many bytes of the body, then close the connection
     corrupt: int | None = None  # change the byte at this offset of the body
     hold: int | None = None  # send so many bytes of the body, the rest after Recorder.release()
+    wait: bool = False  # ask the server behind only after Recorder.release()
     reset: bool = False  # TCP reset with no answer, or, with truncate, after so much of it
 
     def take(self, exchange: Exchange) -> bool:
@@ -155,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
             error = {"errors": [{"code": "UNKNOWN", "message": f"injected {rule.status}"}]}
             self.reply(exchange, rule.status, json.dumps(error).encode())
             return
+        if rule.wait and not self.recorder.gate.wait(HOLD_TIMEOUT):
+            raise _Dropped("waited for too long")
         address = urlsplit(self.recorder.upstream)
         behind = http.client.HTTPConnection(address.hostname or "", address.port, timeout=SERVER_TIMEOUT)
         try:

@@ -99,6 +99,7 @@ async def running(
     root: Path,
     *urls: str,
     clock: Clock | None = None,
+    storage: dict[str, Any] | None = None,
     cache: dict[str, Any] | None = None,
     auth: dict[str, Any] | None = None,
     sections: dict[str, Any] | None = None,
@@ -107,7 +108,8 @@ async def running(
     """The mirror of one upstream, under these URLs, as `mirror serve` would run this configuration.
 
     `sections` take the place of those that are here; with `http.debug` in them there is a debug server. Each
-    request of a tag is checked with the upstream, unless `freshness` says otherwise.
+    request of a tag is checked with the upstream, unless `freshness` says otherwise. Images are kept
+    below `root` where no other `storage` is given.
     """
     file = root.with_suffix(".yml")
     quick: dict[str, Any] = {
@@ -120,7 +122,7 @@ async def running(
     config = {
         "version": 0.1,
         "log": {"accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(root)}},
+        "storage": storage or {"filesystem": {"rootdirectory": str(root)}},
         "http": {"addr": "127.0.0.1:5000"},
         "auth": auth or {},
         "proxy": {**where, **quick, **proxy},
@@ -134,7 +136,7 @@ async def running(
         if clock is not None:
             timed = partial(PullThrough, clock=clock)
             stack.enter_context(mock.patch.object(app, "PullThrough", timed))
-        driver, spool = stack.enter_context(app.storage(loaded.config.storage))
+        driver, spool = stack.enter_context(app.storage(loaded.config))
         application = app.build(loaded.config, driver, spool)
         runner = web.AppRunner(application, shutdown_timeout=1)
         await runner.setup()

@@ -1,0 +1,68 @@
+"""What object storage wants of the rest of the configuration, and where the mirror's own files are then."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from mirror.config import Config
+from mirror.configproblems import Problem, Warning_, find
+from mirror.configs3 import is_amazon
+from mirror.configtree import Table
+
+REGISTRY_ROOT: Final = Path("/var/lib/registry")  # the image's volume
+OTHER_ROOT: Final = Path("data")
+
+
+def local_root(config: Config) -> Path | None:
+    """The folder in which the mirror's own, `mirror/`, is; None: there is none.
+
+    Of object storage: `cache.folder`, else the image's volume where that can be written, else `./data`.
+    """
+    if config.storage.filesystem is not None:
+        return config.storage.filesystem.rootdirectory.absolute()
+    if config.storage.s3 is None:
+        return None
+    if config.cache.folder is not None:
+        return config.cache.folder.absolute()
+    usable = REGISTRY_ROOT.is_dir() and os.access(REGISTRY_ROOT, os.W_OK | os.X_OK)
+    return (REGISTRY_ROOT if usable else OTHER_ROOT).absolute()
+
+
+def check_remote(config: Config, tree: Table) -> tuple[list[Problem], list[Warning_]]:
+    """Keys that do not go together."""
+    problems: list[Problem] = []
+    warnings: list[Warning_] = []
+    s3 = config.storage.s3
+    if s3 is None:
+        if config.cache.folder is not None:
+            text = "has no effect here: what is the mirror's own lies below storage.filesystem.rootdirectory"
+            warnings.append(Warning_(find(tree, ("cache", "folder"))[1], "cache.folder", text))
+        return problems, warnings
+    at = find(tree, ("storage", "s3"))[1]
+    if not s3.regionendpoint and not s3.region:
+        text = "missing, wanted a region such as us-east-1; it may be left out with a regionendpoint only"
+        problems.append(Problem(at, "storage.s3.region", text))
+    elif not s3.regionendpoint and not is_amazon(s3.region):
+        text = f"got {s3.region!r}, wanted a region of Amazon's such as us-east-1, or a regionendpoint"
+        problems.append(Problem(find(tree, ("storage", "s3", "region"))[1], "storage.s3.region", text))
+    one, other = ("accesskey", "secretkey") if s3.accesskey is None else ("secretkey", "accesskey")
+    if (s3.accesskey is None) != (s3.secretkey is None):
+        text = f"missing, wanted both this and {other}, or neither: then the AWS credential chain is asked"
+        problems.append(Problem(at, f"storage.s3.{one}", text))
+    if s3.sessiontoken is not None and s3.accesskey is None:
+        text = "has no effect without accesskey and secretkey"
+        warnings.append(
+            Warning_(find(tree, ("storage", "s3", "sessiontoken"))[1], "storage.s3.sessiontoken", text)
+        )
+    for name, limit in (("maxsize", config.cache.maxsize), ("minfree", config.cache.minfree)):
+        if limit is None:
+            continue
+        source = find(tree, ("cache", name))[1]
+        if name == "minfree":
+            warnings.append(Warning_(source, "cache.minfree", "has no effect: a bucket is never full"))
+        elif limit.percent:
+            text = f"got '{limit}', wanted a size such as 200GiB: a bucket has none to take a share of"
+            problems.append(Problem(source, "cache.maxsize", text))
+    return problems, warnings

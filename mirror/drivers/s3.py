@@ -1,0 +1,256 @@
+"""The driver on an S3 bucket, with distribution's keys: the root's name, then the path.
+
+The rules:
+
+1. An object appears whole, with one request, and is durable then (S3 promises both).
+2. There are no folders: one is there as long as something is below it.
+3. Time-outs, attempts and failures are `s3client`'s; each failure names the path and the cause.
+4. Nothing blocks the event loop: files are read, and hashed, in threads.
+5. One request for one operation where that can be: HEAD for `stat`, GET for `get` and `open`. What is deleted
+   is looked for first, since S3 does not tell whether it was there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Collection, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mirror.drivers import flat, paths
+from mirror.drivers.base import (
+    DriverError,
+    Elsewhere,
+    Entry,
+    Incoming,
+    Info,
+    NoSpaceError,
+    OpenFile,
+    PathNotFoundError,
+)
+from mirror.drivers.s3client import S3Client
+from mirror.drivers.s3delete import Deletion
+from mirror.drivers.s3file import S3File
+from mirror.drivers.s3listing import Listing, modified
+from mirror.drivers.s3parts import Upload
+from mirror.drivers.s3settings import S3Settings
+from mirror.drivers.s3slice import Source
+from mirror.drivers.s3upload import Uploads
+from mirror.drivers.s3urls import Urls
+
+AT_ONCE = 16  # small files read at the same time
+
+
+class S3Driver:
+    """A StorageDriver. `spare`: the name of folders in which others' unfinished uploads are left alone."""
+
+    name = "s3"
+
+    def __init__(self, settings: S3Settings, spare: str = "") -> None:
+        """Blocks: reads the service's model from the disk."""
+        self._client = S3Client(settings)
+        self._listing = Listing(self._client)
+        self._deletion = Deletion(self._client, self._listing)
+        self._uploads = Uploads(self._client, settings)
+        self._urls = Urls(self._client, settings.presigned)
+        self._redirects = settings.redirect
+        self._spare = spare
+
+    async def start(self) -> None:
+        """Make the clients now, not with the first request."""
+        await self._client.open()
+
+    async def get(self, path: str, limit: int) -> bytes:
+        (found,) = await self.get_many([path], limit, limit)
+        if isinstance(found, DriverError):
+            raise found
+        return found
+
+    async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
+        """Asked for at once are AT_ONCE; read are only those that the answers' headers leave room for."""
+        answers = await asyncio.gather(*(self._ask(path) for path in wanted[:AT_ONCE]))
+        found: list[bytes | DriverError] = []
+        try:
+            for path, answer in zip(wanted, answers, strict=False):
+                if found and total <= 0:
+                    break
+                found.append(await self._read(path, answer, limit))
+                total -= len(found[-1]) if isinstance(found[-1], bytes) else 0
+        finally:
+            for answer in answers:
+                if not isinstance(answer, DriverError):
+                    answer["Body"].close()
+        return found
+
+    async def _ask(self, path: str) -> Any:
+        """The answer, its body unread; or the error."""
+        try:
+            _check_file(path)
+            return await self._client.get(path)
+        except DriverError as error:
+            return error
+
+    async def _read(self, path: str, answer: Any, limit: int) -> bytes | DriverError:
+        if isinstance(answer, DriverError):
+            return answer
+        size = int(answer["ContentLength"])
+        if size > limit:
+            return DriverError(path, f"has {size} bytes, more than the {limit} allowed")
+        file = S3File(self._client, path, answer, 0)
+        try:
+            return b"".join([chunk async for chunk in file.chunks(0, size)])
+        except DriverError as error:
+            return error
+        finally:
+            await file.close()
+
+    async def put(self, path: str, data: bytes) -> None:
+        _check_writable(path)
+        await self._uploads.put(path, data)
+        self._urls.forget(path)
+
+    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
+        return self._uploads.begin(path, source, size)
+
+    async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
+        """As the Protocol says; large files in parts, several at once."""
+        _check_writable(path)
+        file = await _open_source(source, path)
+        if not isinstance(incoming, Upload) or not await incoming.is_completed(file.size):
+            await self._uploads.put_file(path, file)
+        self._urls.forget(path)
+        try:
+            await asyncio.to_thread(source.unlink)
+        except OSError as error:
+            raise DriverError(path, f"cannot remove the file moved in: {error.strerror}") from error
+
+    async def open(self, path: str, start: int = 0) -> OpenFile:
+        """One GET, from `start` on. What is then read from elsewhere in the file costs another."""
+        _check_file(path)
+        if start:
+            with contextlib.suppress(_Behind):
+                return S3File(self._client, path, await self._get_from(path, start), start)
+        return S3File(self._client, path, await self._client.get(path), 0)
+
+    async def _get_from(self, path: str, start: int) -> Any:
+        try:
+            return await self._client.get(path, Range=f"bytes={start}-")
+        except PathNotFoundError:
+            raise
+        except DriverError as error:
+            if " 416 " in error.cause:
+                raise _Behind from error
+            raise
+
+    async def elsewhere(self, path: str) -> Elsewhere | None:
+        if not self._redirects:
+            return None
+        _check_file(path)
+        return await self._urls.get(path)
+
+    async def stat(self, path: str) -> Info:
+        paths.split(path)
+        if path:
+            with contextlib.suppress(PathNotFoundError):
+                answer = await self._client.call(path, "head_object", Key=self._client.key(path))
+                return Info(int(answer["ContentLength"]), False, modified(answer))
+        if await self._listing.has_folder(path):
+            return Info(0, True, 0.0)
+        raise PathNotFoundError(path)
+
+    async def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
+        paths.split(path)
+        async with contextlib.aclosing(flat.walk(self._listing.pages, path, leaves)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
+        paths.split(path)
+        async with contextlib.aclosing(flat.find(self._listing.pages, path, patterns)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def list(self, path: str) -> list[str]:
+        paths.split(path)
+        return await self._listing.names(path)
+
+    async def delete(self, path: str) -> None:
+        _check_writable(path)
+        if not (await self.remove([path], "", durable=True))[0]:
+            raise PathNotFoundError(path)
+
+    async def prune(self, path: str, keep: str) -> None:
+        """An empty folder is none."""
+        paths.check_below(path, keep)
+
+    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+        """As the Protocol says, with as few requests as there can be."""
+        for path in doomed:
+            paths.check_below(path, keep)
+        for path in doomed:
+            self._urls.forget(path)
+            self._urls.forget_below(path)
+        return await self._deletion.remove(doomed)
+
+    async def sweep(self, before: float) -> int:
+        return await self._uploads.sweep(before, self._spare)
+
+    async def move_out(self, path: str, target: Path) -> None:
+        _check_file(path)
+        file = await self.open(path)
+        part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            async with contextlib.aclosing(file.chunks(0, file.size)) as chunks:
+                await _write_out(path, part, chunks)
+            await asyncio.to_thread(part.replace, target)
+        except OSError as error:
+            raise DriverError(path, f"cannot be moved out: {error.strerror}") from error
+        finally:
+            await file.close()
+            await asyncio.to_thread(part.unlink, missing_ok=True)
+        await self.remove([path], "", durable=True)
+
+    async def close(self) -> None:
+        await self._uploads.close()
+        await self._client.close()
+
+
+class _Behind(Exception):
+    """A file ends before the byte that was asked for."""
+
+
+def _check_file(path: str) -> None:
+    paths.split(path)
+    if not path:
+        raise PathNotFoundError(path, "not a file")
+
+
+def _check_writable(path: str) -> None:
+    if not paths.split(path):
+        raise DriverError(path, "the root is a folder, and stays")
+
+
+async def _open_source(source: Path, path: str) -> Source:
+    try:
+        return await asyncio.to_thread(Source, source)
+    except FileNotFoundError as error:
+        raise PathNotFoundError(path, "the file to move in is not there") from error
+    except OSError as error:
+        raise DriverError(path, f"cannot read the file to move in: {error.strerror}") from error
+
+
+async def _write_out(path: str, target: Path, chunks: AsyncGenerator[bytes, None]) -> None:
+    def begin() -> BinaryIO:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target.open("xb")
+
+    file = await asyncio.to_thread(begin)
+    try:
+        async for chunk in chunks:
+            await asyncio.to_thread(file.write, chunk)
+    except OSError as error:
+        raise NoSpaceError(path, f"cannot be moved out: {error.strerror}") from error
+    finally:
+        await asyncio.to_thread(file.close)

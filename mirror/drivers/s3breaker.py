@@ -1,0 +1,48 @@
+"""A storage that does not answer is left alone for a moment, so that nobody waits for it in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from mirror.drivers.base import UnreachableError
+
+FAILURES = 3  # in a row, of which each had its own attempts
+PAUSE = 5.0  # seconds; then one request at a time tries
+
+log = structlog.get_logger()
+
+
+class Breaker:
+    """Told of each request's outcome. `clock` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._until = 0.0
+        self._cause = ""
+
+    def check(self, path: str) -> None:
+        """Raises UnreachableError while the storage is left alone; else the caller may ask it."""
+        if self._failures < FAILURES:
+            return
+        now = self._clock()
+        if now < self._until:
+            raise UnreachableError(path, f"not asked now: {self._cause}")
+        self._until = now + PAUSE  # this one tries
+
+    def failed(self, cause: str) -> None:
+        """A request got no answer."""
+        self._failures += 1
+        self._cause = cause
+        if self._failures == FAILURES:
+            log.error("storage.away", cause=cause)
+        self._until = self._clock() + PAUSE
+
+    def answered(self) -> None:
+        """The storage said something, if only that it refuses."""
+        if self._failures >= FAILURES:
+            log.info("storage.back")
+        self._failures = 0

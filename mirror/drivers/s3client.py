@@ -1,0 +1,178 @@
+"""The connection to one bucket: sessions, time-outs, attempts, and every failure as a DriverError."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import cache
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
+from botocore.loaders import create_loader
+
+from mirror.drivers.base import UnreachableError
+from mirror.drivers.s3breaker import Breaker
+from mirror.drivers.s3errors import ERRORS, failure, status
+from mirror.drivers.s3settings import S3Settings
+
+CONNECT = 3.0  # seconds
+SILENCE = 15.0  # seconds without a byte
+ATTEMPTS = 3  # botocore's: after a break, a time-out, 5xx or a throttle, with growing waits between
+CALL = 30.0  # seconds that one small operation may take, with all its attempts
+CONNECTIONS = 48  # for operations; more wait
+READERS = 1024  # connections for bodies that clients read at their own pace: those must not hold up the rest
+NO_REGION = "us-east-1"  # what other servers than Amazon's take where none is given
+
+
+@cache
+def _loader() -> Any:
+    """What reads the models, and keeps them: once in a process, whatever the number of sessions."""
+    return create_loader()
+
+
+class S3Client:
+    """Opened by the first call, in the loop that it serves, or by `open`; owned by the driver."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        """Blocks: reads the service's model from the disk, 0.1 s."""
+        self.bucket = settings.bucket
+        self._prefix = f"{settings.root}/" if settings.root else ""
+        self._settings = settings
+        self._breaker = Breaker()
+        self._session: AioSession = get_session()
+        self._session.register_component("data_loader", _loader())
+        if not settings.access_key:
+            self._session.get_component("credential_provider")  # made here, not on the loop
+        self._session.warm_up_loader_caches("s3")
+        self._clients = contextlib.AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._operations: Any = None
+        self._readers: Any = None
+        self._signer: Any = None
+        self._closed = False
+
+    def key(self, path: str) -> str:
+        """The object's key."""
+        return self._prefix + path
+
+    def path(self, key: str) -> str | None:
+        """The path of an object's key; None: it is not below our root."""
+        return key[len(self._prefix) :] if key.startswith(self._prefix) else None
+
+    async def open(self) -> None:
+        """Make the clients, if they are not there. They connect when they are asked."""
+        async with self._opening:
+            if self._operations is None and not self._closed:
+                self._operations = await self._make(CONNECTIONS)
+                self._readers = await self._make(READERS)
+                endpoint = self._settings.redirect_endpoint
+                self._signer = await self._make(1, endpoint) if endpoint else self._operations
+
+    async def call(self, path: str, operation: str, *, limit: float = CALL, **parameters: Any) -> Any:
+        """One operation on the bucket. Raises DriverError; nothing takes longer than `limit` seconds."""
+        return await self._run(path, operation, limit, parameters)
+
+    async def get(self, path: str, **parameters: Any) -> Any:
+        """GetObject, of which the body is to be read, and closed, by the caller."""
+        return await self._run(path, "get_object", CALL, {"Key": self.key(path), **parameters}, reading=True)
+
+    async def presign(self, path: str, seconds: float) -> str:
+        """A URL by which anybody can GET an object for so long. Raises DriverError."""
+        if self._signer is None:
+            await self.open()
+        self._check_open(path)
+        parameters = {"Bucket": self.bucket, "Key": self.key(path)}
+        try:
+            async with asyncio.timeout(CALL):  # where credentials are fetched anew
+                url = await self._signer.generate_presigned_url(
+                    "get_object", Params=parameters, ExpiresIn=int(seconds)
+                )
+        except TimeoutError as error:
+            raise UnreachableError(path, f"no credentials within {CALL:g} s") from error
+        except ERRORS as error:
+            raise failure(path, error) from error
+        return str(url)
+
+    def broke(self, path: str, error: BaseException) -> UnreachableError:
+        """The failure of a body that was being read."""
+        found = failure(path, error)
+        self._breaker.failed(found.cause)
+        return found if isinstance(found, UnreachableError) else UnreachableError(path, found.cause)
+
+    async def close(self) -> None:
+        """Close all connections. Safe to call twice."""
+        self._closed = True
+        await self._clients.aclose()
+        self._operations = self._readers = self._signer = None
+
+    async def _run(
+        self,
+        path: str,
+        operation: str,
+        limit: float,
+        parameters: dict[str, Any],
+        *,
+        reading: bool = False,
+    ) -> Any:
+        if self._operations is None:
+            await self.open()
+        self._check_open(path)
+        self._breaker.check(path)
+        client = self._readers if reading else self._operations
+        try:
+            async with asyncio.timeout(limit):
+                answer = await getattr(client, operation)(Bucket=self.bucket, **parameters)
+        except TimeoutError as error:
+            cause = f"no answer from the storage within {limit:g} s"
+            self._breaker.failed(cause)
+            raise UnreachableError(path, cause) from error
+        except ERRORS as error:
+            found = failure(path, error)
+            if isinstance(found, UnreachableError):
+                self._breaker.failed(found.cause)
+            elif status(error):
+                self._breaker.answered()
+            raise found from error
+        self._breaker.answered()
+        return answer
+
+    def _check_open(self, path: str) -> None:
+        if self._closed:
+            raise UnreachableError(path, "the driver is closed")
+
+    async def _make(self, connections: int, endpoint: str = "") -> Any:
+        """A client of its own connections; those of readers must not wait for one another's."""
+        settings = self._settings
+        config = AioConfig(
+            connect_timeout=CONNECT,
+            read_timeout=SILENCE,
+            max_pool_connections=connections,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            signature_version="s3v4",
+            # Each upload has its MD5, which every server checks, also those that know no other checksum.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            use_dualstack_endpoint=settings.dual_stack or None,
+            use_fips_endpoint=settings.fips or None,
+            user_agent_extra=settings.user_agent or None,
+            s3={
+                "addressing_style": "path" if settings.path_style else "auto",
+                "use_accelerate_endpoint": settings.accelerate,
+                # Hashing each part once more, on the event loop, would take longer than to send it.
+                "payload_signing_enabled": False,
+            },
+        )
+        return await self._clients.enter_async_context(
+            self._session.create_client(
+                "s3",
+                region_name=settings.region or (NO_REGION if settings.endpoint else None),
+                endpoint_url=endpoint or settings.endpoint or None,
+                use_ssl=settings.secure,
+                verify=None if settings.verify else False,
+                aws_access_key_id=settings.access_key or None,
+                aws_secret_access_key=settings.secret_key or None,
+                aws_session_token=settings.session_token or None,
+                config=config,
+            )
+        )

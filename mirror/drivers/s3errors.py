@@ -1,0 +1,103 @@
+"""What goes wrong with S3, as the kinds that drivers.base has. Messages hold no key, URL or signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from botocore import exceptions as boto
+
+from mirror.drivers.base import (
+    DeniedError,
+    DriverError,
+    NoSpaceError,
+    PathNotFoundError,
+    ThrottledError,
+    UnreachableError,
+)
+
+MESSAGE_LIMIT = 200  # characters of a server's text
+MISSING = {"NoSuchKey", "NotFound", "404"}
+THROTTLED = {
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestLimitExceeded",
+    "TooManyRequests",
+    "TooManyRequestsException",
+    "BandwidthLimitExceeded",
+}
+FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
+DENIED = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "NoSuchBucket",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+}
+# What reading a body raises beside botocore's own: aiobotocore passes this one on as it is.
+BROKEN = (boto.BotoCoreError, boto.HTTPClientError, aiohttp.ClientPayloadError, OSError)
+ERRORS = (boto.ClientError, *BROKEN)
+
+
+def failure(path: str, error: BaseException) -> DriverError:
+    """The DriverError for what an operation raised; the caller raises it from that."""
+    if isinstance(error, boto.ClientError):
+        return _refused(path, error)
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return DeniedError(path, "no credentials were found, neither configured nor in the AWS chain")
+    if isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError):
+        return DeniedError(path, "the AWS credential chain gives no credentials")
+    if isinstance(error, boto.ConnectTimeoutError):
+        return UnreachableError(path, "the storage cannot be connected to in time")
+    if isinstance(error, boto.ReadTimeoutError):
+        return UnreachableError(path, "the storage does not answer in time")
+    if isinstance(error, boto.SSLError):
+        return UnreachableError(path, "no trusted TLS connection to the storage")
+    if isinstance(error, boto.EndpointConnectionError | boto.ProxyConnectionError):
+        return UnreachableError(path, "the storage cannot be connected to")
+    if isinstance(error, boto.HTTPClientError | aiohttp.ClientPayloadError | OSError):
+        return UnreachableError(path, "the storage broke off")
+    return DriverError(path, f"the request to the storage failed: {type(error).__name__}")
+
+
+def status(error: BaseException) -> int:
+    """The HTTP status of a refusal; 0 of any other failure."""
+    if not isinstance(error, boto.ClientError):
+        return 0
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+
+
+def code(error: BaseException) -> str:
+    """S3's code of a refusal, "" of any other failure."""
+    if not isinstance(error, boto.ClientError):
+        return ""
+    return str(error.response.get("Error", {}).get("Code") or "")
+
+
+def told(entry: Any) -> str:
+    """An error in an answer, for people: `AccessDenied: Access Denied.`"""
+    message = " ".join(str(entry.get("Message") or "").split())[:MESSAGE_LIMIT]
+    return f"{entry.get('Code') or 'no code'}{': ' if message else ''}{message}"
+
+
+def _refused(path: str, error: boto.ClientError) -> DriverError:
+    name, number = code(error), status(error)
+    text = f"the storage answers {number} {told(error.response.get('Error', {}))}"
+    if name in MISSING or (number == 404 and name not in DENIED):
+        return PathNotFoundError(path, "no such object")
+    if name in FULL or number == 507:
+        return NoSpaceError(path, text)
+    if name in THROTTLED or number == 429:
+        return ThrottledError(path, text)
+    if name in DENIED or number in (401, 403):
+        return DeniedError(path, text)
+    if number >= 500 and number != 501:
+        return UnreachableError(path, text)
+    return DriverError(path, text)

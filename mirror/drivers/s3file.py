@@ -1,0 +1,87 @@
+"""An object that is being read: from where it was opened on, or any range; resumed after a break."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, BinaryIO
+
+from mirror.drivers.base import DriverError, PathNotFoundError
+from mirror.drivers.s3client import S3Client
+from mirror.drivers.s3errors import BROKEN
+
+CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
+BREAKS = 3  # in a row, with less than PROGRESS between them
+PROGRESS = 256 << 10  # bytes
+
+
+class S3File:
+    """An OpenFile. Its ETag sees to it that all bytes are of one moment.
+
+    What is deleted while it is read can be read on as far as the server has begun to send it.
+    """
+
+    local: BinaryIO | None = None
+
+    def __init__(self, client: S3Client, path: str, answer: Any, start: int) -> None:
+        """`answer` is that of a GetObject from `start` on, or of a HeadObject."""
+        self._client = client
+        self._path = path
+        self._etag: str = answer.get("ETag") or ""
+        self._body: Any = answer.get("Body")
+        self._at = start  # where `_body` is
+        self._closed = False
+        whole = answer.get("ContentRange")  # bytes 5-9/10
+        self.size = int(whole.rpartition("/")[2]) if whole else int(answer["ContentLength"])
+
+    async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        if stop > self.size:
+            raise DriverError(self._path, f"ends at {self.size}, before {stop}")
+        breaks, broke_at = 0, start
+        while start < stop:
+            self._check_open()
+            try:
+                if self._body is None or self._at != start:
+                    await self._get(start, stop)
+                data = await self._body.read(min(CHUNK, stop - start))
+                if not data:
+                    raise OSError("it ended before its end")
+            except BROKEN as error:
+                self._drop()
+                self._check_open()
+                breaks = breaks + 1 if start - broke_at < PROGRESS else 1
+                broke_at = start
+                found = self._client.broke(self._path, error)
+                if breaks >= BREAKS:
+                    raise found from error
+                continue
+            start += len(data)
+            self._at = start
+            yield data
+
+    async def close(self) -> None:
+        self._closed = True
+        self._drop()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DriverError(self._path, "the file was closed")
+
+    async def _get(self, start: int, stop: int) -> None:
+        self._drop()
+        wanted = {"IfMatch": self._etag} if self._etag else {}
+        try:
+            answer = await self._client.get(self._path, Range=f"bytes={start}-{stop - 1}", **wanted)
+        except PathNotFoundError as error:
+            raise DriverError(self._path, "was deleted while it was read") from error
+        if int(answer["ContentLength"]) != stop - start:
+            answer["Body"].close()
+            raise DriverError(self._path, "the storage answered with another range than was asked for")
+        if self._closed:  # meanwhile
+            answer["Body"].close()
+        self._check_open()
+        self._body, self._at = answer["Body"], start
+
+    def _drop(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()  # read to its end, its connection is used again; else it is closed with it

@@ -1,0 +1,89 @@
+"""What is in the bucket: one request for each thousand keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from mirror.drivers import paths
+from mirror.drivers.base import DriverError, Entry, PathNotFoundError
+from mirror.drivers.flat import Page
+from mirror.drivers.s3client import S3Client
+
+PAGE = 1000  # keys; no server gives more at once
+
+
+def modified(answer: Any) -> float:
+    """Whole seconds since the epoch: HEAD says no more, and both must say the same."""
+    return float(int(answer["LastModified"].timestamp()))
+
+
+class Listing:
+    """The listings of one bucket. What is no path of ours is passed over."""
+
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+
+    async def pages(self, prefix: str, after: str = "") -> AsyncGenerator[Page, None]:
+        """All files whose path begins with `prefix` and sorts behind `after`. Raises DriverError."""
+        parameters: dict[str, Any] = {"StartAfter": self._client.key(after)} if after else {}
+        while True:
+            answer = await self._list(prefix, **parameters)
+            token = _token(answer)
+            entries = []
+            for each in answer.get("Contents", ()):
+                path = self._client.path(each["Key"])
+                if path is not None and is_path(path):
+                    entries.append(Entry(path, each["Size"], modified(each)))
+            yield Page(entries, token is not None)
+            if token is None:
+                return
+            parameters = {"ContinuationToken": token}
+
+    async def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted. Raises PathNotFoundError."""
+        prefix = f"{folder}/" if folder else ""
+        start = len(self._client.key(prefix))
+        found: set[str] = set()
+        parameters: dict[str, Any] = {}
+        while True:
+            answer = await self._list(prefix, Delimiter="/", **parameters)
+            keys = [each["Key"] for each in answer.get("Contents", ())]
+            keys += [each["Prefix"].rstrip("/") for each in answer.get("CommonPrefixes", ())]
+            found.update(key[start:] for key in keys)
+            token = _token(answer)
+            if token is None:
+                break
+            parameters = {"ContinuationToken": token}
+        names = sorted(name for name in found if paths.is_name(name))
+        if not names and folder:
+            raise PathNotFoundError(folder)
+        return names
+
+    async def has_folder(self, path: str) -> bool:
+        """Whether anything is below."""
+        answer = await self._list(f"{path}/" if path else "", MaxKeys=1)
+        return not path or bool(answer.get("Contents"))
+
+    async def _list(self, prefix: str, **parameters: Any) -> Any:
+        try:
+            return await self._client.call(
+                prefix.rstrip("/"),
+                "list_objects_v2",
+                Prefix=self._client.key(prefix),
+                **{"MaxKeys": PAGE, **parameters},
+            )
+        except PathNotFoundError as error:  # a 404 that names no bucket: a listing has no other
+            raise DriverError(prefix.rstrip("/"), "the storage does not list the bucket: 404") from error
+
+
+def is_path(path: str) -> bool:
+    """Whether a key below our root can be a path: keys with `//` and the like are not ours."""
+    try:
+        return bool(paths.split(path))
+    except DriverError:
+        return False
+
+
+def _token(answer: Any) -> str | None:
+    return (answer.get("NextContinuationToken") or None) if answer.get("IsTruncated") else None

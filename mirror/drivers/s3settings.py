@@ -1,0 +1,35 @@
+"""What the S3 driver is told: registry:2's and registry:3's parameters, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRESIGNED = 1200.0  # seconds that a URL works which a client is given; registry:2's own
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """Empty texts are what is not given. Without `access_key` the AWS credential chain is asked."""
+
+    bucket: str
+    region: str = ""
+    endpoint: str = ""  # a URL
+    redirect_endpoint: str = ""  # a URL: where clients reach the same storage, if it is another for them
+    path_style: bool = False
+    access_key: str = ""
+    secret_key: str = ""
+    session_token: str = ""
+    root: str = ""  # what all keys begin with, without slashes at its ends
+    secure: bool = True
+    verify: bool = True  # the server's certificate
+    encrypt: bool = False
+    kms_key: str = ""
+    storage_class: str = ""
+    acl: str = ""
+    part_size: int = 10 << 20  # bytes
+    accelerate: bool = False
+    dual_stack: bool = False
+    fips: bool = False
+    user_agent: str = ""
+    redirect: bool = True  # whether clients are given URLs
+    presigned: float = PRESIGNED

@@ -1,0 +1,108 @@
+"""Putting files into the bucket: small ones whole, large ones in parts, several at once.
+
+An object appears with the request that completes it, so readers see the old or the new one. An upload that
+fails is aborted; one that a crash left is swept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+from mirror.drivers.s3client import S3Client
+from mirror.drivers.s3parts import Upload
+from mirror.drivers.s3sending import Sending, time_for
+from mirror.drivers.s3settings import S3Settings
+from mirror.drivers.s3slice import Slice, Source
+
+MOST_PARTS = 10_000  # of one object; S3's limit
+INLINE = 256 << 10  # bytes that are hashed and sent without more ado
+
+
+class Uploads:
+    """The uploads of one bucket."""
+
+    def __init__(self, client: S3Client, settings: S3Settings) -> None:
+        self._client = client
+        self._part_size = settings.part_size
+        self._sending = Sending(client, settings)
+
+    async def put(self, path: str, data: bytes) -> None:
+        """A small object."""
+        md5 = _md5(data) if len(data) <= INLINE else await asyncio.to_thread(_md5, data)
+        await self._client.call(
+            path,
+            "put_object",
+            limit=time_for(len(data)),
+            Key=self._client.key(path),
+            Body=data if len(data) <= INLINE else io.BytesIO(data),
+            ContentMD5=md5,
+            **self._sending.attributes,
+        )
+
+    async def put_file(self, path: str, source: Source) -> None:
+        """All of a file, which nobody changes meanwhile. Raises DriverError."""
+        if source.size <= self._part_size:
+            await self._put_whole(path, source)
+            return
+        upload = Upload(self._sending, path, source.size, self._size_of_parts(source.size), source=source)
+        try:
+            await upload.complete()
+        finally:
+            upload.end()
+
+    def begin(self, path: str, file: Path, size: int) -> Upload | None:
+        """An upload in parts of a file that is to have so many bytes; None: it is not worth while."""
+        if size <= self._part_size:
+            return None
+        return Upload(self._sending, path, size, self._size_of_parts(size), file=file)
+
+    def _size_of_parts(self, size: int) -> int:
+        return max(self._part_size, -(-size // MOST_PARTS))
+
+    async def _put_whole(self, path: str, source: Source) -> None:
+        body = Slice(source, 0, source.size)
+        md5 = await asyncio.to_thread(body.md5)
+        async with self._sending.slots:
+            await self._client.call(
+                path,
+                "put_object",
+                limit=time_for(source.size),
+                Key=self._client.key(path),
+                Body=body,
+                ContentMD5=md5,
+                ContentLength=source.size,
+                **self._sending.attributes,
+            )
+
+    async def sweep(self, before: float, spare: str) -> int:
+        """Abort uploads begun before that moment, but for those below a folder named `spare`."""
+        count, parameters = 0, dict[str, Any]()
+        while True:
+            answer = await self._client.call(
+                "", "list_multipart_uploads", Prefix=self._client.key(""), **parameters
+            )
+            for each in answer.get("Uploads", ()):
+                path = self._client.path(each["Key"])
+                if path is None or spare in path.split("/") or each["Initiated"].timestamp() >= before:
+                    continue
+                await self._sending.abort(path, each["UploadId"])
+                count += 1
+            if not answer.get("IsTruncated"):
+                return count
+            parameters = {
+                "KeyMarker": answer.get("NextKeyMarker", ""),
+                "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
+            }
+
+    async def close(self) -> None:
+        """Wait for what is being aborted."""
+        await self._sending.close()
+
+
+def _md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")

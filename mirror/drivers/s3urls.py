@@ -1,0 +1,57 @@
+"""URLs by which clients fetch objects themselves, each used again for a part of its life."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from cachetools import LRUCache
+
+from mirror.drivers.base import Elsewhere
+from mirror.drivers.s3client import S3Client
+
+KNOWN = 20_000  # objects, and URLs, that are remembered: 1 KB each
+SEEN_SECONDS = 60.0  # for so long an object is believed to be there
+# Of its life, a URL is given in the first half: a client has the second half to begin.
+GIVEN = 0.5
+
+
+class Urls:
+    """`clock` is the wall clock, `monotonic` for how long ago something was seen; both in seconds."""
+
+    def __init__(
+        self,
+        client: S3Client,
+        lifetime: float,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._lifetime = lifetime
+        self._clock, self._monotonic = clock, monotonic
+        self._seen: LRUCache[str, tuple[int, float]] = LRUCache(KNOWN)  # path: size, when
+        self._urls: LRUCache[str, tuple[str, float, float]] = LRUCache(KNOWN)
+
+    async def get(self, path: str) -> Elsewhere:
+        """Where the object is. Raises PathNotFoundError, DriverError."""
+        seen = self._seen.get(path)
+        if seen is None or self._monotonic() - seen[1] >= SEEN_SECONDS:
+            self.forget(path)
+            answer = await self._client.call(path, "head_object", Key=self._client.key(path))
+            seen = self._seen[path] = int(answer["ContentLength"]), self._monotonic()
+        url, since, until = self._urls.get(path, ("", 0.0, 0.0))
+        if not since <= self._clock() < until:
+            since = self._clock()
+            url = await self._client.presign(path, self._lifetime)
+            until = since + self._lifetime * GIVEN
+            self._urls[path] = url, since, until
+        return Elsewhere(url, seen[0], until)
+
+    def forget(self, path: str) -> None:
+        """What is there now is not known: it is written or deleted."""
+        self._seen.pop(path, None)
+
+    def forget_below(self, folder: str) -> None:
+        """As `forget`, for all that is in a folder."""
+        for path in [path for path in self._seen if path.startswith(f"{folder}/")]:
+            self.forget(path)

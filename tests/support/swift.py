@@ -1,0 +1,191 @@
+"""A real S3 server: OpenStack Swift with its S3 API, one node on loopback, five processes.
+
+It checks signatures, checksums and conditions, and keeps what it is given as files. What it lacks: object
+tags, and an anonymous request gets 400 instead of 403.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from tests.support.mirror_process import ROOT
+from tests.support.procs import Service, Workspace, accepts, client_env, free_port, wait_until
+from tests.support.programs import find, missing
+
+ACCESS_KEY, SECRET_KEY, REGION = "test:tester", "testing", "us-east-1"
+REQUIREMENTS = Path(__file__).with_name("swift-requirements.txt")
+INSTALL_TIMEOUT = 300.0  # seconds; it takes ten
+READY_TIMEOUT = 60.0  # seconds; it takes two
+SERVERS = ("account", "container", "object")
+BLOCK = 1 << 20  # bytes that its servers move at a time; the default, 64 KiB, costs a third of the speed
+
+_RING = """[swift-hash]
+swift_hash_path_suffix = tests
+swift_hash_path_prefix = tests
+[storage-policy:0]
+name = Policy-0
+default = yes
+"""
+_COMMON = """[DEFAULT]
+bind_ip = 127.0.0.1
+bind_port = {port}
+workers = 0
+user = {user}
+swift_dir = {folder}
+devices = {folder}/devices
+mount_check = false
+disable_fallocate = true
+recon_cache_path = {folder}
+log_address = {folder}/no-syslog
+"""
+_STORAGE = """[pipeline:main]
+pipeline = {name}-server
+[app:{name}-server]
+use = egg:swift#{name}
+network_chunk_size = {block}
+disk_chunk_size = {block}
+"""
+_FILTERS = ("catch_errors", "gatekeeper", "healthcheck", "copy", "listing_formats", "slo", "dlo", "symlink")
+_PROXY = """[pipeline:main]
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats s3api tempauth copy slo dlo \
+versioned_writes symlink proxy-server
+[app:proxy-server]
+use = egg:swift#proxy
+allow_account_management = true
+account_autocreate = true
+client_chunk_size = {block}
+object_chunk_size = {block}
+[filter:cache]
+use = egg:swift#memcache
+memcache_servers = 127.0.0.1:{memcached}
+[filter:s3api]
+use = egg:swift#s3api
+location = us-east-1
+[filter:tempauth]
+use = egg:swift#tempauth
+user_test_tester = testing .admin
+user_test_reader = reading
+[filter:versioned_writes]
+use = egg:swift#versioned_writes
+allow_object_versioning = true
+""" + "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in _FILTERS)
+
+
+class SwiftServer:
+    """The server, started; it ends with the workspace. `test:reader` is a user who may do nothing."""
+
+    def __init__(self, space: Workspace) -> None:
+        find("memcached")
+        self.folder = space.folder("swift")
+        _check_attributes(self.folder)
+        self._programs = programs()
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._space = space
+        self._env = client_env(self.folder)
+        self._start()
+        self.bucket = "tests"
+        self.make_bucket(self.bucket)
+
+    def make_bucket(self, name: str) -> None:
+        """An empty one: by Swift's own interface, where a bucket is a container."""
+        login = {"X-Auth-User": ACCESS_KEY, "X-Auth-Key": SECRET_KEY}
+        with urlopen(Request(f"{self.url}/auth/v1.0", headers=login), timeout=READY_TIMEOUT) as answer:
+            url, token = answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"]
+        request = Request(f"{url}/{name}", method="PUT", headers={"X-Auth-Token": token})
+        with urlopen(request, timeout=READY_TIMEOUT) as answer:
+            answer.read()
+
+    def parameters(self, bucket: str, url: str | None = None) -> dict[str, Any]:
+        """The registry's `s3` section for a bucket here, by way of `url` where that is given."""
+        return {
+            "accesskey": ACCESS_KEY,
+            "secretkey": SECRET_KEY,
+            "region": REGION,
+            "regionendpoint": url or self.url,
+            "forcepathstyle": True,
+            "bucket": bucket,
+        }
+
+    def _start(self) -> None:
+        ports = {name: free_port() for name in (*SERVERS, "memcached")}
+        memcached = ["memcached", "-u", _user(), "-l", "127.0.0.1", "-p", str(ports["memcached"]), "-U", "0"]
+        services = {"memcached": self._service("memcached", [*memcached, "-m", "16"])}
+        (self.folder / "devices" / "d1").mkdir(parents=True)
+        (self.folder / "swift.conf").write_text(_RING)
+        for name in SERVERS:
+            self._make_ring(name, ports[name])
+            self._write(f"{name}.conf", _COMMON + _STORAGE, name=name, port=ports[name])
+        self._write("proxy.conf", _COMMON + _PROXY, port=self.port, memcached=ports["memcached"])
+        for name in (*SERVERS, "proxy"):
+            argv = [str(self._programs / f"swift-{name}-server"), str(self.folder / f"{name}.conf"), "-v"]
+            services[name] = self._service(name, argv)
+        for name, service in services.items():
+            wait_until(partial(accepts, ports.get(name, self.port)), f"swift {name}", READY_TIMEOUT, service)
+
+    def _write(self, file: str, text: str, **values: object) -> None:
+        values = {"folder": self.folder, "user": _user(), "block": BLOCK, **values}
+        (self.folder / file).write_text(text.format(**values))
+
+    def _make_ring(self, name: str, port: int) -> None:
+        builder = str(self.folder / f"{name}.builder")
+        for command in (["create", "4", "1", "0"], ["add", f"r1z1-127.0.0.1:{port}/d1", "1"], ["rebalance"]):
+            argv = [str(self._programs / "swift-ring-builder"), builder, *command]
+            subprocess.run(argv, check=True, capture_output=True, env=self._env, timeout=READY_TIMEOUT)
+
+    def _service(self, name: str, argv: list[str]) -> Service:
+        service = self._space.start(self._space.folder(f"swift-{name}"), argv, self._env)
+        self._space.on_close(service.kill)  # nothing of it is kept, and SIGTERM takes it a second
+        return service
+
+
+def programs() -> Path:
+    """The folder of Swift's programs; the first call on a machine installs it, or skips the test."""
+    text = REQUIREMENTS.read_bytes() + sys.version.encode()
+    home = ROOT / "build" / f"swift-{hashlib.sha256(text).hexdigest()[:12]}"
+    home.parent.mkdir(exist_ok=True)
+    with home.with_suffix(".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test runs one installs
+        done = home / "installed"
+        if not done.exists():
+            _install(home)
+            done.touch()
+    return home / "bin"
+
+
+def _install(home: Path) -> None:
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for argv in ([sys.executable, "-m", "venv", "--clear", str(home)], [*pip, "-r", str(REQUIREMENTS)]):
+        done = subprocess.run(
+            argv,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            missing(f"swift (Python package) cannot be installed: {done.stderr.strip()[-500:]}")
+
+
+def _check_attributes(folder: Path) -> None:
+    """Swift keeps what it knows of an object in extended attributes of its file."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        try:
+            os.setxattr(file.name, "user.swift", b"x")
+        except OSError as error:
+            missing(f"no extended attributes of users in {folder.parent.parent}: {error.strerror}")
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
