@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from mirror.confighosts import LOOPBACK
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.pulled import Pulled
@@ -36,7 +37,7 @@ def stocked(registry: MemoryRegistry) -> MemoryRegistry:
 async def test_pulls_by_get_and_head_are_told_with_what_was_given(stocked: MemoryRegistry) -> None:
     told: list[Pulled] = []
     digest = stocked.manifests["1"].descriptor.digest
-    settings = Settings(access_log=False, notify=told.append, prefix="/p")
+    settings = Settings(access_log=False, notify=told.append, prefix="/p", proxies=LOOPBACK)
     agent = {"User-Agent": "docker", "X-Forwarded-For": "10.1.2.3"}
     async with serving(stocked, settings) as port:
         await ask(port, f"/p{TAG}", headers=agent)
