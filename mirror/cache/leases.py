@@ -11,12 +11,13 @@ from mirror.oci.names import Reference, Repository, Tag
 # Leases out at a time, 1 KiB each: twice as many as the server has answers to repeat. The oldest ends early.
 LIMIT = 16_384
 
-Key = tuple[Repository, Reference, Digest]
+# NB: a manifest may be read as a blob: of a blob's own answers there is no reference.
+Key = tuple[Repository, Reference | None, Digest]
 Ground = Digest | tuple[Repository, Tag]
 
 
 class Leases:
-    """One lease for each (repository, reference, digest), however many answers say it."""
+    """One lease for each key, however many answers say the same."""
 
     def __init__(self) -> None:
         self._leases: OrderedDict[Key, Lease] = OrderedDict()

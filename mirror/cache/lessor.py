@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mirror.cache.images import Images
-from mirror.cache.leases import Leases
+from mirror.cache.leases import Key, Leases
 from mirror.cache.memory import Memory
 from mirror.cache.pulse import Pulse
 from mirror.cache.standing import Standings
@@ -91,9 +91,9 @@ class Lessor:
         self, repository: Repository, digest: Digest, size: int, until: float = math.inf
     ) -> Lease | None:
         """For an answer that gave all of this blob, or that said, by what holds `until` then, where it is."""
-        now, key = self._clock(), (repository, digest, digest)
+        now, key = self._clock(), (repository, None, digest)
         held = self._leases.held(key, now)
-        if held is not None:
+        if held is not None and held.until <= until:
             return held
         if not self._memory.is_linked(repository, digest) or not self._memory.is_sound(digest, size):
             return None
@@ -101,7 +101,7 @@ class Lessor:
 
     def _grant(
         self,
-        key: tuple[Repository, Reference, Digest],
+        key: Key,
         now: float,
         until: float,
         fresh_until: float | None,

@@ -110,6 +110,27 @@ async def test_a_place_is_repeated_until_its_url_is_near_its_end(parts: Parts, c
     assert parts.registry.lease_blob(A, BLOB, len(LAYER), clock.now) is None
 
 
+async def test_a_place_has_no_part_in_a_longer_lease(parts: Parts, clock: Clock) -> None:
+    assert of_blob(parts) is not None
+    placed = parts.registry.lease_blob(A, BLOB, len(LAYER), clock.now + 10)
+    assert placed is not None
+    assert not placed.holds(clock.now + 10)
+
+
+async def test_a_manifest_that_was_read_as_a_blob_depends_on_its_image_all_the_same(
+    parts: Parts, clock: Clock
+) -> None:
+    """Where some of the image is missing, on its upstream; a blob's bytes depend on neither."""
+    await whole(await parts.registry.blob(A, DIGEST))
+    as_blob = parts.registry.lease_blob(A, DIGEST, len(IMAGE))
+    assert as_blob is not None
+    assert by_digest(parts) is not as_blob
+    parts.registry.lease_blob(A, DIGEST, len(IMAGE), clock.now + 10)
+    named = by_digest(parts)
+    assert named is not None
+    assert named.holds(clock.now + 10)
+
+
 async def test_one_lease_serves_all_who_ask_for_the_same(parts: Parts) -> None:
     assert by_tag(parts) is by_tag(parts)
     assert by_tag(parts) is not by_digest(parts)
