@@ -147,10 +147,10 @@ class Intake:
     async def open(self) -> None:
         """Open the spool and hash what an earlier fill left there (rule 7)."""
         try:
-            self._file = await self._in_thread(self._spool.open, self._digest)
-            stop = self._file.there.end(0)
+            file = await self._in_thread(self._spool.open, self._digest, then=self._opened)
+            stop = file.there.end(0)
             while self.hashed < stop:
-                error = await self._in_thread(self._front.read, self._file, stop)
+                error = await self._in_thread(self._front.read, file, stop)
                 if error is not None:
                     raise error
         except OSError as error:  # no room, no rights, or a disk that cannot read what it has
@@ -158,10 +158,15 @@ class Intake:
             await self.forget()
             self._go_volatile(error)
             return
-        for start, stop in self._file.there:
+        for start, stop in file.there:
             self.there.add(start, stop)
         if self.there:
             log.info("fill.found_spool", digest=str(self._digest), bytes=self.there.total)
+
+    def _opened(self, done: asyncio.Future[SpoolFile]) -> None:
+        """Also where nobody waits for it any more: it is to be closed."""
+        if done.exception() is None:
+            self._file = done.result()
 
     async def start_over(self, reason: RegistryError) -> None:
         """Drop what was found and does not fit the upstream's answer; nobody may have read from it yet."""

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mirror.cache.spool import Spool, SpoolFile
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.registry import Corrupt, RateLimited, RegistryError, Unavailable
-from tests.cache.kit import A, B, Parts, joined, take, until, whole
+from tests.cache.kit import WAIT, A, B, Parts, joined, take, until, whole
 from tests.support.puppet import Puppet
 
 DATA = random.Random(1).randbytes(1_000_000)
@@ -648,3 +649,28 @@ async def test_a_fill_that_one_repository_may_not_have_does_not_fail_another(tmp
         assert caught.value.code is ErrorCode.BLOB_UNKNOWN
         (await upstream.next_transfer()).finish()
         assert await whole(await allowed) == DATA
+
+
+async def test_a_stop_while_the_spool_is_being_opened_leaves_it_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, opened, goes_on = Spool.open, list[SpoolFile](), threading.Event()
+
+    def slow(self: Spool, digest: Digest) -> SpoolFile:
+        opened.append(real(self, digest))
+        goes_on.wait(WAIT)
+        return opened[0]
+
+    monkeypatch.setattr(Spool, "open", slow)
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+    async with joined(tmp_path, upstream) as parts:
+        opening = asyncio.create_task(parts.registry.blob(A, digest))
+        await until(lambda: bool(opened))
+        closing = asyncio.create_task(parts.fills.close())
+        await asyncio.sleep(0)
+        goes_on.set()
+        await closing
+        with pytest.raises(Unavailable, match="stopping"):
+            await opening
+    assert opened[0].file.closed
