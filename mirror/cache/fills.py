@@ -147,8 +147,11 @@ class Fills:
         return max(BATCH, min(BATCH_LIMIT, GATHERED // max(1, len(self._tasks))))
 
     def _forget(self, task: asyncio.Task[None], namespace: str, turns: _Turns) -> None:
-        """The task has ended."""
+        """The task has ended. NB: also where it was cancelled before it began."""
         fill = self._tasks.pop(task)
+        if not fill.done and fill.failure is None:
+            self._end(fill)
+            fill.fail(Unavailable("the mirror is stopping"))
         self.counts.resumed += fill.resumed
         self.counts.done += fill.done
         self.counts.failed += not fill.done
@@ -170,10 +173,7 @@ class Fills:
                 fill.fail(Unavailable("the mirror is stopping"))
             raise
         finally:
-            self._ended[fill.digest] = self.ended(fill.digest) + 1
-            place = self.strangers.party(fill.repository), fill.digest
-            if self._fills.get(place) is fill:
-                del self._fills[place]
+            self._end(fill)
         if fill.done:
             self.strangers.brought(fill.repository, fill.digest)
             seconds = round(time.monotonic() - began, 3)
@@ -185,6 +185,13 @@ class Fills:
                 seconds=seconds,
                 kept=fill.kept,
             )
+
+    def _end(self, fill: Fill) -> None:
+        """Nobody joins it from now on."""
+        self._ended[fill.digest] = self.ended(fill.digest) + 1
+        place = self.strangers.party(fill.repository), fill.digest
+        if self._fills.get(place) is fill:
+            del self._fills[place]
 
     @contextlib.asynccontextmanager
     async def _slot(self, fill: Fill, turns: _Turns) -> AsyncGenerator[None, None]:

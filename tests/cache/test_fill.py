@@ -674,3 +674,16 @@ async def test_a_stop_while_the_spool_is_being_opened_leaves_it_to_the_next(
         with pytest.raises(Unavailable, match="stopping"):
             await opening
     assert opened[0].file.closed
+
+
+async def test_a_stop_before_a_fill_has_begun_is_told_to_who_waits(tmp_path: Path) -> None:
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+    async with joined(tmp_path, upstream) as parts:
+        reader = parts.fills.start(A, digest).reader()
+        await parts.fills.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            async with asyncio.timeout(WAIT):
+                await reader.ready()
+        await reader.close()
+        assert parts.fills.running(A, digest) is None
