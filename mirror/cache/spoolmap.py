@@ -20,6 +20,7 @@ from mirror.cache.extents import Extents
 
 SUFFIX = ".map"  # behind the name of the spool file
 NOTE = 1 << 20  # bytes that are written between two lines: a line for each batch would be a million of them
+DIGITS = 19  # of a number at most: no file is longer than 2**63 bytes
 LIMIT = 64 << 20  # bytes of a map that are read; some 3 million lines
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -89,9 +90,13 @@ def read(path: Path, inode: int, size: int) -> Extents | None:
         return found
     for line in lines[1:]:
         words = line.split(" ")
-        if len(words) == 2 and all(word.isascii() and word.isdigit() for word in words):
+        if len(words) == 2 and all(map(_is_number, words)):
             found.add(int(words[0]), min(int(words[1]), size))
     return found
+
+
+def _is_number(word: str) -> bool:
+    return len(word) <= DIGITS and word.isascii() and word.isdigit()
 
 
 def _title(inode: int) -> str:

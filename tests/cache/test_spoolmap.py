@@ -132,6 +132,17 @@ def test_a_map_that_may_be_wrong_is_not_believed_nor_is_its_file(
     assert (tmp_path / NAME).stat().st_size == 0
 
 
+def test_a_number_without_end_is_none(tmp_path: Path) -> None:
+    """Python refuses to read one of more than 4,300 digits."""
+    file = Spool(tmp_path).open(DIGEST)
+    file.write(0, [b"x" * 10])
+    file.write(100, [b"x" * 10])
+    crash(file)
+    with (tmp_path / MAP).open("a") as lines:
+        lines.write("20 " + "9" * 5000 + "\n")
+    assert there(tmp_path) == [(0, 10), (100, 110)]
+
+
 def test_a_crash_between_any_two_steps_of_emptying_or_removing_leaves_nothing_that_is_believed(
     tmp_path: Path,
 ) -> None:
