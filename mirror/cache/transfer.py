@@ -72,7 +72,8 @@ class Transfer:
             if self._intake.hashed and self._intake.matches():
                 # Complete but for the commit. The upstream still has to say that this repository has it.
                 found = await self._upstream.stat_blob(self._through, self._digest)
-                await self._announce(found.size)
+                if found.size == self._intake.there.last:  # else what was sent tells, not what was said
+                    await self._announce(found.size)
             await self._all()
         finally:
             await self._helpers.end()

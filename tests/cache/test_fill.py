@@ -14,10 +14,13 @@ import pytest
 
 from mirror.cache import intake, resume
 from mirror.cache.fill import HOLD_BACK
+from mirror.cache.fillblob import MEDIA_TYPE
 from mirror.cache.resume import backoff
 from mirror.cache.spool import Spool, SpoolFile
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
+from mirror.oci.names import Repository
 from mirror.registry import Corrupt, RateLimited, RegistryError, Unavailable
 from tests.cache.kit import WAIT, A, B, Parts, joined, take, until, whole
 from tests.support.puppet import Puppet
@@ -374,6 +377,25 @@ async def test_rule_7_a_complete_spool_needs_only_the_upstreams_word(tmp_path: P
         await until(lambda: parts.fills.ended(digest) == 1)
         assert await parts.store.blob_size(digest) == len(DATA)
     assert [call.split()[0] for call in upstream.calls] == ["stat_blob"]
+
+
+async def test_rule_7_a_complete_spool_is_not_lost_to_an_upstream_that_says_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a HEAD some say no length, or 0; what is there has the digest."""
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+
+    async def stat(_repository: Repository, _digest: Digest) -> Descriptor:
+        return Descriptor(digest, 0, MEDIA_TYPE)
+
+    monkeypatch.setattr(upstream, "stat_blob", stat)
+    async with joined(tmp_path, upstream) as parts:
+        parts.spool.mkdir(parents=True)
+        (parts.spool / f"sha256-{digest.hex}.part").write_bytes(DATA)
+        opening = asyncio.create_task(parts.registry.blob(A, digest))
+        (await upstream.next_transfer()).finish()
+        assert await whole(await opening) == DATA
 
 
 async def test_rule_7_a_spoilt_spool_is_never_served_whole_and_does_not_come_back(tmp_path: Path) -> None:
