@@ -377,7 +377,9 @@ class Intake:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
+            while not future.done():
+                with contextlib.suppress(asyncio.CancelledError):  # who ends it twice waits as well
+                    await asyncio.wait([future])
             raise
 
 

@@ -709,3 +709,34 @@ async def test_a_stop_before_a_fill_has_begun_is_told_to_who_waits(tmp_path: Pat
                 await reader.ready()
         await reader.close()
         assert parts.fills.running(A, digest) is None
+
+
+async def test_a_fill_that_is_ended_twice_waits_for_its_thread_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the thread would write on when the file is closed, to whatever has its descriptor then."""
+    real, writing, goes_on, ended = SpoolFile.write, threading.Event(), threading.Event(), list[bool]()
+
+    def slow(self: SpoolFile, offset: int, chunks: Sequence[bytes]) -> None:
+        writing.set()
+        goes_on.wait(WAIT)
+        ended.append(self.file.closed)
+        real(self, offset, chunks)
+
+    monkeypatch.setattr(SpoolFile, "write", slow)
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+    async with joined(tmp_path, upstream) as parts:
+        opening = asyncio.create_task(parts.registry.blob(A, digest))
+        (await upstream.next_transfer()).send(200_000)
+        await until(writing.is_set)
+        (task,) = parts.fills._tasks
+        for _ in range(3):
+            task.cancel()
+            for _turn in range(10):
+                await asyncio.sleep(0)
+        goes_on.set()
+        await asyncio.wait([task])
+        await (await opening).close()
+        await until(lambda: bool(ended))
+    assert ended == [False]
