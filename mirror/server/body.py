@@ -22,6 +22,7 @@ from mirror.server.tls import TlsTransport
 FIRST_PIECE = 256 << 10  # bytes
 LARGEST_PIECE = 4 << 20  # bytes; 0.03 s at 1 Gbit/s
 NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # what the kernel answers then, sendfile(2)
+UNREADABLE = (errno.EIO, errno.ESTALE)  # what a file's disk says, and no connection
 QUICK = 0.01  # of the time-out: a piece that left faster than this is followed by one of twice the size
 # Bytes in memory for each reader where sendfile cannot be had. In TLS one reader gets 0.75 GB/s with it; four
 # times as many would give a quarter more (measured on loopback, with curl).
@@ -43,7 +44,7 @@ class TruncatedError(Exception):
 class Writer:
     """Sends parts to one client. The response's headers must have been sent.
 
-    Raises ClientGoneError, ClientSlowError, TruncatedError.
+    Raises ClientGoneError, ClientSlowError, TruncatedError, and OSError where the file cannot be read.
     """
 
     def __init__(self, request: web.Request, response: web.StreamResponse, timeout: float) -> None:
@@ -112,6 +113,8 @@ class Writer:
         except TimeoutError as error:
             raise ClientSlowError from error
         except OSError as error:
+            if error.errno in UNREADABLE:
+                raise
             if error.errno not in NO_SENDFILE:
                 raise ClientGoneError from error
             self._sendfile = False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -234,6 +236,33 @@ async def test_a_file_that_is_too_short_breaks_the_answer_off(
     assert answer.body == CONTENT[:-5]
     assert answer.one("Content-Length") == str(len(CONTENT))
     assert (await events.wait("blob.broken"))["digest"] == str(blob.descriptor.digest)
+
+
+@pytest.mark.parametrize("where", ["far", "near"])
+async def test_a_disk_that_fails_while_the_kernel_sends_is_not_taken_for_a_client_that_went(
+    where: str, registry: MemoryRegistry, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.sendfile if where == "far" else kernel._Copying.__call__, 0
+
+    def fail(*arguments: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*arguments)
+
+    monkeypatch.setattr(kernel, "is_local", lambda _transport: where == "near")
+    if where == "far":
+        monkeypatch.setattr(os, "sendfile", fail)
+    else:
+        monkeypatch.setattr(kernel._Copying, "__call__", fail)
+    blob = registry.add_blob(CONTENT, file=True)
+    async with serving(registry) as port:
+        request = f"GET {target(blob)} HTTP/1.1\r\nHost: m\r\n\r\n"
+        answer = parse_broken(await exchange(port, request.encode()))
+    assert len(answer.body) < len(CONTENT)
+    assert CONTENT.startswith(answer.body)
+    assert (await events.wait("blob.broken"))["log_level"] == "error"
 
 
 @pytest.mark.parametrize("chunk", [64 << 10, 32 * MIB], ids=["chunks", "at once"])
