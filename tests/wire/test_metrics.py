@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mirror import metrics
+from tests.support.modes import ENVIRONMENT
 from tests.support.scripted import Bearer, Fault, Upstream, serve, sha256
 from tests.wire.conftest import Mirror, running
 
@@ -265,8 +266,11 @@ def steady(found: Samples) -> Mapping[tuple[str, frozenset[tuple[str, str]]], fl
     return kept
 
 
-async def test_the_fast_lane_counts_what_is_counted_without_it(tmp_path: Path) -> None:
+async def test_the_fast_lane_counts_what_is_counted_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also what it has not told of a moment ago, and with its events."""
+    monkeypatch.delitem(ENVIRONMENT, "REGISTRY_HTTP_FASTLANE", raising=False)  # the sections say it
     counted, told = [], []
     for fast in (True, False):
         upstream = Upstream()
