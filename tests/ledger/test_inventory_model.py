@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from hypothesis import settings
@@ -163,7 +164,9 @@ class Inventory(RuleBasedStateMachine):
 
     @rule(blob=BLOBS)
     def drop_blob(self, blob: str) -> None:
-        dropped = self.stock.change(lambda rows: asks.drop_blob(rows, raw(digest(blob)), self.now))
+        # While a survey goes on, what is new stays, unless it is to go in any case.
+        since = math.inf if self.surveying else self.now
+        dropped = self.stock.change(lambda rows: asks.drop_blob(rows, raw(digest(blob)), since))
         assert (dropped is not None) == (blob in self.blobs - self.named())
         if dropped is not None:
             gone = {(place, each) for place, each in self.layers if each == blob}

@@ -399,3 +399,14 @@ async def test_what_a_survey_that_did_not_end_has_found_is_loose_after_the_next(
         assert await inventory.loose(10, LATER) == []
         await surveyed(inventory, tree)
         assert {loose.digest for loose in await inventory.loose(10, LATER)} == {digest("a"), digest("b")}
+
+
+async def test_what_comes_while_it_goes_on_stays_unless_it_is_to_go_in_any_case() -> None:
+    """An image that was not read yet may name it."""
+    async with running(None) as inventory:
+        await surveyed(inventory, Tree())
+        await inventory.begin_survey(LATER)
+        inventory.note_blob(APP, digest("a"), SIZE, LATER)
+        assert await inventory.drop_blob(digest("a"), LATER + 1) is None
+        assert await inventory.drop_blob(digest("a")) is not None
+        await inventory.end_survey()
