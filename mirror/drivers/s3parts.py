@@ -9,7 +9,7 @@ import asyncio
 from pathlib import Path
 
 from mirror.drivers.base import DriverError, PathNotFoundError
-from mirror.drivers.s3sending import Sending, time_for
+from mirror.drivers.s3sending import Sending, md5, time_for
 from mirror.drivers.s3slice import Slice, Source
 
 EACH_AT_ONCE = 4  # parts of one upload
@@ -105,7 +105,7 @@ class Upload:
     async def _send(self, number: int, start: int, stop: int) -> None:
         async with self._own, self._sending.slots:
             body = Slice(await self._begun(), start, stop - start)
-            md5 = await asyncio.to_thread(body.md5)
+            checksum = await md5(self._path, body)
             answer = await self._client.call(
                 self._path,
                 "upload_part",
@@ -114,7 +114,7 @@ class Upload:
                 UploadId=self._id,
                 PartNumber=number,
                 Body=body,
-                ContentMD5=md5,
+                ContentMD5=checksum,
                 ContentLength=stop - start,
             )
             self._etags[number] = answer["ETag"]

@@ -9,6 +9,7 @@ from typing import Any
 from mirror.drivers.base import DriverError
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3settings import S3Settings
+from mirror.drivers.s3slice import Slice
 
 PARTS_AT_ONCE = 8
 SLOWEST = 64 << 10  # bytes a second; a part that is slower is given up
@@ -43,6 +44,14 @@ class Sending:
         """Wait for what is being aborted, or was told to end."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def md5(path: str, body: Slice) -> str:
+    """Of what is to be sent. Raises DriverError where it cannot be read."""
+    try:
+        return await asyncio.to_thread(body.md5)
+    except OSError as error:
+        raise DriverError(path, f"cannot read the file: {error.strerror}") from error
 
 
 def time_for(size: int) -> float:

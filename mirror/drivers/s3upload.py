@@ -15,7 +15,7 @@ from typing import Any
 
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3parts import Upload
-from mirror.drivers.s3sending import Sending, time_for
+from mirror.drivers.s3sending import Sending, md5, time_for
 from mirror.drivers.s3settings import S3Settings
 from mirror.drivers.s3slice import Slice, Source
 
@@ -33,14 +33,14 @@ class Uploads:
 
     async def put(self, path: str, data: bytes) -> None:
         """A small object."""
-        md5 = _md5(data) if len(data) <= INLINE else await asyncio.to_thread(_md5, data)
+        checksum = _md5(data) if len(data) <= INLINE else await asyncio.to_thread(_md5, data)
         await self._client.call(
             path,
             "put_object",
             limit=time_for(len(data)),
             Key=self._client.key(path),
             Body=data if len(data) <= INLINE else io.BytesIO(data),
-            ContentMD5=md5,
+            ContentMD5=checksum,
             **self._sending.attributes,
         )
 
@@ -66,7 +66,7 @@ class Uploads:
 
     async def _put_whole(self, path: str, source: Source) -> None:
         body = Slice(source, 0, source.size)
-        md5 = await asyncio.to_thread(body.md5)
+        checksum = await md5(path, body)
         async with self._sending.slots:
             await self._client.call(
                 path,
@@ -74,7 +74,7 @@ class Uploads:
                 limit=time_for(source.size),
                 Key=self._client.key(path),
                 Body=body,
-                ContentMD5=md5,
+                ContentMD5=checksum,
                 ContentLength=source.size,
                 **self._sending.attributes,
             )

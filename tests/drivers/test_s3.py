@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 import urllib.request
@@ -23,6 +24,7 @@ from mirror.drivers.base import (
     UnreachableError,
 )
 from mirror.drivers.s3 import S3Driver
+from mirror.drivers.s3slice import Slice
 from tests.drivers.conformance import MIB, DriverConformance, content, walk
 from tests.support.buckets import Bucket
 from tests.support.procs import free_port
@@ -312,6 +314,37 @@ async def test_what_could_not_be_sent_meanwhile_is_sent_at_the_end(
     await driver.move_in(source, "blob", incoming)
     incoming.end()
     assert await content(driver, "blob") == data
+
+
+@pytest.mark.parametrize("times", [1, 100])
+async def test_a_disk_that_does_not_give_a_part_is_a_failure_as_any(
+    driver: S3Driver, source: Path, data: bytes, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Sent again at the end; where it cannot be read even then, the caller is told, and has the file."""
+    real, left = Slice.md5, times
+
+    def md5(self: Slice) -> str:
+        nonlocal left
+        if left:
+            left -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(self)
+
+    monkeypatch.setattr(Slice, "md5", md5)
+    incoming = driver.incoming(source, "blob", len(data))
+    assert incoming is not None
+    incoming.reached(PART)
+    await until(lambda: left < times)
+    try:
+        if times == 1:
+            await driver.move_in(source, "blob", incoming)
+            assert await content(driver, "blob") == data
+        else:
+            with pytest.raises(DriverError, match="cannot read the file"):
+                await driver.move_in(source, "blob", incoming)
+            assert size(source) == len(data)
+    finally:
+        incoming.end()
 
 
 async def test_a_small_file_is_not_worth_it(driver: S3Driver, tmp_path: Path) -> None:
