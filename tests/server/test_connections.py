@@ -25,11 +25,12 @@ REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n"
 
 @asynccontextmanager
 async def site(
-    registry: MemoryRegistry, most: int = 0, head_timeout: float = connections.HEAD_TIMEOUT
+    registry: MemoryRegistry, most: int = 0, head_timeout: float = limits.HEAD_TIMEOUT
 ) -> AsyncIterator[int]:
-    """The port of a server that lets in `most` clients."""
-    async with running(registry, Settings(access_log=False, connections_max=most)) as runner:
-        made = connections.Site(runner, "127.0.0.1", 0, head_timeout=head_timeout)
+    """The port of a server that lets in `most` clients, or one client that often."""
+    said = limits.Limits(most, per_client=most, head_timeout=head_timeout)
+    async with running(registry, Settings(access_log=False, limits=said)) as runner:
+        made = connections.Site(runner, "127.0.0.1", 0)
         await made.start()
         yield made.port
 
