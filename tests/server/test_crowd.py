@@ -120,7 +120,9 @@ async def test_it_is_counted_before_a_handshake_in_tls(registry: MemoryRegistry,
             await asyncio.open_connection("127.0.0.1", made.port, local_addr=("127.0.0.2", 0))
             for _ in range(2)
         ]
-        refused, its_writer = await asyncio.open_connection(*here, local_addr=("127.0.0.2", 0))
+        refused, its_writer = await asyncio.open_connection(
+            "127.0.0.1", made.port, local_addr=("127.0.0.2", 0)
+        )
         async with asyncio.timeout(PATIENCE):
             with contextlib.suppress(ConnectionError):
                 assert await refused.read() == b""
