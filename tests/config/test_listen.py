@@ -230,10 +230,10 @@ def test_limits_are_taken_from_the_file_and_from_variables(tmp_path: Path) -> No
     [
         ("headersize", "10%", "an amount between 8KiB and 1MiB"),
         ("headersize", "1KiB", "an amount between 8KiB and 1MiB"),
-        ("headertimeout", "0s", "between 1s and 1h"),
-        ("idletimeout", "2h", "between 1s and 1h"),
-        ("writetimeout", "0s", "between 1s and 1h"),
-        ("connections", "-1", "between 0 and"),
+        ("headertimeout", "0s", "a duration from 1s to 1h"),
+        ("idletimeout", "2h", "a duration from 1s to 1h"),
+        ("writetimeout", "0s", "a duration from 1s to 1h"),
+        ("connections", "-1", "an integer from 0 to"),
     ],
 )
 def test_a_limit_that_would_be_none_stops_the_start(
