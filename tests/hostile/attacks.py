@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
@@ -46,13 +47,21 @@ class Aim:
     held: list[object] = field(default_factory=list)  # so that nothing is closed by being forgotten
 
     async def open(
-        self, number: int, *, tls: bool = False
+        self, number: int, *, tls: bool = False, small: bool = False
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        source = (f"127.0.1.{2 + number // EACH % 250}", 0)
-        context = self.tls if tls else None
-        return await asyncio.open_connection(
-            "127.0.0.1", self.port, local_addr=source, ssl=context, limit=65536
-        )
+        """A connection; `small`: with a buffer that is soon full."""
+        made = socket.socket()
+        made.setblocking(False)
+        if small:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        try:
+            made.bind((f"127.0.1.{2 + number // EACH % 250}", 0))
+            await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self.port))
+            context = {"ssl": self.tls, "server_hostname": "m"} if tls else {}
+            return await asyncio.open_connection(sock=made, limit=65536, **context)
+        except BaseException:
+            made.close()
+            raise
 
     async def wait(self) -> None:
         """Until it is the turn of the next, at RATE of them a second."""
@@ -138,15 +147,16 @@ async def _noise(aim: Aim, number: int, sent: Callable[[], None]) -> None:
 
 
 async def pipelines(aim: Aim) -> None:
-    """Requests without end, whose answers nobody reads."""
+    """Requests without end, for small answers and for large ones, that nobody reads."""
     await again_and_again(aim, _pipeline)
 
 
 async def _pipeline(aim: Aim, number: int, sent: Callable[[], None]) -> None:
-    _reader, writer = await aim.open(number)
+    _reader, writer = await aim.open(number, small=True)
     cast("asyncio.Transport", writer.transport).pause_reading()
     with contextlib.closing(writer):
-        request = f"GET {aim.path} HTTP/1.1\r\nHost: m\r\nX-Long: {'a' * 4000}\r\n\r\n".encode()
+        path = "/v2/" if number % 2 else aim.path
+        request = f"GET {path} HTTP/1.1\r\nHost: m\r\nX-Long: {'a' * 4000}\r\n\r\n".encode()
         sent()
         while True:
             writer.write(request * 16)
@@ -159,7 +169,7 @@ async def unread(aim: Aim) -> None:
 
 
 async def _unread(aim: Aim, number: int, sent: Callable[[], None]) -> None:
-    reader, writer = await aim.open(number, tls=aim.tls is not None)
+    reader, writer = await aim.open(number, tls=aim.tls is not None, small=True)
     with contextlib.closing(writer):
         writer.write(f"GET {aim.path} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
         await reader.readexactly(1)

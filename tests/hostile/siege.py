@@ -16,7 +16,7 @@ from typing import Any
 from tests.support.certificates import self_signed
 from tests.support.mirror_process import ROOT, MirrorProcess
 from tests.support.procs import Workspace, wait_until
-from tests.support.scripted import Image, Upstream
+from tests.support.scripted import Image, Upstream, sha256
 
 LARGE = 64 << 20  # bytes of the layer that nobody reads
 READY = 60.0  # seconds that an attack has to be what it is
@@ -46,7 +46,7 @@ class Town:
 
     @property
     def large(self) -> str:
-        return f"/v2/{NAME}/blobs/{next(iter(self.image.blobs))}"
+        return f"/v2/{NAME}/blobs/{sha256(self.image.layers[0])}"
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def town(
             answer.read()
             assert answer.status == 200
             connection.close()
-        wait_until(lambda: mirror.blob_file(next(iter(image.blobs))).exists(), "the layer is kept")
+        wait_until(lambda: mirror.blob_file(sha256(image.layers[0])).exists(), "the layer is kept")
         made.times(1)
         yield made
     finally:
