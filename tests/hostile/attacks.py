@@ -57,8 +57,8 @@ class Aim:
         try:
             made.bind((f"127.0.1.{2 + number // EACH % 250}", 0))
             await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self.port))
-            context = {"ssl": self.tls, "server_hostname": "m"} if tls else {}
-            return await asyncio.open_connection(sock=made, limit=65536, **context)
+            context, name = (self.tls, "m") if tls else (None, None)
+            return await asyncio.open_connection(sock=made, ssl=context, server_hostname=name)
         except BaseException:
             made.close()
             raise
