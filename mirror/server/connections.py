@@ -251,7 +251,7 @@ async def bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
     heads = request.app[HEADS].get(transport) if transport is not None else None
     if heads is None:
         return await handler(request)
-    heads.begun()
+    heads.begun(with_body=request.body_exists)
     try:
         return await handler(request)
     finally:

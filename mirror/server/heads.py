@@ -6,7 +6,8 @@ is counted before it gets there. Two states, of which the server's middleware te
 
 - Between two requests, bytes are a head until its empty line: `size` of them, within `timeout`, which begins
   when the connection is made, and later with a head's first byte.
-- From then on, until it is answered, they are its body, or the next requests: AHEAD of them.
+- From then on, until it is answered, they are its body, which nobody wants, and the next requests: WITH_BODY
+  of them; AHEAD where it has none, as all of it is kept then.
 
 NB: a second request that was sent along with the first is seen by aiohttp alone. Its head counts as what is
 sent ahead, and what of it comes between the first answer and the turn of the second as a head of its own.
@@ -18,9 +19,10 @@ import asyncio
 from collections.abc import Callable
 
 END = b"\r\n\r\n"
-# Bytes that one connection may send before it is answered. More than what is read of a body that nobody wants
-# (middleware.LINGER_BYTES) with what the buffers on the way take; a client that pipelines sends some KiB.
-AHEAD = 1 << 20
+# Bytes of a body and of what follows. More than what is read of a body (middleware.LINGER_BYTES) with what the
+# buffers on the way take.
+WITH_BODY = 1 << 20
+AHEAD = 256 << 10  # bytes of requests that follow; a client that pipelines sends some KiB
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 29\r\nConnection: close\r\n\r\n"
@@ -36,6 +38,7 @@ class Heads:
         "_ahead",
         "_answering",
         "_dropped",
+        "_most",
         "_over",
         "_size",
         "_tail",
@@ -50,6 +53,7 @@ class Heads:
         self._taken = 0  # bytes of the present head
         self._tail = b""  # the last of them: END may come in pieces
         self._ahead = 0  # bytes since the end of the head that is being answered
+        self._most = WITH_BODY  # of these
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
 
@@ -73,7 +77,7 @@ class Heads:
             self._ahead += len(data)
         else:
             self._follow(data, transport)
-        if self._ahead > AHEAD:
+        if self._ahead > self._most:
             self._end(MUCH)
             transport.abort()
         elif self._taken > self._size:
@@ -99,11 +103,12 @@ class Heads:
             self.begun()
             self._ahead = len(joined) - end - len(END)
 
-    def begun(self) -> None:
-        """A request is being answered."""
+    def begun(self, *, with_body: bool = True) -> None:
+        """A request is being answered; until it is known, it may have a body."""
         self.heard()
         if not self._answering:
             self._answering, self._ahead = True, 0
+        self._most = WITH_BODY if with_body else AHEAD
         self._taken, self._tail = 0, b""
 
     def answered(self) -> None:

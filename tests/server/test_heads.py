@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.server import connections, heads
-from mirror.server.heads import AHEAD, Heads
+from mirror.server.heads import AHEAD, WITH_BODY, Heads
 from mirror.server.limits import Limits
 from mirror.server.routes import Settings
 from tests.server.events import Events
@@ -180,6 +180,22 @@ async def test_who_sends_on_while_he_is_answered_is_cut_off(flood: bytes, regist
         del reader
 
 
+def test_a_body_may_be_longer_than_requests_that_follow() -> None:
+    """Which it is, is known a moment after the head."""
+
+    async def run() -> None:
+        for with_body, most in ((True, WITH_BODY), (False, AHEAD)):
+            reasons: list[str] = []
+            watched, transport = Heads(60, SIZE, reasons.append), Transport()
+            assert watched.passes(REQUEST + b"x" * 100, transport)
+            watched.begun(with_body=with_body)
+            assert watched.passes(b"x" * (most - 100), transport)
+            assert not watched.passes(b"x", transport)
+            assert (transport.ended, reasons) == ("abort", [heads.MUCH])
+
+    asyncio.run(run())
+
+
 class Transport(asyncio.Transport):
     """Remembers what became of it."""
 
@@ -249,7 +265,7 @@ def test_whatever_comes_what_is_passed_on_between_two_answers_is_bounded(
             passed = watched.passes(piece, transport)
             assert passed is (not transport.ended)
             unanswered = unanswered + len(piece.strip(b"\r\n")) if passed else 0
-            assert unanswered <= limit + AHEAD + 300
+            assert unanswered <= limit + WITH_BODY + 300
             if answered:
                 watched.begun()
                 watched.answered()

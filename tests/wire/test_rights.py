@@ -118,7 +118,7 @@ async def test_conditions_and_ranges_tell_nothing_where_all_is_warm(tmp_path: Pa
         probes = [
             (method, path, headers)
             for path in it.paths
-            for method in ("GET", "HEAD")
+            for method in (("GET",) if "tags" in path else ("GET", "HEAD"))
             for headers in (
                 {"If-None-Match": f'"{path.rpartition("/")[2]}"'},
                 {"If-None-Match": f'"{it.image.digest}"'},
