@@ -192,6 +192,7 @@ class _Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._heads: Heads
         self._name: str | None = None  # by which its client is counted
+        self._is_new = True  # aiohttp's task for it has not begun
         door.inside += 1
 
     def arrives(self, transport: asyncio.Transport) -> bool:
@@ -213,6 +214,10 @@ class _Client(asyncio.Protocol):
         if self._lane is not None:
             self._rider = self._lane.enter(transport, self._inner)
         self._inner.connection_made(transport)
+        asyncio.get_running_loop().call_soon(self._begun)
+
+    def _begun(self) -> None:
+        self._is_new = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.inside -= 1
@@ -224,7 +229,12 @@ class _Client(asyncio.Protocol):
         self._door.heads.pop(self._transport, None)
         if self._lane is not None and self._rider is not None:
             self._lane.leave(self._transport)
-        self._inner.connection_lost(exc)
+        if self._is_new:
+            # aiohttp's task would fail, with a traceback in the log: before Python 3.12 it begins a turn
+            # later, and who leaves right after a handshake in TLS is gone by then.
+            asyncio.get_running_loop().call_soon(self._inner.connection_lost, exc)
+        else:
+            self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
@@ -232,6 +242,7 @@ class _Client(asyncio.Protocol):
             self._heads.heard()
         elif self._heads.passes(data, self._transport):
             self._inner.data_received(data)
+            self._heads.passed(self._transport)
 
     def eof_received(self) -> bool | None:
         self._inner.eof_received()  # returns nothing: the transport closes

@@ -19,8 +19,8 @@ import asyncio
 from collections.abc import Callable
 
 END = b"\r\n\r\n"
-# Bytes of a body and of what follows. More than what is read of a body (middleware.LINGER_BYTES) with what the
-# buffers on the way take.
+# Bytes of a body and of what follows. More than what is read of a body (middleware.LINGER_BYTES) with what
+# the buffers on the way take.
 WITH_BODY = 1 << 20
 AHEAD = 256 << 10  # bytes of requests that follow; a client that pipelines sends some KiB
 TOO_LARGE = (
@@ -77,14 +77,21 @@ class Heads:
             self._ahead += len(data)
         else:
             self._follow(data, transport)
-        if self._ahead > self._most:
-            self._end(MUCH)
-            transport.abort()
-        elif self._taken > self._size:
+        if self._taken > self._size:
             self._end(LARGE)
             transport.write(TOO_LARGE)
             transport.close()
         return not self._over
+
+    def passed(self, transport: asyncio.Transport) -> None:
+        """aiohttp has them: cut who has sent too much, unless nothing more of his is read.
+
+        It stops reading while 32 requests wait, or a body that nobody takes. What is held is bounded then,
+        and costs nothing more; who is cut would come again.
+        """
+        if self._ahead > self._most and not self._over and transport.is_reading():
+            self._end(MUCH)
+            transport.abort()
 
     def _follow(self, data: bytes, transport: asyncio.Transport) -> None:
         """A head goes on, or begins."""

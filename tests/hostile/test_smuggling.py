@@ -8,6 +8,7 @@ the hidden request by heart.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,7 +116,7 @@ async def test_what_is_ambiguous_is_refused_and_nothing_behind_it_is_a_request(
                 writer.close()
     assert BODY not in answered
     assert registry.calls == []
-    assert answered.count(b"HTTP/1.") <= 1
+    assert len(re.findall(rb"HTTP/1\.[01] [0-9]{3} ", answered)) <= 1
     assert not answered or answered.split()[1] in (b"400", b"404", b"405", b"501", b"505")
 
 
@@ -187,6 +188,7 @@ async def test_no_path_leads_out_of_the_store_nor_to_another_host(tmp_path: Path
     root = tmp_path / "data"
     async with serve(upstream) as url, running_mirror(root, url) as mirror:
         for folder in (tmp_path, root, root / "docker/registry/v2", root / "mirror"):
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "secret").write_bytes(secret)
         port = int(mirror.url.rpartition(":")[2])
         for path in PATHS:
