@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ READY = 60.0  # seconds that an attack has to be what it is
 PACE = 0.002  # seconds between two requests of the client that is timed
 FRESH = 10  # requests on one connection of his
 NAME = "library/a"
+
+
+@cache
+def _unchecked() -> ssl.SSLContext:
+    """Made once: to read the system's CAs takes longer than a handshake."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +65,7 @@ class Town:
     def connect(self) -> http.client.HTTPConnection:
         if not self.tls:
             return http.client.HTTPConnection("127.0.0.1", self.mirror.port, timeout=30)
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return http.client.HTTPSConnection("127.0.0.1", self.mirror.port, timeout=30, context=context)
+        return http.client.HTTPSConnection("127.0.0.1", self.mirror.port, timeout=30, context=_unchecked())
 
     def memory(self) -> int:
         """Bytes of it that are in use now."""
