@@ -267,7 +267,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             await self._empty
         finally:
             self._empty = None
-            self._below.set_write_buffer_limits()
+            if not self._below.is_closing():  # uvloop's raises then
+                self._below.set_write_buffer_limits()
 
     async def send_file(self, file: int, offset: int, count: int) -> int:
         """Encrypt bytes of the file of that descriptor and hand them to the kernel; how many.
