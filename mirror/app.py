@@ -21,7 +21,7 @@ from aiohttp import web
 from mirror import __version__, appaccess, appkeeping, appmetrics, appoperations, appupstreams, pauses
 from mirror import log as logging
 from mirror.apperror import StartError
-from mirror.applisten import debugging, entrance
+from mirror.applisten import debugging, entrance, limits_of
 from mirror.appstorage import SPOOL, described, storage
 from mirror.cache.fills import Fills
 from mirror.cache.freshness import Policy, Rule
@@ -158,6 +158,9 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             proxies=config.http.trustedproxies,
             lessor=registry if config.http.fastlane else None,
             public_url=config.http.host.rstrip("/"),
+            limits=limits_of(config.http.limits),
+            write_timeout=config.http.limits.writetimeout,
+            keepalive_timeout=config.http.limits.idletimeout,
             gate=operations.gate,
             warnings=partial(appupstreams.warnings, upstream),
             account=operations.account,

@@ -14,10 +14,10 @@ import structlog
 from aiohttp import web
 
 from mirror.apperror import StartError
-from mirror.config import Http
+from mirror.config import Http, Limits
 from mirror.confighosts import Address, SocketPath
 from mirror.configlisten import tls_of
-from mirror.server import connections, debug, listening
+from mirror.server import connections, debug, limits, listening
 from mirror.server.certificates import Certificates
 from mirror.server.tlscontext import CertificateError
 
@@ -57,6 +57,11 @@ class Entrance:
         except OSError as error:
             raise _cannot_listen("http.addr", self.http.addr, error) from error
         return f"{host}:{site.port}"
+
+
+def limits_of(said: Limits) -> limits.Limits:
+    """What of `http.limits` holds before a request is known."""
+    return limits.Limits(said.connections, said.perclient, said.headersize.bytes, said.headertimeout)
 
 
 @asynccontextmanager

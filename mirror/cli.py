@@ -105,7 +105,7 @@ def serve(file: Path | None) -> None:
         from mirror import app, loops
 
         file = _named(file)
-        loaded = _load(file)
+        loaded = _load(file, serving=True)
     try:
         with asyncio.Runner(loop_factory=loops.factory(loaded.config.http.eventloop)) as runner:
             runner.run(app.serve(loaded, file))
@@ -247,11 +247,11 @@ def _named(file: Path | None) -> Path | None:
     return file
 
 
-def _load(file: Path | None) -> Loaded:
+def _load(file: Path | None, *, serving: bool = False) -> Loaded:
     from mirror import configfile
 
     try:
-        return configfile.load(file, os.environ)
+        return configfile.load(file, os.environ, serving=serving)
     except configfile.ConfigError as error:
         _stop(str(error))
 

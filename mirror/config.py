@@ -57,8 +57,11 @@ from mirror.configvalues import (
     Flag,
     Integer,
     Level,
+    Size,
+    SizeValue,
     Text,
     at_most,
+    bytes_within,
     debug_path,
     one_of,
     within,
@@ -71,6 +74,9 @@ DEFAULT_MAXENTRIES: Final = 1000  # of a page; the registry's own, for catalog a
 UNIX: Final = "unix"  # of `http.net`
 PROXIES_MAX: Final = 256  # each is compared with an address, for a request with a proxy's headers
 DRAIN_MAX: Final = 86400.0  # seconds
+HEADER_MIN: Final = 8 << 10  # bytes; below that common tokens do not fit
+HEADER_MAX: Final = 1 << 20  # bytes for each connection; Go's own limit, and so the registry's
+TIMEOUT_MAX: Final = 3600.0  # seconds
 
 
 class AccessLog(Section):
@@ -123,6 +129,17 @@ class H2c(Section):
     enabled: Flag = False
 
 
+class Limits(Section):
+    """What clients may take; `connections` and `perclient` 0: as `mirror.server.limits` counts them."""
+
+    connections: Count = 0
+    perclient: Count = 0
+    headersize: Annotated[SizeValue, AfterValidator(bytes_within(HEADER_MIN, HEADER_MAX))] = Size(64 << 10)
+    headertimeout: Annotated[Duration, AfterValidator(within(1, TIMEOUT_MAX))] = 10.0
+    idletimeout: Annotated[Duration, AfterValidator(within(1, TIMEOUT_MAX))] = 90.0
+    writetimeout: Annotated[Duration, AfterValidator(within(1, TIMEOUT_MAX))] = 60.0
+
+
 class Http(Section):
     """`prefix` has no slash at its end, "" for none; `draintimeout` 0 is: do not wait."""
 
@@ -139,6 +156,7 @@ class Http(Section):
     http2: Http2 = Http2()
     h2c: H2c = H2c()
     fastlane: Flag = True
+    limits: Limits = Limits()
     trustedproxies: Annotated[
         tuple[NetworkValue, ...], AfterValidator(at_most(PROXIES_MAX, "proxies or networks"))
     ] = LOOPBACK

@@ -138,15 +138,17 @@ def check_rights(proxy: Proxy, auth: Auth, tree: Table) -> list[Problem]:
 
 def _problem(at: tuple[str, ...], path: Path, tree: Table, check: object) -> list[Problem]:
     assert callable(check)
+    closed = False
     try:
         check(path)
     except OSError as error:
         text = f"which cannot be read: {error.strerror}"
+        closed = isinstance(error, PermissionError)
     except (keys.KeysError, users.UsersError) as error:
         text = str(error)
     else:
         return []
-    return [Problem(find(tree, at)[1], joined(*at), f"got {str(path)!r}, {text}")]
+    return [Problem(find(tree, at)[1], joined(*at), f"got {str(path)!r}, {text}", closed)]
 
 
 def _check_bundle(path: Path) -> None:

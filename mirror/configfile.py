@@ -43,8 +43,11 @@ class Loaded:
     warnings: tuple[Warning_, ...]
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+def load(path: Path | None, environ: Mapping[str, str], *, serving: bool = True) -> Loaded:
     """The configuration of a file, or the defaults where `path` is None, with the variables laid over it.
+
+    Not `serving`: to be looked at, by somebody who may not read all that the mirror's user may: keys and
+    logins. That they cannot be read is a warning then.
 
     Raises ConfigError, whose text is one line for each problem.
     """
@@ -79,6 +82,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
             *doubtful(proxy, tree),
             *check_programs(proxy, tree, environ),
         ]
+    if not serving:
+        warnings += [Warning_(known.source, known.key, known.text) for known in problems if known.closed]
+        problems = [known for known in problems if not known.closed]
     if problems or config is None:
         raise ConfigError(*sorted(problems, key=_place_in(path)))
     return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))

@@ -7,6 +7,7 @@ start; also where the registry looks away (`clientcas` without a certificate).
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -123,7 +124,8 @@ def _of_file(error: tlscontext.CertificateError, tree: Table) -> Problem:
     at: tuple[str | int, ...] = (*TLS, key)
     if number:
         at = (*at, int(number.rstrip("]")))
-    return _at(tree, at, f"got {str(error.path)!r}: {error}" if error.path else str(error))
+    text = f"got {str(error.path)!r}: {error}" if error.path else str(error)
+    return replace(_at(tree, at, text), closed=error.closed)
 
 
 def _at(tree: Table, path: tuple[str | int, ...], text: str) -> Problem:

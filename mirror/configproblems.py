@@ -13,11 +13,15 @@ SHOWN_MAX: Final = 100  # characters of a value in a message
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One value that cannot be used. `source` is FILE:LINE or the variable that it came from."""
+    """One value that cannot be used. `source` is FILE:LINE or the variable that it came from.
+
+    `closed`: since this user may not read a file, which only the server needs to.
+    """
 
     source: str
     key: str
     text: str
+    closed: bool = False
 
     def __str__(self) -> str:
         return f"{self.source}: {self.key}: {self.text}"

@@ -26,7 +26,11 @@ _PAIR: Final = "wanted a PEM file with a client certificate, and its key in it o
 
 
 class _Unusable(Exception):
-    """The text says what is wrong with a file, and what is wanted."""
+    """The text says what is wrong with a file, and what is wanted. `closed`: this user may not read it."""
+
+    def __init__(self, text: str, *, closed: bool = False) -> None:
+        super().__init__(text)
+        self.closed = closed
 
 
 def check_files(proxy: Proxy, tree: Table) -> list[Problem]:
@@ -41,7 +45,7 @@ def check_files(proxy: Proxy, tree: Table) -> list[Problem]:
                 check(path, upstream)
             except _Unusable as error:
                 text = f"got {str(path)!r}, {error}"
-                problems.append(Problem(find(tree, (*at, key))[1], joined(*at, key), text))
+                problems.append(Problem(find(tree, (*at, key))[1], joined(*at, key), text, error.closed))
     return problems
 
 
@@ -103,7 +107,8 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             body = file.read(FILE_LIMIT + 1)
     except OSError as error:
-        raise _Unusable(f"which cannot be read: {error.strerror}") from error
+        closed = isinstance(error, PermissionError)
+        raise _Unusable(f"which cannot be read: {error.strerror}", closed=closed) from error
     if len(body) > FILE_LIMIT:
         raise _Unusable(f"wanted a file of at most {FILE_LIMIT >> 20} MiB")
     return body

@@ -225,6 +225,17 @@ def between(low: int, high: int) -> Callable[[int], int]:
     return check
 
 
+def bytes_within(low: int, high: int) -> Callable[[Size], Size]:
+    """A check for AfterValidator: an amount between two, no share."""
+
+    def check(size: Size) -> Size:
+        if size.percent or not low <= size.bytes <= high:
+            raise ValueError(f"an amount between {format_bytes(low)} and {format_bytes(high)}")
+        return size
+
+    return check
+
+
 def at_most(count: int, what: str) -> Callable[[_Many], _Many]:
     """A check that there are no more than `count` of them."""
 

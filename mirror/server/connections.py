@@ -1,4 +1,4 @@
-"""Who may connect: so many clients at once, and each has to ask for something soon.
+"""Who may connect: so many clients at once, so many of one, and each has to ask for something soon.
 
 aiohttp has no bound of its own. Without one, silent connections take every file descriptor, and then nobody
 is answered; asyncio, besides, logs each attempt to accept with a traceback, thousands in a second.
@@ -11,26 +11,36 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from mirror.server import limits
 from mirror.server.certificates import Certificates
+from mirror.server.crowd import Crowd
+from mirror.server.forwarded import Network
+from mirror.server.heads import Heads
 from mirror.server.lane import Lane
 from mirror.server.lanerider import Rider
+from mirror.server.limits import Limits
 from mirror.server.tls import TlsTransport
 from mirror.sometimes import Sometimes
 
-HEAD_TIMEOUT = 10.0  # seconds until a connection's first request line and headers are there; nginx has 60
 BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
 LOG_INTERVAL = 10.0  # seconds between two lines about the same trouble
 
 LANE: web.AppKey[Lane | None] = web.AppKey("lane")
 DOORS: web.AppKey[list[Door]] = web.AppKey("doors")  # those that this application's sites have
-MAX = web.AppKey("connections_max", int)  # 0: as many as the limit of open files has room for
+LIMITS = web.AppKey("limits", Limits)
+PROXIES: web.AppKey[tuple[Network, ...]] = web.AppKey(
+    "proxies"
+)  # whose connections are not counted by client
+HEADS: web.AppKey[dict[asyncio.BaseTransport, Heads]] = web.AppKey(
+    "heads"
+)  # of the connections that are open
 
 log = structlog.get_logger()
 
@@ -50,9 +60,10 @@ class Site(web.BaseSite):
         *,
         listening: socket.socket | None = None,
         certificates: Certificates | None = None,
-        head_timeout: float = HEAD_TIMEOUT,
     ) -> None:
-        self._most = runner.app[MAX] or limits.connections_max()
+        self._limits = runner.app[LIMITS]
+        self._most, most_each = self._limits.counted()
+        self._crowd = Crowd(most_each, runner.app.get(PROXIES, ()))
         # asyncio accepts so many in one turn, before any is counted: they must not take all files at once.
         super().__init__(runner, backlog=min(BACKLOG, max(1, self._most // 2)))
         self._host, self.port = host, port
@@ -60,7 +71,7 @@ class Site(web.BaseSite):
         self._certificates = certificates
         self._lane = runner.app[LANE]
         self._doors = runner.app.get(DOORS, [])
-        self._head_timeout = head_timeout
+        self._heads = runner.app[HEADS]
 
     @property
     def name(self) -> str:
@@ -72,9 +83,10 @@ class Site(web.BaseSite):
         await super().start()
         assert self._runner.server is not None
         _quieten_accept()
-        door = Door(self._runner.server, self._most, self._head_timeout, self._lane)
+        limits = replace(self._limits, connections=self._most)
+        door = Door(self._runner.server, limits, self._heads, self._crowd, self._lane)
         if self._certificates is not None:
-            door.tls = partial(TlsTransport, self._certificates, timeout=self._head_timeout)
+            door.tls = partial(TlsTransport, self._certificates, timeout=self._limits.head_timeout)
         self._doors.append(door)
         self._server = await self._accept(door)
         if self._listening is None:
@@ -89,29 +101,72 @@ class Site(web.BaseSite):
         return await loop.create_server(door.admit, sock=given, backlog=self._backlog)
 
 
+class TlsLayer(Protocol):
+    """Makes what puts TLS below a protocol; `admits` is asked before a handshake begins."""
+
+    def __call__(
+        self, inner: asyncio.Protocol, *, admits: Callable[[asyncio.Transport], bool]
+    ) -> asyncio.Protocol: ...
+
+
 class Door:
-    """Counts those who are in: `admit` is asyncio's protocol factory. `head_timeout` is in seconds.
+    """Counts those who are in: `admit` is asyncio's protocol factory. `limits.connections` of them, never 0.
 
     `tls`, where it is set, puts TLS below a protocol.
     """
 
-    def __init__(self, server: web.Server, most: int, head_timeout: float, lane: Lane | None = None) -> None:
-        self.server, self.most, self.head_timeout, self.lane = server, most, head_timeout, lane
-        self.tls: Callable[[asyncio.Protocol], asyncio.Protocol] | None = None
+    def __init__(
+        self,
+        server: web.Server,
+        limits: Limits,
+        heads: dict[asyncio.BaseTransport, Heads],
+        crowd: Crowd | None = None,
+        lane: Lane | None = None,
+    ) -> None:
+        self.server, self.most, self.limits, self.lane = server, limits.connections, limits, lane
+        self.heads = heads
+        self.crowd = crowd if crowd is not None else Crowd(limits.connections, ())
+        self.tls: TlsLayer | None = None
         self.inside = 0
         self.refused = 0
-        self._refused = Sometimes(LOG_INTERVAL)
+        self._said: dict[str, Sometimes] = {}  # by reason, of which there are few
 
     def admit(self) -> asyncio.Protocol:
         """The protocol for one more connection: aiohttp's, or one that closes it."""
         if self.inside < self.most:
             client = _Client(self)
-            return client if self.tls is None else self.tls(client)
+            return client if self.tls is None else self.tls(client, admits=client.arrives)
         self.refused += 1
-        count = self._refused.count(time.monotonic())
-        if count:
+        if count := self._count("too many connections"):
             log.warning("client.refused", reason="too many connections", limit=self.most, count=count)
         return _Refused()
+
+    def admit_client(self, transport: asyncio.Transport) -> str | None:
+        """By what name the client at the other side is counted; None: he has as many as he may."""
+        name = self.crowd.enter(transport)
+        if name is None:
+            self.refused += 1
+            reason = "too many connections of one client"
+            if count := self._count(reason):
+                remote = remote_of(transport)
+                log.warning(
+                    "client.refused", reason=reason, remote=remote, limit=self.crowd.most, count=count
+                )
+        return name
+
+    def dropped(self, transport: asyncio.Transport, reason: str) -> None:
+        """A client is dropped for what it sends."""
+        if count := self._count(reason):
+            log.info("client.dropped", reason=reason, remote=remote_of(transport), count=count)
+
+    def _count(self, reason: str) -> int:
+        return self._said.setdefault(reason, Sometimes(LOG_INTERVAL)).count(time.monotonic())
+
+
+def remote_of(transport: asyncio.BaseTransport) -> object:
+    """The other side's address, or what else it is known by."""
+    peer = transport.get_extra_info("peername")
+    return peer[0] if isinstance(peer, tuple | list) else peer
 
 
 class _Refused(asyncio.Protocol):
@@ -135,42 +190,59 @@ class _Client(asyncio.Protocol):
         self._lane = door.lane
         self._rider: Rider | None = None
         self._transport: asyncio.Transport | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._tail = b""
+        self._heads: Heads
+        self._name: str | None = None  # by which its client is counted
+        self._is_new = True  # aiohttp's task for it has not begun
         door.inside += 1
+
+    def arrives(self, transport: asyncio.Transport) -> bool:
+        """Whether the client may have one more. Asked once, of the socket's own transport."""
+        self._name = self._door.admit_client(transport)
+        return self._name is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._door.head_timeout, transport.abort)
+        if self._name is None and not self.arrives(transport):
+            transport.abort()
+            return
+        limits = self._door.limits
         self._transport = transport
+        self._heads = Heads(limits.head_timeout, limits.head_size, partial(self._door.dropped, transport))
+        self._heads.watch(transport)
+        self._door.heads[transport] = self._heads
         self._inner = self._door.server()
         if self._lane is not None:
             self._rider = self._lane.enter(transport, self._inner)
         self._inner.connection_made(transport)
+        asyncio.get_running_loop().call_soon(self._begun)
+
+    def _begun(self) -> None:
+        self._is_new = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.inside -= 1
+        if self._name is not None:
+            self._door.crowd.leave(self._name)
         if self._transport is None:
-            return  # no handshake
-        self._heard()
+            return  # no handshake, or one too many
+        self._heads.stop()
+        self._door.heads.pop(self._transport, None)
         if self._lane is not None and self._rider is not None:
             self._lane.leave(self._transport)
-        self._inner.connection_lost(exc)
+        if self._is_new:
+            # aiohttp's task would fail, with a traceback in the log: before Python 3.12 it begins a turn
+            # later, and who leaves right after a handshake in TLS is gone by then.
+            asyncio.get_running_loop().call_soon(self._inner.connection_lost, exc)
+        else:
+            self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._deadline is not None:
-            # The end of the first head. aiohttp closes what is malformed, and what idles after an answer.
-            if b"\r\n\r\n" in self._tail + data:
-                self._heard()
-            self._tail = (self._tail + data)[-3:]
-        if self._lane is None or self._rider is None or not self._lane.takes(self._rider, data):
+        assert self._transport is not None
+        if self._lane is not None and self._rider is not None and self._lane.takes(self._rider, data):
+            self._heads.heard()
+        elif self._heads.passes(data, self._transport):
             self._inner.data_received(data)
-
-    def _heard(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+            self._heads.passed(self._transport)
 
     def eof_received(self) -> bool | None:
         self._inner.eof_received()  # returns nothing: the transport closes
@@ -181,6 +253,20 @@ class _Client(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._inner.resume_writing()
+
+
+@web.middleware
+async def bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outside of all others: while a request is answered, what comes on its connection is no head."""
+    transport = request.transport
+    heads = request.app[HEADS].get(transport) if transport is not None else None
+    if heads is None:
+        return await handler(request)
+    heads.begun(with_body=request.body_exists)
+    try:
+        return await handler(request)
+    finally:
+        heads.answered()
 
 
 class QuietAccept(logging.Filter):

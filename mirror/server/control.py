@@ -22,7 +22,8 @@ from aiohttp import web
 from mirror.oci.reference import ImageError
 from mirror.registry import RegistryError
 from mirror.server import listening
-from mirror.server.connections import Door
+from mirror.server.connections import HEADS, Door, bounded
+from mirror.server.limits import Limits
 from mirror.server.operations import Operate, Operations
 
 SOCKET = Path("mirror", "control.sock")  # below the root directory
@@ -81,7 +82,8 @@ def build(explain: Explain, operations: Operations | None = None) -> web.Applica
             log.exception("control.failed", image=image)
             return _json(500, {"error": "internal error, see the log of the mirror"})
 
-    application = web.Application(client_max_size=0)
+    application = web.Application(client_max_size=0, middlewares=[bounded])
+    application[HEADS] = {}
     application.router.add_get("/explain", handle)
     if operations is not None:
         operations.add_to(application.router)
@@ -119,7 +121,8 @@ async def _serving(
     await runner.setup()
     try:
         assert runner.server is not None
-        door = Door(runner.server, CONNECTIONS, HEAD_TIMEOUT)
+        limits = Limits(CONNECTIONS, CONNECTIONS, head_timeout=HEAD_TIMEOUT)
+        door = Door(runner.server, limits, runner.app[HEADS])
         spot = _Spot(path, door)
         await spot.listen(made)
         watching = asyncio.create_task(spot.watch())

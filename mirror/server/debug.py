@@ -12,6 +12,7 @@ from aiohttp import web
 
 from mirror.server import connections
 from mirror.server.errors import plain
+from mirror.server.limits import Limits
 
 JSON = "application/json; charset=utf-8"  # here registry:2 and registry:3 say so
 METRICS = "text/plain; version=0.0.4; charset=utf-8"  # what every Prometheus reads
@@ -61,8 +62,9 @@ def build(debug: Debug) -> web.Application:
             return plain(404, NO_PPROF)
         return plain(404, "404 page not found")
 
-    application = web.Application(handler_args={"lingering_time": 0})
-    application[connections.MAX] = CONNECTIONS
+    application = web.Application(handler_args={"lingering_time": 0}, middlewares=[connections.bounded])
+    application[connections.LIMITS] = Limits(CONNECTIONS, CONNECTIONS)
+    application[connections.HEADS] = {}
     application[connections.LANE] = None
     application.on_response_prepare.append(_prepare)
     application.router.add_route("*", "/{path:.*}", handle)

@@ -27,7 +27,7 @@ def is_trusted(transport: asyncio.BaseTransport | None, proxies: tuple[Network, 
     connect there is on this machine, and let in by its mode."""
     peer = transport.get_extra_info("peername") if transport is not None else None
     if isinstance(peer, tuple | list):
-        return _within(_address(str(peer[0])), proxies)
+        return _within(address_of(str(peer[0])), proxies)
     return transport is not None and bool(proxies)
 
 
@@ -37,13 +37,13 @@ def client(request: BaseRequest, proxies: tuple[Network, ...]) -> str:
     given = _fors(headers) or ",".join(headers.getall("X-Forwarded-For", ()))[:LIMIT].split(",")
     found = ""
     for text in reversed(given):
-        address = _address(text.strip())
+        address = address_of(text.strip())
         if address is None:
             break
         found = str(address)
         if not _within(address, proxies):
             break
-    if not found and (address := _address(headers.get("X-Real-Ip", "").strip())) is not None:
+    if not found and (address := address_of(headers.get("X-Real-Ip", "").strip())) is not None:
         found = str(address)
     return found
 
@@ -87,7 +87,7 @@ def _elements(headers: Mapping[str, str]) -> list[dict[str, str]]:
     return [element for element in elements if element]
 
 
-def _address(text: str) -> Address | None:
+def address_of(text: str) -> Address | None:
     """`192.0.2.1`, `192.0.2.1:47`, `2001:db8::1`, `[2001:db8::1]:47`; IPv4 in IPv6's form as IPv4."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]

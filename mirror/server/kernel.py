@@ -107,7 +107,8 @@ async def written(transport: asyncio.Transport, response: web.StreamResponse) ->
         try:
             await response.drain()
         finally:
-            transport.set_write_buffer_limits()
+            if not transport.is_closing():  # uvloop's raises then
+                transport.set_write_buffer_limits()
 
 
 async def in_memory(file: int, offset: int, count: int) -> None:

@@ -1,8 +1,12 @@
-"""How many files may be open, and how many clients may connect so that some are left for answers."""
+"""What clients may take of the server: how many connections, how much of a head, how much time.
+
+How many there may be at once follows from how many files may be open, so that some are left for answers.
+"""
 
 from __future__ import annotations
 
 import resource
+from dataclasses import dataclass
 
 # Standard streams, the event loop's, the listening socket, a token request, the store's own short looks.
 FILES_ASIDE = 64
@@ -10,6 +14,28 @@ FILES_EACH = 2  # a client's connection, and the file or the upstream connection
 MOST = 10_000  # connections; each takes 6 KiB of memory before it asks for anything
 LEAST = 16  # connections; below that no daemon could pull
 UNLIMITED = 1 << 20  # files; what "no limit" is taken for, which is Linux' fs.nr_open
+
+HEAD_SIZE = 64 << 10  # bytes of a request line and headers; the longest bearer tokens have some 20 KiB
+HEAD_TIMEOUT = 10.0  # seconds until a request line and headers are there, once begun; nginx has 60
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`http.limits`, as far as connections are bounded by it before a request is known.
+
+    `connections` 0: as many as the limit of open files has room for, and MOST. `per_client` 0: half of them,
+    so that no client takes the places of all others, whatever the number of hosts behind its address.
+    """
+
+    connections: int = 0
+    per_client: int = 0
+    head_size: int = HEAD_SIZE
+    head_timeout: float = HEAD_TIMEOUT
+
+    def counted(self) -> tuple[int, int]:
+        """How many connections there may be under the present limit of open files: in all, of a client."""
+        most = connections_max(self.connections)
+        return most, min(most, self.per_client or max(most // 2, min(most, LEAST)))
 
 
 def raise_open_files() -> int:
@@ -27,10 +53,11 @@ def raise_open_files() -> int:
     return max(wanted, _number(soft))
 
 
-def connections_max() -> int:
-    """How many clients may be connected under the present limit of open files."""
+def connections_max(wanted: int = 0) -> int:
+    """How many clients may be connected under the present limit of open files; `wanted` of them at most."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(LEAST, min((_number(soft) - FILES_ASIDE) // FILES_EACH, MOST))
+    possible = max(LEAST, (_number(soft) - FILES_ASIDE) // FILES_EACH)
+    return min(possible, wanted or MOST)
 
 
 def _number(limit: int) -> int:

@@ -30,10 +30,7 @@ from mirror.server.settings import Context, Handler, Settings
 
 __all__ = ["Settings", "build"]
 
-# Characters of a request line and of a header field. aiohttp's own 8190 fits every path of the API; a header
-# gets more because bearer tokens with many scopes do have more.
-MAX_LINE = 8190
-MAX_FIELD = 32 << 10
+MAX_LINE = 8190  # characters of a request line; aiohttp's own, which fits every path of the API
 
 HANDLERS: Mapping[type, Handler] = {
     oci.Base: base.version,
@@ -62,7 +59,7 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
         await middleware.add_headers(context, request, response)
 
     application = web.Application(
-        middlewares=[middleware.guard(context)],
+        middlewares=[connections.bounded, middleware.guard(context)],
         handler_args={
             "access_log_class": requestlog.access_logger(settings.access_log, _answered(context)),
             "logger": _protocol_logger(),
@@ -70,10 +67,13 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
             "keepalive_timeout": settings.keepalive_timeout,
             "lingering_time": 0,  # ours is bounded in bytes as well (middleware.py)
             "max_line_size": MAX_LINE,
-            "max_field_size": MAX_FIELD,
+            # Of one header: bearer tokens with many scopes are longer than aiohttp's 8190.
+            "max_field_size": settings.limits.head_size // 2,
         },
     )
-    application[connections.MAX] = settings.connections_max
+    application[connections.LIMITS] = settings.limits
+    application[connections.PROXIES] = settings.proxies
+    application[connections.HEADS] = {}
     application[connections.LANE] = lane
     application[connections.DOORS] = []
     application.on_response_prepare.append(prepare)

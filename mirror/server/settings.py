@@ -16,6 +16,7 @@ from mirror.server.account import Account
 from mirror.server.forwarded import Network
 from mirror.server.health import Gate, Warnings
 from mirror.server.lane import Lane
+from mirror.server.limits import Limits
 from mirror.server.pulls import Notify
 
 WRITE_TIMEOUT = 60.0  # seconds; nginx' send_timeout, which the networks between us and clients are used to
@@ -70,7 +71,7 @@ class Settings:
     warnings: Warnings = list  # what `/readyz` says of upstreams
     account: Account = field(default_factory=Account)  # what is counted of answers
     notify: Notify | None = None  # who is told of pulls; None: nobody
-    connections_max: int = 0  # clients at once; 0: as many as the limit of open files has room for
+    limits: Limits = field(default_factory=Limits)  # http.limits, but for the two times above
 
 
 @dataclass(frozen=True, slots=True)

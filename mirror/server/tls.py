@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
 from typing import Any, Protocol, cast
@@ -86,9 +87,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         handshakes: Handshakes,
         inner: asyncio.Protocol,
         timeout: float = HANDSHAKE_TIMEOUT,
+        admits: Callable[[asyncio.Transport], bool] = lambda _below: True,
     ) -> None:
         super().__init__()
-        self._handshakes, self._inner = handshakes, inner
+        self._handshakes, self._inner, self._admits = handshakes, inner, admits
         self._context = handshakes.context
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._engine = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -108,6 +110,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._below = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        if not self._admits(self._below):  # before any work is done for him
+            self._state = State.CLOSING
+            self._deadline.cancel()
+            self._below.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._state is State.HANDSHAKE:
@@ -261,7 +267,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             await self._empty
         finally:
             self._empty = None
-            self._below.set_write_buffer_limits()
+            if not self._below.is_closing():  # uvloop's raises then
+                self._below.set_write_buffer_limits()
 
     async def send_file(self, file: int, offset: int, count: int) -> int:
         """Encrypt bytes of the file of that descriptor and hand them to the kernel; how many.

@@ -18,11 +18,14 @@ FILE_LIMIT = 1 << 20  # bytes; a system's whole bundle of certificates has a qua
 
 
 class CertificateError(Exception):
-    """What is wrong, and what to do. `key`: which of `http.tls`; `path`: the file, None where it is none."""
+    """What is wrong, and what to do. `key`: which of `http.tls`; `path`: the file, None where it is none.
 
-    def __init__(self, key: str, path: Path | None, text: str) -> None:
+    `closed`: nothing is wrong with the file, but this user may not read it.
+    """
+
+    def __init__(self, key: str, path: Path | None, text: str, *, closed: bool = False) -> None:
         super().__init__(text)
-        self.key, self.path = key, path
+        self.key, self.path, self.closed = key, path, closed
 
     def told(self) -> str:
         """In one line, with the file."""
@@ -116,7 +119,7 @@ def read(key: str, path: Path) -> bytes:
     except PermissionError as error:
         who = user()
         text = f"user {who} may not read it: give it to that user (chown), or to its group (chgrp, chmod g+r)"
-        raise CertificateError(key, path, text) from error
+        raise CertificateError(key, path, text, closed=True) from error
     except OSError as error:
         raise CertificateError(key, path, f"cannot be read: {error.strerror}") from error
     if len(body) > FILE_LIMIT:

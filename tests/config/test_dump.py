@@ -91,6 +91,7 @@ def test_only_what_is_in_effect_is_shown(tmp_path: Path) -> None:
         "host",
         "prefix",
         "draintimeout",
+        "limits",
         "headers",
         "debug",
         "http2",

@@ -211,3 +211,38 @@ def test_what_is_shown_can_be_loaded_again(
     assert f"addr: {tmp_path}/a.sock" in shown
     monkeypatch.chdir("/")
     assert dump(load_text(tmp_path, shown).config) == shown
+
+
+def test_limits_are_taken_from_the_file_and_from_variables(tmp_path: Path) -> None:
+    """In the units of the other keys."""
+    text = f"{MINIMAL}http: {{limits: {{connections: 500, headersize: 128KiB, headertimeout: 5s}}}}\n"
+    file = tmp_path / "config.yml"
+    file.write_text(text)
+    limits = load(
+        file, {"REGISTRY_HTTP_LIMITS_PERCLIENT": "50", "REGISTRY_HTTP_LIMITS_IDLETIMEOUT": "2m"}
+    ).config.http.limits
+    assert (limits.connections, limits.perclient, limits.headersize.bytes) == (500, 50, 128 << 10)
+    assert (limits.headertimeout, limits.idletimeout, limits.writetimeout) == (5.0, 120.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("headersize", "10%", "an amount between 8KiB and 1MiB"),
+        ("headersize", "1KiB", "an amount between 8KiB and 1MiB"),
+        ("headertimeout", "0s", "a duration from 1s to 1h"),
+        ("idletimeout", "2h", "a duration from 1s to 1h"),
+        ("writetimeout", "0s", "a duration from 1s to 1h"),
+        ("connections", "-1", "an integer from 0 to"),
+    ],
+)
+def test_a_limit_that_would_be_none_stops_the_start(
+    tmp_path: Path, key: str, value: str, wanted: str
+) -> None:
+    """Nor may one be so low that nobody could ask."""
+    file = tmp_path / "config.yml"
+    file.write_text(f"{MINIMAL}http: {{limits: {{{key}: {value}}}}}\n")
+    with pytest.raises(ConfigError) as refused:
+        load(file, {})
+    assert f"http.limits.{key}: got '{value}', wanted" in str(refused.value)
+    assert wanted in str(refused.value)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import resource
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 
@@ -25,11 +27,12 @@ REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n"
 
 @asynccontextmanager
 async def site(
-    registry: MemoryRegistry, most: int = 0, head_timeout: float = connections.HEAD_TIMEOUT
+    registry: MemoryRegistry, most: int = 0, head_timeout: float = limits.HEAD_TIMEOUT
 ) -> AsyncIterator[int]:
-    """The port of a server that lets in `most` clients."""
-    async with running(registry, Settings(access_log=False, connections_max=most)) as runner:
-        made = connections.Site(runner, "127.0.0.1", 0, head_timeout=head_timeout)
+    """The port of a server that lets in `most` clients, or one client that often."""
+    said = limits.Limits(most, per_client=most, head_timeout=head_timeout)
+    async with running(registry, Settings(access_log=False, limits=said)) as runner:
+        made = connections.Site(runner, "127.0.0.1", 0)
         await made.start()
         yield made.port
 
@@ -172,3 +175,40 @@ def test_the_limit_of_open_files_is_raised_as_far_as_allowed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["300", "300", "300", "300"]
+
+
+async def test_who_leaves_before_aiohttp_has_begun_is_no_error(
+    registry: MemoryRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a handshake in TLS, where the connection and its end are told in one turn of the loop."""
+    async with running(registry, Settings(access_log=False)) as runner:
+        site_ = connections.Site(runner, "127.0.0.1", 0)
+        await site_.start()
+        [door] = runner.app[connections.DOORS]
+        loop = asyncio.get_running_loop()
+        transports: list[asyncio.Transport] = []
+
+        class Ends(asyncio.Protocol):
+            def __init__(self) -> None:
+                self.client = door.admit()
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self.client.connection_made(transport)
+                self.client.connection_lost(None)
+                assert isinstance(transport, asyncio.Transport) or hasattr(transport, "abort")
+                transports.append(cast("asyncio.Transport", transport))
+                transport.abort()
+
+        server = await loop.create_server(Ends, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+        assert await closed(reader)
+        writer.close()
+        server.close()
+        await server.wait_closed()
+        async with asyncio.timeout(PATIENCE):
+            while runner.server is not None and runner.server.connections:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0)
+        gc.collect()
+        assert door.inside == 0
+    assert transports
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -102,12 +102,6 @@ async def test_a_client_that_reads_nothing_has_one_piece_in_memory(
             await blob.ended.wait()
 
 
-def gc_transports() -> list[tls.TlsTransport]:
-    """Those that live."""
-
-    return [each for each in gc.get_objects() if isinstance(each, tls.TlsTransport)]
-
-
 def transports() -> list[tls.TlsTransport]:
     """Those that live."""
     return [each for each in gc.get_objects() if isinstance(each, tls.TlsTransport)]

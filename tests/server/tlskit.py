@@ -13,6 +13,7 @@ from mirror.configtls import DEFAULT_CIPHERS
 from mirror.registry import Registry
 from mirror.server import connections
 from mirror.server.certificates import Certificates
+from mirror.server.limits import HEAD_TIMEOUT, Limits
 from mirror.server.settings import Settings
 from mirror.server.tlscontext import Tls
 from tests.server.raw import PATIENCE, Answer, parse_broken, running
@@ -28,13 +29,13 @@ def tls(pair: Pair, **other: object) -> Tls:
 
 @asynccontextmanager
 async def secured(
-    registry: Registry, settings: Tls, *, most: int = 0, head_timeout: float = connections.HEAD_TIMEOUT
+    registry: Registry, settings: Tls, *, most: int = 0, head_timeout: float = HEAD_TIMEOUT
 ) -> AsyncIterator[tuple[int, Certificates]]:
     """The port of a real server in TLS, and its certificates."""
-    chosen = Settings(access_log=False, connections_max=most)
+    chosen = Settings(access_log=False, limits=Limits(most, per_client=most, head_timeout=head_timeout))
     certificates = Certificates(settings)
     async with certificates.watched(LOOK), running(registry, chosen) as runner:
-        site = connections.Site(runner, "127.0.0.1", 0, certificates=certificates, head_timeout=head_timeout)
+        site = connections.Site(runner, "127.0.0.1", 0, certificates=certificates)
         await site.start()
         yield site.port, certificates
 

@@ -11,6 +11,8 @@ from unittest import mock
 import aiohttp
 import bcrypt
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from mirror.access import token as tokens
 from mirror.server import lane
@@ -84,6 +86,32 @@ async def test_passwords_are_not_kept_with_the_answers_that_are_repeated(
                     assert await status(mirror, path, basic_auth(BOB)) == 200
             assert basic_auth(BOB) not in repr(one._answers.keys())
             assert all(len(key) == 32 for key in one._answers)
+
+
+async def test_an_event_names_who_has_pulled(tmp_path: Path, upstream: Upstream) -> None:
+    """`actor.name`, as in distribution; each his own, also where the answer is repeated from memory."""
+    image = upstream.add_image(NAME, "1")
+    alice = ("alice", "another word")
+    told: list[dict[str, Any]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        told.extend((await request.json())["events"])
+        return web.Response()
+
+    hook = web.Application()
+    hook.router.add_post("/", take)
+    async with TestServer(hook) as server, serve(upstream) as url:
+        sections = {"notifications": {"endpoints": [{"name": "e", "url": str(server.make_url("/"))}]}}
+        auth = write(tmp_path / "htpasswd", BOB, alice)
+        async with running(tmp_path / "data", url, auth=auth, sections=sections) as mirror:
+            path = f"{NAME}/manifests/{image.digest}"
+            for login in (BOB, alice):
+                await warm(mirror, path, basic_auth(login))
+            assert await status(mirror, path, basic_auth(("eve", "x"))) == 401
+            async with asyncio.timeout(10):
+                while len(told) < 2 * WARM:  # noqa: ASYNC110 - what an endpoint was told, no event
+                    await asyncio.sleep(0.01)
+    assert [event["actor"] for event in told] == [{"name": "bob"}] * WARM + [{"name": "alice"}] * WARM
 
 
 async def test_no_answer_outlives_its_token(tmp_path: Path, upstream: Upstream) -> None:

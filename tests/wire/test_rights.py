@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from unittest import mock
 import pytest
 
 from mirror.access import callers
+from mirror.cache import helpers
 from tests.support.scripted import Basic, Bearer, Fault, Image, Upstream, serve, sha256
 from tests.wire.conftest import Answer, Clock, Mirror, running
 
@@ -103,6 +105,94 @@ async def test_another_client_gets_nothing_of_it_cold_or_warm(tmp_path: Path, wh
         ]
         assert {answer.status for answer in warm} == {401}
         assert {answer.headers["Cache-Status"] for answer in warm} == {"mirror; detail=local"}
+
+
+def headers_of(answer: Answer) -> dict[str, str]:
+    """All that could tell something."""
+    return {name: value for name, value in answer.headers.items() if name != "Date"}
+
+
+async def test_conditions_and_ranges_tell_nothing_where_all_is_warm(tmp_path: Path) -> None:
+    """A 304, a 206 or a 416 would say what is here; also where they are repeated for another from memory."""
+    async with world(tmp_path) as it:
+        probes = [
+            (method, path, headers)
+            for path in it.paths
+            for method in (("GET",) if "tags" in path else ("GET", "HEAD"))
+            for headers in (
+                {"If-None-Match": f'"{path.rpartition("/")[2]}"'},
+                {"If-None-Match": f'"{it.image.digest}"'},
+                {"If-None-Match": "*"},
+                {"Range": "bytes=0-3"},
+                {"Range": "bytes=999999999-"},
+                {"Range": "bytes=0-3", "If-Range": f'"{path.rpartition("/")[2]}"'},
+            )
+        ]
+
+        async def probed(who: str) -> list[Answer]:
+            return [
+                await it.mirror.ask(method, path, {**headers, "Authorization": who})
+                for method, path, headers in probes
+            ]
+
+        cold = await probed(EVE)
+        await it.warm()
+        hers = [answer for _ in range(4) for answer in await probed(ALICE)]
+        assert {answer.status for answer in hers} >= {200, 206, 304, 416}
+        warm = await probed(EVE)
+        assert {answer.status for answer in warm} == {401}
+        assert [(a.body, headers_of(a)) for a in warm] == [(a.body, headers_of(a)) for a in cold]
+
+
+async def test_a_blob_that_is_arriving_is_for_those_who_may_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several connections: nobody joins whom the registry refuses, and nobody learns that it comes."""
+    for name, value in (("TICK", 0.01), ("WORTH", 0.0), ("FAST", 1e12), ("BUSY", 1e12)):
+        monkeypatch.setattr(helpers, name, value)  # every pace is worth more connections, soon
+    segments = {"segments": {"from": "256KiB", "connections": 4}}
+    async with world(tmp_path, cache=segments) as it:
+        data = random.Random(3).randbytes(1_000_000)
+        digest = it.upstream.add_blob(NAME, data)
+        path = f"{NAME}/blobs/{digest}"
+        it.upstream.fault("GET", "/blobs/", Fault(rate=400_000))
+        before = [await it.ask(path, EVE, method) for method in ("GET", "HEAD")]
+        hers = asyncio.create_task(it.ask(path, ALICE))
+        async with asyncio.timeout(10):
+            while f"GET /v2/{path}" not in map(str, it.upstream.seen):  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+        for range_ in ({}, {"Range": "bytes=0-9"}, {"If-None-Match": f'"{digest}"'}):
+            during = [
+                await it.mirror.ask(method, path, {**range_, "Authorization": EVE})
+                for method in ("GET", "HEAD")
+            ]
+            assert [(a.status, a.body, headers_of(a)) for a in during] == [
+                (a.status, a.body, headers_of(a)) for a in before
+            ]
+        assert not hers.done()
+        assert (await hers).body == data
+
+
+async def test_the_catalog_and_a_list_are_empty_or_refused_for_everybody_else(tmp_path: Path) -> None:
+    """With pages and names that would be known."""
+    async with world(tmp_path) as it:
+        cold = [
+            await it.ask(f"_catalog{query}", EVE) for query in ("", "?n=1", "?last=library", "?n=100&last=a")
+        ]
+        await it.warm()
+        warm = [
+            await it.ask(f"_catalog{query}", EVE) for query in ("", "?n=1", "?last=library", "?n=100&last=a")
+        ]
+        assert [(a.status, a.body, headers_of(a)) for a in warm] == [
+            (a.status, a.body, headers_of(a)) for a in cold
+        ]
+        assert b"library" not in b"".join(answer.body for answer in warm)
+        for path in (
+            f"{NAME}/tags/list?n=1",
+            f"{NAME}/tags/list?last=0",
+            f"{NAME}/referrers/{it.image.digest}?artifactType=x",
+        ):
+            assert (await it.ask(path, EVE)).status == 401
 
 
 async def test_another_client_gets_nothing_of_it_when_it_is_due(tmp_path: Path) -> None:
@@ -245,7 +335,8 @@ async def test_a_push_is_refused_in_the_same_words_whoever_asks(tmp_path: Path) 
             assert answer.status == 405
 
 
-async def test_the_time_of_a_refusal_does_not_tell_what_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["manifests", "blobs"])
+async def test_the_time_of_a_refusal_does_not_tell_what_is_kept(tmp_path: Path, kind: str) -> None:
     """Each is refused by the registry; what is kept here is not looked at before."""
     async with world(tmp_path) as it:
         await it.warm()
@@ -258,8 +349,9 @@ async def test_the_time_of_a_refusal_does_not_tell_what_is_kept(tmp_path: Path) 
 
         kept, absent = [], []
         for number in range(TIMES):
-            kept.append(await took(it.paths[1], number))
-            absent.append(await took(f"library/b/manifests/{it.image.digest}", number))
+            digest = it.image.digest if kind == "manifests" else next(iter(it.image.blobs))
+            kept.append(await took(f"{NAME}/{kind}/{digest}", number))
+            absent.append(await took(f"library/b/{kind}/{digest}", number))
         assert statistics.median(kept) < 3 * statistics.median(absent)
         assert statistics.median(absent) < 3 * statistics.median(kept)
 
