@@ -2,8 +2,8 @@
 
 The rules:
 
-1. A copy of `path` is the file `path/SIZE` below the folder, where SIZE is how many bytes it has to have. It is
-   written under a temporary name, synced and renamed: one of another size is none, and is removed.
+1. A copy of `path` is the file `path/SIZE` below the folder, where SIZE is how many bytes it has to have. It
+   is written under a temporary name, synced and renamed: one of another size is none, and is removed.
 2. What is held is known in memory, in the order of use. After a start that is the order of writing.
 3. What goes while it is being copied (`drop`) is not held then.
 4. Nothing that fails here is anybody's failure: there is no copy then. After a failure to write, a full disk
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -192,7 +193,10 @@ class Hot:
 
 
 class Copy:
-    """A copy on its way, at a temporary name. Raises nothing but at its `finish`."""
+    """A copy on its way, at a temporary name. Raises nothing but at its `finish`.
+
+    NB: a thread may be at it for longer than anybody waits for that: after `discard` it does nothing more.
+    """
 
     def __init__(self, file: Path, size: int) -> None:
         self.file = file
@@ -201,14 +205,19 @@ class Copy:
         self.failure: DriverError | None = None
         self._writing: BinaryIO | None = None
         self._count = 0
+        self._turn = threading.Lock()
+        self._ended = False
 
     async def take(self, source: Path) -> None:
         """A local file, which may go then: gets a second name, or is copied to another file system."""
 
         def link() -> int:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            files.link_or_copy(source, self.file)
-            return self.file.stat().st_size
+            with self._turn:
+                if self._ended:
+                    return 0
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                files.link_or_copy(source, self.file)
+                return self.file.stat().st_size
 
         try:
             self._count = await asyncio.to_thread(link)
@@ -219,10 +228,13 @@ class Copy:
         """The next bytes; whether more are wanted."""
 
         def write() -> None:
-            if self._writing is None:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                self._writing = self.file.open("xb")
-            self._writing.write(data)
+            with self._turn:
+                if self._ended:
+                    return
+                if self._writing is None:
+                    self.file.parent.mkdir(parents=True, exist_ok=True)
+                    self._writing = self.file.open("xb")
+                self._writing.write(data)
 
         try:
             await asyncio.to_thread(write)
@@ -247,10 +259,12 @@ class Copy:
         """Remove the temporary file, if it is still there."""
 
         def remove() -> None:
-            with contextlib.suppress(OSError):
-                self._close()
-            with contextlib.suppress(OSError):
-                self.file.unlink(missing_ok=True)
+            with self._turn:
+                self._ended = True
+                with contextlib.suppress(OSError):
+                    self._close()
+                with contextlib.suppress(OSError):
+                    self.file.unlink(missing_ok=True)
 
         await asyncio.to_thread(remove)
 

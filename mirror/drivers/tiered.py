@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cachetools import LRUCache
 
+from mirror.drivers import paths
 from mirror.drivers.base import (
     DriverError,
     Elsewhere,
@@ -32,7 +33,7 @@ from mirror.drivers.base import (
     UnreachableError,
 )
 from mirror.drivers.hot import Hot
-from mirror.drivers.patterns import parse
+from mirror.drivers.patterns import Wanted, parse
 from mirror.tally import Tally
 
 WINDOW = 24 * 3600.0  # seconds; less than a scrub's interval, which reads everything
@@ -185,10 +186,16 @@ class TieredDriver:
 
     def _leads(self, path: str) -> bool:
         """Whether it fits, or a file below it may."""
+        with contextlib.suppress(DriverError):
+            paths.split(path)
+            return bool(self._below_it(path))
+        return False
+
+    def _below_it(self, path: str) -> Wanted:
         left = self._wanted
         for name in path.split("/"):
             left = left.below(name)
-        return bool(left)
+        return left
 
     def _seen_again(self, path: str, size: int) -> None:
         """It was wanted: the second time within the window it is copied."""

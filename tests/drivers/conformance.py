@@ -80,6 +80,7 @@ class DriverConformance:
     """The suite. Where object stores cannot be like folders (empty folders), nothing is asked."""
 
     often = 100  # times that is tried what may go wrong now and then
+    many = 1205  # names in a folder
     batches = 2  # full ones that are looked at
 
     @pytest.fixture
@@ -159,7 +160,7 @@ class DriverConformance:
 
     async def test_listing_gives_more_than_a_thousand_names(self, driver: StorageDriver) -> None:
         """One answer of S3 has a thousand at most."""
-        names = [f"name{number:04}" for number in range(1205)]
+        names = [f"name{number:04}" for number in range(self.many)]
         for start in range(0, len(names), 100):
             await asyncio.gather(*(driver.put(f"many/{name}", b"") for name in names[start : start + 100]))
         assert await driver.list("many") == names
