@@ -16,8 +16,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +46,7 @@ class Hot:
         self._limit = limit
         self._clock = clock
         self._held: OrderedDict[str, tuple[int, float]] = OrderedDict()  # path: size, when written
+        self._folders = Counter[str]()  # how many are held below each
         self._copies: dict[str, Copy] = {}
         self._paused = 0.0  # until then
         self.bytes = 0  # that are held
@@ -135,20 +136,24 @@ class Hot:
         copy = self._copies.get(path)
         if copy is not None:
             copy.wanted = False
-        size, _ = self._held.pop(path, (-1, 0.0))
-        self.bytes -= max(size, 0)
-        return copy is not None or size >= 0
+        held = self._held.pop(path, None)
+        if held is not None:
+            self.bytes -= held[0]
+            for folder in _above(path):
+                self._folders[folder] -= 1
+                if not self._folders[folder]:
+                    del self._folders[folder]
+        return copy is not None or held is not None
 
     async def drop(self, doomed: Sequence[str]) -> None:
-        """Remove what there is of these files, or folders, also what another process has put there.
-
-        NB: of a folder that is not a file's own only the disk is told; what is gone from it is found to be so
-        when it is opened.
-        """
+        """Remove what there is of these files, or folders, also what another process has put there."""
         for path in doomed:
             self.forget(path)
-            for other in [each for each in self._copies if each.startswith(f"{path}/")]:
-                self.forget(other)
+            known: Iterable[str] = self._copies
+            if self._folders[path] > 0:
+                known = [*self._copies, *self._held]
+            for below in [each for each in known if each.startswith(f"{path}/")]:
+                self.forget(below)
         await self._remove(doomed)
 
     async def sweep(self, before: float) -> int:
@@ -165,6 +170,7 @@ class Hot:
     def _hold(self, path: str, size: int, modified: float) -> None:
         self.forget(path)
         self._held[path] = size, modified
+        self._folders.update(_above(path))
         self.bytes += size
 
     async def _make_room(self, size: int) -> None:
@@ -190,6 +196,14 @@ class Hot:
         if self._clock() >= self._paused:
             log.warning("disk.failed", reason=str(error), pause=PAUSE)
         self._paused = self._clock() + PAUSE
+
+
+def _above(path: str) -> Iterator[str]:
+    """All folders that a path is in, but for the root."""
+    folder = path.rpartition("/")[0]
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
 
 
 class Copy:

@@ -118,7 +118,7 @@ class TestConformance(DriverConformance):
 
 
 class TestConformanceOnABucket(DriverConformance):
-    often, batches, many = 10, 1, 5  # each request takes ten milliseconds or more
+    often, walked, many = 5, 7, 5  # the bucket's own suite asks for more
 
     @pytest.fixture
     async def driver(self, make: Make, bucket: Bucket) -> StorageDriver:
@@ -375,7 +375,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_it_always_reads_what_was_written_last_and_never_holds_too_much(
     steps: list[tuple[str, str, int]],

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import pwd
 import subprocess
 import sys
 import tempfile
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 from tests.support.mirror_process import ROOT
@@ -71,6 +75,7 @@ memcache_servers = 127.0.0.1:{memcached}
 [filter:s3api]
 use = egg:swift#s3api
 location = us-east-1
+max_bucket_listing = {page}
 [filter:tempauth]
 use = egg:swift#tempauth
 user_test_tester = testing .admin
@@ -84,7 +89,9 @@ allow_object_versioning = true
 class SwiftServer:
     """The server, started; it ends with the workspace. `test:reader` is a user who may do nothing."""
 
-    def __init__(self, space: Workspace) -> None:
+    def __init__(self, space: Workspace, page: int = 1000) -> None:
+        """`page`: how many keys it lists at once, at most."""
+        self._page = page
         find("memcached")
         self.folder = space.folder("swift")
         _check_attributes(self.folder)
@@ -93,18 +100,35 @@ class SwiftServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self._space = space
         self._env = client_env(self.folder)
+        self._login: tuple[str, str] | None = None  # the account's URL, and a token
         self._start()
         self.bucket = "tests"
         self.make_bucket(self.bucket)
 
     def make_bucket(self, name: str) -> None:
         """An empty one: by Swift's own interface, where a bucket is a container."""
-        login = {"X-Auth-User": ACCESS_KEY, "X-Auth-Key": SECRET_KEY}
-        with urlopen(Request(f"{self.url}/auth/v1.0", headers=login), timeout=READY_TIMEOUT) as answer:
-            url, token = answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"]
-        request = Request(f"{url}/{name}", method="PUT", headers={"X-Auth-Token": token})
+        self._ask("PUT", f"/{name}")
+
+    def names(self, bucket: str, prefix: str) -> list[str]:
+        """The keys that begin so, by Swift's own interface: 10,000 at most. [] where there is no bucket."""
+        query = urlencode({"prefix": prefix, "format": "json"})
+        try:
+            return [each["name"] for each in json.loads(self._ask("GET", f"/{bucket}?{query}") or b"[]")]
+        except HTTPError as error:
+            if error.code != HTTPStatus.NOT_FOUND:
+                raise
+            return []
+
+    def _ask(self, method: str, path: str) -> bytes:
+        if self._login is None:
+            login = {"X-Auth-User": ACCESS_KEY, "X-Auth-Key": SECRET_KEY}
+            with urlopen(Request(f"{self.url}/auth/v1.0", headers=login), timeout=READY_TIMEOUT) as answer:
+                self._login = answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"]
+        url, token = self._login
+        request = Request(f"{url}{path}", headers={"X-Auth-Token": token}, method=method)
         with urlopen(request, timeout=READY_TIMEOUT) as answer:
-            answer.read()
+            body: bytes = answer.read()
+        return body
 
     def parameters(self, bucket: str, url: str | None = None) -> dict[str, Any]:
         """The registry's `s3` section for a bucket here, by way of `url` where that is given."""
@@ -134,7 +158,7 @@ class SwiftServer:
             wait_until(partial(accepts, ports.get(name, self.port)), f"swift {name}", READY_TIMEOUT, service)
 
     def _write(self, file: str, text: str, **values: object) -> None:
-        values = {"folder": self.folder, "user": _user(), "block": BLOCK, **values}
+        values = {"folder": self.folder, "user": _user(), "block": BLOCK, "page": self._page, **values}
         (self.folder / file).write_text(text.format(**values))
 
     def _make_ring(self, name: str, port: int) -> None:

@@ -28,6 +28,9 @@ WITHIN = 20.0  # seconds
 
 Start = Callable[..., Any]
 
+# What no fast lane has to do with.
+once = pytest.mark.parametrize("each_mode", ["quick"], indirect=True)
+
 
 @pytest.fixture
 def proxy(bucket: Bucket) -> Iterator[Recorder]:
@@ -97,6 +100,7 @@ async def kept(bucket: Bucket, image: Image) -> None:
             await asyncio.sleep(0.02)
 
 
+@once
 async def test_a_pull_is_kept_in_distribution_s_keys_and_nothing_else_is(
     start: Start, bucket: Bucket, image: Image
 ) -> None:
@@ -201,6 +205,7 @@ async def test_a_redirect_is_repeated_by_the_fast_lane_until_its_blob_goes(
         assert (gone.status, gone.body) == (200, LAYER), "it is fetched again"
 
 
+@once
 async def test_a_blob_of_many_parts_is_read_while_it_comes_and_kept_whole(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder
 ) -> None:
@@ -217,6 +222,7 @@ async def test_a_blob_of_many_parts_is_read_while_it_comes_and_kept_whole(
         assert await asyncio.to_thread(lambda: list(spool.iterdir())) == []
 
 
+@once
 async def test_parts_go_to_the_bucket_while_the_rest_still_comes(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder
 ) -> None:
@@ -240,6 +246,7 @@ async def test_parts_go_to_the_bucket_while_the_rest_still_comes(
         assert warm.body == LARGE
 
 
+@once
 async def test_wrong_bytes_never_reach_the_bucket(start: Start, bucket: Bucket, upstream: Upstream) -> None:
     upstream.add_blob(NAME, LARGE)
     upstream.fault("GET", "/blobs/", Fault(flip_at=11 * MIB))
@@ -249,6 +256,7 @@ async def test_wrong_bytes_never_reach_the_bucket(start: Start, bucket: Bucket, 
     assert await bucket.keys() == []
 
 
+@once
 async def test_what_is_kept_is_served_after_a_restart_without_the_upstream(
     start: Start, bucket: Bucket, upstream: Upstream, image: Image
 ) -> None:
@@ -307,6 +315,7 @@ async def test_what_is_not_on_the_disk_is_redirected_until_it_is_wanted_again(
         assert (answer.status, answer.body) == (200, LAYER)
 
 
+@once
 async def test_a_blob_that_is_damaged_on_the_disk_is_found_and_fetched_anew(
     start: Start, bucket: Bucket, image: Image
 ) -> None:
@@ -363,6 +372,7 @@ async def test_while_the_bucket_is_away_clients_get_what_they_ask_for(
     assert [key for key in await bucket.keys() if key not in before and key.endswith("data")] == []
 
 
+@once
 async def test_without_bucket_and_upstream_the_answer_is_a_clear_error(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder, image: Image, impatient: None
 ) -> None:
@@ -381,6 +391,7 @@ async def test_without_bucket_and_upstream_the_answer_is_a_clear_error(
             assert bucket.server.url not in str(answer.error)
 
 
+@once
 async def test_when_the_bucket_is_back_new_content_is_kept_again(
     start: Start,
     bucket: Bucket,
@@ -406,6 +417,7 @@ async def test_when_the_bucket_is_back_new_content_is_kept_again(
                     continue
 
 
+@once
 async def test_a_broken_body_from_the_bucket_is_never_a_complete_answer(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder, impatient: None
 ) -> None:
