@@ -159,7 +159,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             lessor=registry if config.http.fastlane else None,
             public_url=config.http.host.rstrip("/"),
             gate=operations.gate,
-            warnings=partial(appupstreams.warnings, upstream),
+            warnings=lambda: [*operations.warnings(), *appupstreams.warnings(upstream)],
             account=operations.account,
             notify=operations.notifier.tell if operations.notifier is not None else None,
         ),

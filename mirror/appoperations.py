@@ -56,6 +56,15 @@ class Operations:
     lag: LoopLag
     client: _Client
 
+    def warnings(self) -> list[str]:
+        """What `/readyz` says of the storage: nothing, as long as it is asked."""
+        trouble = self.driver.trouble()
+        return (
+            [f"storage: {trouble}; what is in memory is served, the rest comes from upstream"]
+            if trouble
+            else []
+        )
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
         """Check, and notify, until the end of the block."""

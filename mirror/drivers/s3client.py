@@ -60,6 +60,10 @@ class S3Client:
         """The path of an object's key; None: it is not below our root."""
         return key[len(self._prefix) :] if key.startswith(self._prefix) else None
 
+    def trouble(self) -> str:
+        """Why the server is left alone; "" while it is asked."""
+        return self._breaker.trouble
+
     async def open(self) -> None:
         """Make the clients, if they are not there. They connect when they are asked."""
         async with self._opening:

@@ -29,6 +29,7 @@ from mirror.drivers.base import (
     Incoming,
     Info,
     OpenFile,
+    Remote,
     StorageDriver,
     UnreachableError,
 )
@@ -63,6 +64,9 @@ class TieredDriver:
     async def start(self) -> None:
         await self._below.start()
         await self.hot.start()
+
+    def trouble(self) -> str:
+        return self._below.trouble() if isinstance(self._below, Remote) else ""
 
     async def get(self, path: str, limit: int) -> bytes:
         return await self._below.get(path, limit)

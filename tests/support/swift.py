@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,23 @@ class SwiftServer:
         self.bucket = "tests"
         self.make_bucket(self.bucket)
 
+    def stop_answering(self) -> None:
+        """Connections are taken, and nothing is said any more (SIGSTOP)."""
+        os.kill(self._proxy.process.pid, signal.SIGSTOP)
+
+    def answer_again(self) -> None:
+        """After `stop_answering`."""
+        os.kill(self._proxy.process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Connections are refused."""
+        self._proxy.kill()
+
+    def revive(self) -> None:
+        """After `kill`: at the same place, with all that was in it."""
+        self._proxy = self._service("proxy", self._program("proxy"))
+        wait_until(partial(accepts, self.port), "swift proxy", READY_TIMEOUT, self._proxy)
+
     def make_bucket(self, name: str) -> None:
         """An empty one: by Swift's own interface, where a bucket is a container."""
         self._ask("PUT", f"/{name}")
@@ -152,10 +170,13 @@ class SwiftServer:
             self._write(f"{name}.conf", _COMMON + _STORAGE, name=name, port=ports[name])
         self._write("proxy.conf", _COMMON + _PROXY, port=self.port, memcached=ports["memcached"])
         for name in (*SERVERS, "proxy"):
-            argv = [str(self._programs / f"swift-{name}-server"), str(self.folder / f"{name}.conf"), "-v"]
-            services[name] = self._service(name, argv)
+            services[name] = self._service(name, self._program(name))
+        self._proxy = services["proxy"]
         for name, service in services.items():
             wait_until(partial(accepts, ports.get(name, self.port)), f"swift {name}", READY_TIMEOUT, service)
+
+    def _program(self, name: str) -> list[str]:
+        return [str(self._programs / f"swift-{name}-server"), str(self.folder / f"{name}.conf"), "-v"]
 
     def _write(self, file: str, text: str, **values: object) -> None:
         values = {"folder": self.folder, "user": _user(), "block": BLOCK, "page": self._page, **values}
