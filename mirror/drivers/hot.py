@@ -70,7 +70,7 @@ class Hot:
         for modified, path, size in sorted(found):
             self._hold(path, size, modified)
         await self._remove(broken)
-        await self._make_room(0)
+        await self._make_room()
 
     def held(self, path: str) -> tuple[int, float] | None:
         """The size of the copy, and when it was made (seconds since the epoch); None: there is none."""
@@ -94,23 +94,29 @@ class Hot:
         await self.drop([path])
         return None
 
-    def begin(self, path: str, size: int) -> Copy | None:
-        """Begin to copy what has so many bytes; None: that is not wanted, or not now. To be ended."""
-        reserved = sum(copy.size for copy in self._copies.values())
+    async def begin(self, path: str, size: int) -> Copy | None:
+        """Begin to copy what has so many bytes; None: that is not wanted, or not now. To be ended.
+
+        Room is made first, so that with what is being copied there is never more than the limit.
+        """
         if (
             path in self._held
             or path in self._copies
             or self._clock() < self._paused
             or size > self._limit * LARGEST
-            or reserved + size > self._limit
+            or self._reserved() + size > self._limit
         ):
             return None
         copy = self._copies[path] = Copy(self._folder / files.temporary_name(), size)
+        try:
+            await self._make_room()
+        except asyncio.CancelledError:
+            del self._copies[path]
+            raise
         return copy
 
     async def keep(self, path: str, copy: Copy) -> None:
         """A copy is complete: hold it, if it is still wanted."""
-        await self._make_room(copy.size)
         try:
             await copy.finish()
             if copy.wanted:
@@ -119,6 +125,7 @@ class Hot:
             self._failed(error)
             return
         if copy.wanted:
+            del self._copies[path]
             self._hold(path, copy.size, time.time())
         else:  # it went meanwhile
             await self._remove([path])
@@ -173,12 +180,17 @@ class Hot:
         self._folders.update(_above(path))
         self.bytes += size
 
-    async def _make_room(self, size: int) -> None:
-        """Where so many bytes more would be too many, let the oldest go, down to the low-water mark."""
-        if self.bytes + size <= self._limit:
+    def _reserved(self) -> int:
+        """Bytes that are being copied, when they are all there."""
+        return sum(copy.size for copy in self._copies.values())
+
+    async def _make_room(self) -> None:
+        """Where there would be too many bytes, let the oldest go, down to the low-water mark."""
+        reserved = self._reserved()
+        if self.bytes + reserved <= self._limit:
             return
         doomed = []
-        while self._held and self.bytes + size > self._limit * LOW_WATER:
+        while self._held and self.bytes + reserved > self._limit * LOW_WATER:
             doomed.append(next(iter(self._held)))
             self.forget(doomed[-1])
         await self._remove(doomed)

@@ -88,7 +88,7 @@ class TieredDriver:
         """As the Protocol says; a copy is made before `source` goes, and held once the file is below."""
         await self._drop_old(path)
         size = await asyncio.to_thread(_size, source) if self._fits(path) else None
-        copy = None if size is None else self.hot.begin(path, size)
+        copy = None if size is None else await self.hot.begin(path, size)
         if copy is None:
             try:
                 await self._below.move_in(source, path, incoming)
@@ -213,7 +213,7 @@ class TieredDriver:
         task.add_done_callback(self._copying.discard)
 
     async def _copy(self, path: str, size: int) -> None:
-        copy = self.hot.begin(path, size)
+        copy = await self.hot.begin(path, size)
         if copy is None:
             return
         try:
