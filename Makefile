@@ -3,6 +3,7 @@
 # make test   lint, types, import contracts, unit, integration and real clients
 # make check  the quick part of it: no real clients, no container image
 # make bench  measures the mirror beside other registries and nginx, for docs/performance.md; 10 to 15 minutes
+# make bench-s3       measures a mirror on a bucket, and a docker-registry beside it; two minutes
 # make bench-keeping  measures what docs/performance.md says of what is kept; some minutes
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ BENCH_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NO_INDEX = The first run installs Python packages: pip needs a package index (PIP_INDEX_URL) or wheels (PIP_FIND_LINKS).
 
-.PHONY: run demo test check lint packages bench bench-keeping clean
+.PHONY: run demo test check lint packages bench bench-s3 bench-keeping clean
 
 run: $(VENV)/.run
 	$(BIN)/mirror serve
@@ -31,6 +32,9 @@ check: lint
 
 bench: packages $(VENV)/.dev
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+bench-s3: packages $(VENV)/.dev
+	$(BIN)/python -m tests.bench.bucket
 
 bench-keeping: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.run_keeping

@@ -210,6 +210,7 @@ class Measures:
             "mirror_evicted_total": Tally.of({("image",): evicted.images, ("blob",): evicted.blobs}),
             "mirror_evicted_bytes_total": evicted.bytes,
             "mirror_scrubbed_total": self.keeping.scrubber.results,
+            **self._disk(),
         }
         try:
             total = await self.keeping.inventory.total()
@@ -218,6 +219,17 @@ class Measures:
         ):  # another process writes for long, or the disk hangs: the others are told all the same
             return found
         return {**found, "mirror_store_bytes": total.bytes, "mirror_store_blobs": total.blobs}
+
+    def _disk(self) -> dict[str, Values]:
+        """What of object storage is on the local disk as well."""
+        tier = self.operations.tier
+        if tier is None:
+            return {}
+        return {
+            "mirror_disk_bytes": tier.hot.bytes,
+            "mirror_disk_blobs": len(tier.hot),
+            "mirror_disk_reads_total": tier.reads,
+        }
 
     def _process(self) -> dict[str, Values]:
         checks = Tally()

@@ -22,6 +22,7 @@ from mirror.confighosts import Address
 from mirror.confignotifications import Endpoint
 from mirror.configproxy import Proxy
 from mirror.drivers.base import DriverError, PathNotFoundError, StorageDriver
+from mirror.drivers.tiered import TieredDriver
 from mirror.drivers.timed import TimedDriver
 from mirror.health import probes
 from mirror.health.checks import Check, Checks
@@ -40,9 +41,13 @@ USER_AGENT = f"mirror/{__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """All that is for operators. To be run with the application; `notifier` None: nobody is notified."""
+    """All that is for operators. To be run with the application.
+
+    `tier` None: no copies are on a local disk; `notifier` None: nobody is notified.
+    """
 
     driver: TimedDriver
+    tier: TieredDriver | None
     account: Account
     traffic: dict[str, Traffic]
     gate: Gate
@@ -50,6 +55,15 @@ class Operations:
     notifier: Notifier | None
     lag: LoopLag
     client: _Client
+
+    def warnings(self) -> list[str]:
+        """What `/readyz` says of the storage: nothing, as long as it is asked."""
+        trouble = self.driver.trouble()
+        return (
+            [f"storage: {trouble}; what is in memory is served, the rest comes from upstream"]
+            if trouble
+            else []
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -92,6 +106,7 @@ def build(config: Config, driver: StorageDriver, names: Routes) -> Operations:
     timed, gate, client = TimedDriver(driver), Gate(), _Client()
     return Operations(
         timed,
+        driver if isinstance(driver, TieredDriver) else None,
         Account(lambda namespace: appupstreams.label(names, namespace)),
         _traffic(config.proxy, names),
         gate,

@@ -17,14 +17,17 @@ from pydantic import SecretStr
 from mirror import __version__
 from mirror.apperror import StartError
 from mirror.config import Config
-from mirror.configremote import local_root
+from mirror.configremote import disk_folder, local_root
 from mirror.drivers import probe
 from mirror.drivers.base import StorageDriver
 from mirror.drivers.filesystem import FilesystemDriver
+from mirror.drivers.hot import Hot
 from mirror.drivers.inmemory import InMemoryDriver
+from mirror.drivers.tiered import TieredDriver
 from mirror.store import layout
 
 SPOOL = Path("mirror", "spool")  # below the root directory, or the local one
+THREADS = 100  # of the local disk that holds copies; registry:2's own of a file system
 
 log = structlog.get_logger()
 
@@ -61,7 +64,18 @@ def driver(config: Config) -> StorageDriver:
     filesystem = config.storage.filesystem
     if filesystem is not None:
         return FilesystemDriver(filesystem.rootdirectory.absolute(), filesystem.maxthreads)
-    return _s3(config)
+    return _tiered(config, _s3(config))
+
+
+def _tiered(config: Config, below: StorageDriver) -> StorageDriver:
+    """With copies on the local disk, where there are to be any."""
+    folder, maxsize = disk_folder(config), config.cache.disk.maxsize
+    if folder is None or maxsize is None:
+        return below
+    disk = FilesystemDriver(folder, THREADS)
+    return TieredDriver(
+        below, Hot(disk, folder, maxsize.bytes), [f"{layout.BLOBS}/{data}" for data in layout.DATA]
+    )
 
 
 def described(config: Config) -> str:

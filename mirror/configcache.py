@@ -87,6 +87,13 @@ class Segments(Section):
     connections: Annotated[Integer, AfterValidator(between(1, CONNECTIONS_MAX))] = 4
 
 
+class Disk(Section):
+    """`maxsize` bytes of what object storage keeps are kept in a local `folder` too; None: none are."""
+
+    folder: PathValue | None = None
+    maxsize: Annotated[Limit, AfterValidator(_large)] | None = None
+
+
 class Cache(Section):
     """A limit that is None does not count. What fits a pattern of `pin` is evicted by no limit.
 
@@ -101,3 +108,4 @@ class Cache(Section):
     ] = ()
     scrub: Scrub = Scrub()
     segments: Segments = Segments()
+    disk: Disk = Disk()

@@ -44,6 +44,7 @@ def dump(config: Config) -> str:
         tree["storage"].get("filesystem", {}),
         tls,
         tree["cache"],
+        tree["cache"]["disk"],
         *upstreams,
         *tree["auth"].values(),
     ):

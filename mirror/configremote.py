@@ -13,6 +13,7 @@ from mirror.configtree import Table
 
 REGISTRY_ROOT: Final = Path("/var/lib/registry")  # the image's volume
 OTHER_ROOT: Final = Path("data")
+OURS: Final = "mirror"  # the folder of what is the mirror's own
 
 
 def local_root(config: Config) -> Path | None:
@@ -30,16 +31,21 @@ def local_root(config: Config) -> Path | None:
     return (REGISTRY_ROOT if usable else OTHER_ROOT).absolute()
 
 
+def disk_folder(config: Config) -> Path | None:
+    """Where copies of what is in object storage are kept; None: nowhere."""
+    root, disk = local_root(config), config.cache.disk
+    if config.storage.s3 is None or root is None or disk.maxsize is None:
+        return None
+    return disk.folder.absolute() if disk.folder is not None else root / OURS / "disk"
+
+
 def check_remote(config: Config, tree: Table) -> tuple[list[Problem], list[Warning_]]:
     """Keys that do not go together."""
     problems: list[Problem] = []
     warnings: list[Warning_] = []
     s3 = config.storage.s3
     if s3 is None:
-        if config.cache.folder is not None:
-            text = "has no effect here: what is the mirror's own lies below storage.filesystem.rootdirectory"
-            warnings.append(Warning_(find(tree, ("cache", "folder"))[1], "cache.folder", text))
-        return problems, warnings
+        return problems, _check_local(config, tree)
     at = find(tree, ("storage", "s3"))[1]
     if not s3.regionendpoint and not s3.region:
         text = "missing, wanted a region such as us-east-1; it may be left out with a regionendpoint only"
@@ -65,4 +71,36 @@ def check_remote(config: Config, tree: Table) -> tuple[list[Problem], list[Warni
         elif limit.percent:
             text = f"got '{limit}', wanted a size such as 200GiB: a bucket has none to take a share of"
             problems.append(Problem(source, "cache.maxsize", text))
+    problems += _check_disk(config, tree)
     return problems, warnings
+
+
+def _check_local(config: Config, tree: Table) -> list[Warning_]:
+    """What means nothing without object storage."""
+    warnings: list[Warning_] = []
+    if config.cache.folder is not None:
+        text = "has no effect here: what is the mirror's own lies below storage.filesystem.rootdirectory"
+        warnings.append(_warning(tree, "cache.folder", text))
+    for name in ("folder", "maxsize"):
+        if getattr(config.cache.disk, name) is not None:
+            text = "has no effect here: it is for object storage"
+            warnings.append(_warning(tree, f"cache.disk.{name}", text))
+    return warnings
+
+
+def _check_disk(config: Config, tree: Table) -> list[Problem]:
+    """Of what is in object storage, so much is on the local disk too."""
+    disk = config.cache.disk
+    if disk.maxsize is not None and disk.maxsize.percent:
+        at = find(tree, ("cache", "disk", "maxsize"))[1]
+        text = f"got '{disk.maxsize}', wanted a size such as 50GiB"
+    elif disk.maxsize is None and disk.folder is not None:
+        at = find(tree, ("cache", "disk"))[1]
+        text = "missing, wanted a size such as 50GiB: so much of what is kept is on the local disk as well"
+    else:
+        return []
+    return [Problem(at, "cache.disk.maxsize", text)]
+
+
+def _warning(tree: Table, key: str, text: str) -> Warning_:
+    return Warning_(find(tree, tuple(key.split(".")))[1], key, text)

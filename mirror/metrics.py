@@ -131,6 +131,14 @@ FAMILIES: Final = (
         "result",
         "Kept blobs that were read and compared with their digests",
     ),
+    _family("mirror_disk_bytes", "gauge", "", "Of these, bytes that are on the local disk (cache.disk)"),
+    _family("mirror_disk_blobs", "gauge", "", "Of these, blobs that are on the local disk"),
+    _family(
+        "mirror_disk_reads_total",
+        "counter",
+        "result",
+        "Blobs that were read on the local disk (hit), or below (miss)",
+    ),
     # ours: the process
     _family("mirror_connections_open", "gauge", "", "Clients that are connected"),
     _family(

@@ -79,8 +79,8 @@ def recorder(_recorder: Recorder) -> Recorder:
 
 @pytest.fixture(scope="session")
 def swift(space: Workspace) -> SwiftServer:
-    """A real S3 server."""
-    return SwiftServer(space)
+    """A real S3 server; its listings have few keys each, so that there are several."""
+    return SwiftServer(space, page=100)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 WALK_BATCH = 250  # entries; whoever handles one on the event loop takes 2 ms or so
 BATCH_TIME = 0.05  # seconds after which a driver gives its thread back, also without a full batch
@@ -115,6 +115,14 @@ class Incoming(Protocol):
 
     def end(self) -> None:
         """It is not wanted, unless it was moved in. Safe to call twice."""
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """What a driver of a storage elsewhere can do beside all else, or one on such a driver."""
+
+    def trouble(self) -> str:
+        """Why the storage is left alone now, for people; "" while it is asked."""
 
 
 class StorageDriver(Protocol):

@@ -146,12 +146,7 @@ def move_in(source: Path, target: Path, path: str) -> None:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
         def fill(temporary: Path) -> None:
-            try:
-                os.link(source, temporary, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                copy(descriptor, temporary)
+            _link_or_copy(source, descriptor, temporary)
 
         try:
             os.fsync(descriptor)
@@ -159,6 +154,24 @@ def move_in(source: Path, target: Path, path: str) -> None:
         finally:
             os.close(descriptor)
         source.unlink()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name; on another file system, a copy. Raises OSError."""
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _link_or_copy(source, descriptor, target)
+    finally:
+        os.close(descriptor)
+
+
+def _link_or_copy(source: Path, descriptor: int, target: Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        copy(descriptor, target)
 
 
 def _place(target: Path, fill: Callable[[Path], None]) -> None:

@@ -62,6 +62,9 @@ class S3Driver:
         """Make the clients now, not with the first request."""
         await self._client.open()
 
+    def trouble(self) -> str:
+        return self._client.trouble()
+
     async def get(self, path: str, limit: int) -> bytes:
         (found,) = await self.get_many([path], limit, limit)
         if isinstance(found, DriverError):

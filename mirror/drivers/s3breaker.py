@@ -24,6 +24,11 @@ class Breaker:
         self._until = 0.0
         self._cause = ""
 
+    @property
+    def trouble(self) -> str:
+        """Why the storage is left alone; "" while it is asked."""
+        return self._cause if self._failures >= FAILURES else ""
+
     def check(self, path: str) -> None:
         """Raises UnreachableError while the storage is left alone; else the caller may ask it."""
         if self._failures < FAILURES:

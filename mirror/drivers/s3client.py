@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 from functools import cache
 from typing import Any
 
@@ -59,6 +61,10 @@ class S3Client:
     def path(self, key: str) -> str | None:
         """The path of an object's key; None: it is not below our root."""
         return key[len(self._prefix) :] if key.startswith(self._prefix) else None
+
+    def trouble(self) -> str:
+        """Why the server is left alone; "" while it is asked."""
+        return self._breaker.trouble
 
     async def open(self) -> None:
         """Make the clients, if they are not there. They connect when they are asked."""
@@ -163,7 +169,7 @@ class S3Client:
                 "payload_signing_enabled": False,
             },
         )
-        return await self._clients.enter_async_context(
+        client = await self._clients.enter_async_context(
             self._session.create_client(
                 "s3",
                 region_name=settings.region or (NO_REGION if settings.endpoint else None),
@@ -176,3 +182,11 @@ class S3Client:
                 config=config,
             )
         )
+        client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        return client
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Old servers take no batch of deletions without a Content-MD5; botocore gives a newer checksum only."""
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")

@@ -70,7 +70,7 @@ class Deletion:
             return
 
     async def _delete_batch(self, doomed: Sequence[str]) -> bool:
-        """Whether the server takes batches: Google's does not, nor do old ones that want a Content-MD5."""
+        """Whether the server takes batches: Google's does not."""
         objects = [{"Key": self._client.key(path)} for path in doomed]
         try:
             answer = await self._client.call(

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mirror.drivers.base import DriverError, Elsewhere, Entry, Incoming, Info, OpenFile, StorageDriver
+from mirror.drivers.base import DriverError, Elsewhere, Entry, Incoming, Info, OpenFile, Remote, StorageDriver
 from mirror.tally import Distributions
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # distribution's
@@ -34,6 +34,9 @@ class TimedDriver:
 
     async def start(self) -> None:
         await self._driver.start()
+
+    def trouble(self) -> str:
+        return self._driver.trouble() if isinstance(self._driver, Remote) else ""
 
     async def get(self, path: str, limit: int) -> bytes:
         with self._timed("GetContent"):

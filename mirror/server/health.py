@@ -49,7 +49,8 @@ def orchestrated(path: str, gate: Gate, warnings: Warnings) -> web.Response:
 
     The first says that the process answers, which a restart could change. The second, whether clients should
     come: not while a check fails, and not while it stops. An upstream that cannot be asked is a warning, for
-    what is kept can be given; the texts name registries as clients do, and no host of ours.
+    what is kept can be given, and so is object storage; the texts name registries as clients do, and no host
+    of ours.
     """
     if path == LIVE:
         return _said(200, {"status": "ok"})

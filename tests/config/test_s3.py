@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mirror.configfile import ConfigError, dump
-from mirror.configremote import local_root
+from mirror.configremote import disk_folder, local_root
 from mirror.configs3 import ACLS, S3
 from tests.support.configs import load_env, load_text, remarks
 
@@ -152,6 +152,25 @@ def test_what_means_nothing_is_a_warning(tmp_path: Path, parameters: str, more: 
     assert [warning.key for warning in remarks(loaded)] == [key]
 
 
+@pytest.mark.parametrize("disk", ["maxsize: 50%", "folder: /fast", "{folder: /fast, maxsize: 0}"])
+def test_a_disk_before_the_bucket_has_a_size(tmp_path: Path, disk: str) -> None:
+    disk = disk if disk.startswith("{") else f"{{{disk}}}"
+    found = problem(tmp_path, LEAST, f"cache: {{disk: {disk}}}\n")
+    assert found.startswith("cache.disk.maxsize: ")
+    assert "wanted a size such as 50GiB" in found
+
+
+def test_a_disk_before_the_bucket_is_in_the_own_folder_or_where_it_is_said(tmp_path: Path) -> None:
+    for more, folder in (("", None), (", disk: {maxsize: 1GiB}", "own/mirror/disk")):
+        config = load_text(tmp_path, text(LEAST, more=f"cache: {{folder: own{more}}}\n")).config
+        assert disk_folder(config) == (Path(folder).absolute() if folder else None)
+    more = "cache: {disk: {maxsize: 1GiB, folder: fast}}\n"
+    loaded = load_text(tmp_path, text(LEAST, more=more))
+    assert disk_folder(loaded.config) == Path("fast").absolute()
+    assert remarks(loaded) == []
+    assert yaml.safe_load(dump(loaded.config))["cache"]["disk"]["folder"] == str(Path("fast").absolute())
+
+
 def test_two_drivers_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"storage: got filesystem and s3, wanted exactly one driver"):
         load_text(tmp_path, "version: 0.1\nstorage: {filesystem: {}, s3: {bucket: b01, region: us-east-1}}\n")
@@ -192,3 +211,6 @@ def test_the_own_folder_is_where_it_is_said_or_where_it_can_be_written(
 def test_a_folder_beside_a_filesystem_is_a_warning(tmp_path: Path) -> None:
     loaded = load_text(tmp_path, f"version: 0.1\nstorage: filesystem\ncache: {{folder: {tmp_path}}}\n")
     assert [warning.key for warning in remarks(loaded)] == ["cache.folder"]
+    disk = "cache: {disk: {folder: /fast, maxsize: 1GiB}}"
+    loaded = load_text(tmp_path, f"version: 0.1\nstorage: filesystem\n{disk}\n")
+    assert [warning.key for warning in remarks(loaded)] == ["cache.disk.folder", "cache.disk.maxsize"]

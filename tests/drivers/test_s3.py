@@ -47,7 +47,8 @@ VERBS: dict[str, Callable[[StorageDriver, Path], Awaitable[object]]] = {
 
 
 class TestConformance(DriverConformance):
-    often, batches = 10, 1  # each request takes ten milliseconds or more
+    # Each request takes ten milliseconds or more. The server lists a hundred keys at once.
+    often, walked, many = 10, 107, 205
 
     @pytest.fixture
     async def driver(self, bucket: Bucket) -> AsyncIterator[StorageDriver]:
@@ -376,7 +377,8 @@ async def test_many_files_are_deleted_with_few_requests(driver: S3Driver, proxy:
     await asyncio.gather(*(driver.put(path, b"") for path in paths))
     proxy.clear()
     assert all(await driver.remove([*paths, *paths[:1]], "", durable=True))
-    assert len(proxy.select("POST")) == 1
+    (batch,) = proxy.select("POST")
+    assert batch.request_headers["content-md5"], "old servers want that"
     assert await driver.list("") == []
 
 

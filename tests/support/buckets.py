@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
-from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3settings import S3Settings
 from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, SwiftServer
 
@@ -41,17 +41,11 @@ class Bucket:
 
     async def keys(self) -> list[str]:
         """All that is in it, as the server says, and all uploads that nobody has completed."""
-        client = S3Client(self.settings())
-        try:
-            found: list[str] = []
-            parameters: dict[str, Any] = {}
-            while True:
-                answer = await client.call("", "list_objects_v2", Prefix=f"{self.root}/", **parameters)
-                found += [each["Key"].removeprefix(f"{self.root}/") for each in answer.get("Contents", ())]
-                if not answer["IsTruncated"]:
-                    break
-                parameters = {"ContinuationToken": answer["NextContinuationToken"]}
-            uploads = await client.call("", "list_multipart_uploads", Prefix=f"{self.root}/")
-            return found + [f"upload of {each['Key']}" for each in uploads.get("Uploads", ())]
-        finally:
-            await client.close()
+        return await asyncio.to_thread(self._keys)
+
+    def _keys(self) -> list[str]:
+        """Swift keeps parts at KEY/UPLOAD/NUMBER in a bucket beside, and KEY/UPLOAD until it is completed."""
+        prefix = f"{self.root}/"
+        found = [key.removeprefix(prefix) for key in self.server.names(self.name, prefix)]
+        pieces = [key.rpartition("/") for key in self.server.names(f"{self.name}+segments", prefix)]
+        return found + [f"upload of {key}" for key, _, last in pieces if not last.isdigit()]

@@ -28,6 +28,9 @@ WITHIN = 20.0  # seconds
 
 Start = Callable[..., Any]
 
+# What no fast lane has to do with.
+once = pytest.mark.parametrize("each_mode", ["quick"], indirect=True)
+
 
 @pytest.fixture
 def proxy(bucket: Bucket) -> Iterator[Recorder]:
@@ -48,13 +51,21 @@ async def start(tmp_path: Path, upstream: Upstream, bucket: Bucket, proxy: Recor
     """A mirror of `upstream` that keeps in the bucket, by way of the proxy."""
     async with serve(upstream) as url:
 
-        def begin(*, redirect: bool = True, name: str = "own", parameters: Any = None, **options: Any) -> Any:
+        def begin(
+            *,
+            redirect: bool = True,
+            name: str = "own",
+            parameters: Any = None,
+            disk: Any = None,
+            **options: Any,
+        ) -> Any:
             storage = {
                 "s3": {**bucket.parameters(proxy.url, chunksize=5 * MIB), **(parameters or {})},
                 "redirect": {"disable": not redirect},
             }
             own = tmp_path / name
-            return running(own, url, storage=storage, cache={"folder": str(own)}, **options)
+            cache = {"folder": str(own), "disk": disk or {}}
+            return running(own, url, storage=storage, cache=cache, **options)
 
         yield begin
 
@@ -89,6 +100,7 @@ async def kept(bucket: Bucket, image: Image) -> None:
             await asyncio.sleep(0.02)
 
 
+@once
 async def test_a_pull_is_kept_in_distribution_s_keys_and_nothing_else_is(
     start: Start, bucket: Bucket, image: Image
 ) -> None:
@@ -193,6 +205,7 @@ async def test_a_redirect_is_repeated_by_the_fast_lane_until_its_blob_goes(
         assert (gone.status, gone.body) == (200, LAYER), "it is fetched again"
 
 
+@once
 async def test_a_blob_of_many_parts_is_read_while_it_comes_and_kept_whole(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder
 ) -> None:
@@ -209,6 +222,7 @@ async def test_a_blob_of_many_parts_is_read_while_it_comes_and_kept_whole(
         assert await asyncio.to_thread(lambda: list(spool.iterdir())) == []
 
 
+@once
 async def test_parts_go_to_the_bucket_while_the_rest_still_comes(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder
 ) -> None:
@@ -232,6 +246,7 @@ async def test_parts_go_to_the_bucket_while_the_rest_still_comes(
         assert warm.body == LARGE
 
 
+@once
 async def test_wrong_bytes_never_reach_the_bucket(start: Start, bucket: Bucket, upstream: Upstream) -> None:
     upstream.add_blob(NAME, LARGE)
     upstream.fault("GET", "/blobs/", Fault(flip_at=11 * MIB))
@@ -241,6 +256,7 @@ async def test_wrong_bytes_never_reach_the_bucket(start: Start, bucket: Bucket, 
     assert await bucket.keys() == []
 
 
+@once
 async def test_what_is_kept_is_served_after_a_restart_without_the_upstream(
     start: Start, bucket: Bucket, upstream: Upstream, image: Image
 ) -> None:
@@ -251,6 +267,69 @@ async def test_what_is_kept_is_served_after_a_restart_without_the_upstream(
     upstream.fault("HEAD", "", Fault(status=503))
     async with start(name="new") as mirror:  # also on another machine
         await pull(mirror, image)
+
+
+# A local disk before the bucket.
+
+
+@pytest.mark.parametrize("redirect", [True, False])
+async def test_what_is_on_the_disk_is_sent_from_there_and_the_bucket_has_it_too(
+    start: Start, bucket: Bucket, proxy: Recorder, image: Image, redirect: bool
+) -> None:
+    async with start(redirect=redirect, disk={"maxsize": "1MiB"}) as mirror:
+        await pull(mirror, image)
+        await kept(bucket, image)
+        proxy.clear()
+        for _ in range(2):
+            answer = await mirror.get(PATH)
+            assert (answer.status, answer.body) == (200, LAYER)
+        part = await mirror.get(PATH, Range="bytes=5-9")
+        assert (part.status, part.body) == (206, LAYER[5:10])
+        assert proxy.select("GET|HEAD", f"{DIGEST[7:]}/data") == []
+        disk = mirror.root / "mirror" / "disk"
+        lying = {path.parent.parent.name for path in disk.rglob("*") if path.is_file()}
+        assert lying == {digest.partition(":")[2] for digest in image.blobs}
+    proxy.clear()
+    async with start(redirect=redirect, disk={"maxsize": "1MiB"}) as mirror:  # again
+        assert (await mirror.get(PATH)).body == LAYER
+        assert proxy.select("GET|HEAD", f"{DIGEST[7:]}/data") == []
+        config = load(mirror.root.with_suffix(".yml"), {}).config
+        async with asyncio.timeout(WITHIN):
+            assert await asyncio.to_thread(run, config, "purge", {"what": f"{NAME}:1"}) == 0
+        assert [path for path in disk.rglob("*") if path.is_file()] == []
+
+
+async def test_what_is_not_on_the_disk_is_redirected_until_it_is_wanted_again(
+    start: Start, bucket: Bucket, image: Image
+) -> None:
+    async with start() as mirror:
+        await pull(mirror, image)
+        await kept(bucket, image)
+    async with start(disk={"maxsize": "1MiB"}) as mirror:
+        # With other headers each: the fast lane does not repeat what it was not asked before.
+        agents = iter(range(1000))
+        async with asyncio.timeout(WITHIN):
+            while (answer := await mirror.get(PATH, Accept=f"x/{next(agents)}")).status == 307:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert next(agents) > 2
+        assert (answer.status, answer.body) == (200, LAYER)
+
+
+@once
+async def test_a_blob_that_is_damaged_on_the_disk_is_found_and_fetched_anew(
+    start: Start, bucket: Bucket, image: Image
+) -> None:
+    async with start(disk={"maxsize": "1MiB"}) as mirror:
+        await pull(mirror, image)
+        await kept(bucket, image)
+        (file,) = (mirror.root / "mirror" / "disk").rglob(str(len(LAYER)))
+        await asyncio.to_thread(file.write_bytes, b"x" * len(LAYER))
+        config = load(mirror.root.with_suffix(".yml"), {}).config
+        async with asyncio.timeout(WITHIN):
+            assert await asyncio.to_thread(run, config, "verify", {}) == 1
+        assert not file.exists()
+        answer = await mirror.get(PATH)
+        assert (answer.status, answer.body) == (200, LAYER)
 
 
 # The bucket is away.
@@ -293,6 +372,7 @@ async def test_while_the_bucket_is_away_clients_get_what_they_ask_for(
     assert [key for key in await bucket.keys() if key not in before and key.endswith("data")] == []
 
 
+@once
 async def test_without_bucket_and_upstream_the_answer_is_a_clear_error(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder, image: Image, impatient: None
 ) -> None:
@@ -311,6 +391,7 @@ async def test_without_bucket_and_upstream_the_answer_is_a_clear_error(
             assert bucket.server.url not in str(answer.error)
 
 
+@once
 async def test_when_the_bucket_is_back_new_content_is_kept_again(
     start: Start,
     bucket: Bucket,
@@ -336,6 +417,7 @@ async def test_when_the_bucket_is_back_new_content_is_kept_again(
                     continue
 
 
+@once
 async def test_a_broken_body_from_the_bucket_is_never_a_complete_answer(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder, impatient: None
 ) -> None:

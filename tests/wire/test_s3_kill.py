@@ -68,7 +68,11 @@ def start(space: Workspace, bucket: Bucket, proxy: Recorder, url: str) -> Mirror
     return MirrorProcess(space, url, name="on-s3", config=config, storage=folder)
 
 
-@pytest.mark.parametrize("moment", ["partNumber=1", "partNumber=3", "uploadId=[^&]*$"])
+@pytest.mark.parametrize(
+    ("each_mode", "moment"),
+    [("quick", "partNumber=1"), ("plain", "partNumber=3"), ("quick", "uploadId=[^&]*$")],
+    indirect=["each_mode"],
+)
 def test_killed_in_an_upload_it_starts_again_and_the_next_pull_is_kept(
     space: Workspace, bucket: Bucket, proxy: Recorder, moment: str
 ) -> None:
@@ -102,6 +106,7 @@ def test_killed_in_an_upload_it_starts_again_and_the_next_pull_is_kept(
     assert sorted(names) == [f"{hexes}/data", f"{hexes}/link"]
 
 
+@pytest.mark.parametrize("each_mode", ["quick"], indirect=True)
 def test_the_commands_work_on_a_bucket_with_and_without_a_running_mirror(
     space: Workspace, bucket: Bucket, proxy: Recorder
 ) -> None:
