@@ -17,10 +17,12 @@ import aiohttp
 
 LEAST = 8 << 20  # bytes that are still to come; for less, a connection is worth more that can be used again
 PIECE = 1 << 20  # bytes of a buffer, and what is read in one turn of the loop at most
+RECORD = 16 << 10  # bytes that TLS may have decrypted beyond what it tells of (RFC 8446 section 5.1)
 AHEAD = 2 << 20  # bytes that have come and were not taken, from which on reading stops
-PAUSE = (
-    0.002  # seconds that less than a piece waits for more: a reader is not woken for each read of the socket
-)
+PAUSE = 0.002  # seconds that less than a piece waits for more, so that it is given on whole
+# NB: aiohttp's parser holds bytes that it did not give on yet only while it is told to pause. The name of
+# that is private: where it is missing, nothing is taken over, and a test fails.
+PAUSED = "_reading_paused"
 
 
 class Straight(asyncio.BufferedProtocol):
@@ -39,7 +41,7 @@ class Straight(asyncio.BufferedProtocol):
         self._handler = handler  # aiohttp's, which is told when the connection is lost
         self._loop = asyncio.get_running_loop()
         self._left = left
-        self._parts = deque(map(memoryview, before))  # full pieces, or what is left of them
+        self._parts = deque([memoryview(part) for part in before])  # full pieces, or what is left of them
         self._gathered = sum(map(len, before))  # bytes of them
         self._pieces: list[bytearray] = []  # all there are: those in which nothing is wanted are used again
         self._piece = memoryview(b"")
@@ -87,7 +89,7 @@ class Straight(asyncio.BufferedProtocol):
         """Where the next bytes go. What comes beyond the body's end is dropped."""
         if not self._left:
             return memoryview(bytearray(PIECE))
-        wanted = 1 if self._is_plain else sizehint
+        wanted = 1 if self._is_plain else max(sizehint, 0) + RECORD
         if len(self._piece) - self._end < wanted:
             self._set_aside()
             self._piece = memoryview(b"")  # it can be used again itself
@@ -186,16 +188,14 @@ def take_over(response: aiohttp.ClientResponse, left: int) -> Straight | None:
     transport, handler = connection.transport, connection.protocol
     if transport is None or handler is None or transport.is_closing():
         return None
-    # NB: the parser holds bytes that it did not give on yet only while it is told to pause. The name of that
-    # is private: where it is missing, nothing is taken over (and a test fails).
-    if not hasattr(handler, "_reading_paused") or content.total_bytes > left - LEAST // 2:
+    if not hasattr(handler, PAUSED) or content.total_bytes > left - LEAST // 2:
         return None
     before: list[bytes] = []
     while part := content.read_nowait():  # which lets it go on, until it has no more
         before.append(part)
     count = sum(map(len, before))
     straight = Straight(transport, handler, before, left - count)
-    if handler._reading_paused or content.total_bytes != count:
+    if getattr(handler, PAUSED) or content.total_bytes != count:
         straight.connection_lost(
             None
         )  # cannot be; if it is, what came is right, and the rest is asked for anew
