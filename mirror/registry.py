@@ -48,7 +48,7 @@ class FileSpan:
     count: int
 
 
-Part = bytes | FileSpan
+Part = bytes | memoryview | FileSpan
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-Take = Callable[["Inflow", int, list[bytes]], Awaitable[None]]
+Bytes = bytes | memoryview
+Take = Callable[["Inflow", int, list[Bytes]], Awaitable[None]]
 
 
 class Inflow:
@@ -19,7 +20,7 @@ class Inflow:
         self.begin = begin  # where the next batch begins
         self.gathered = 0  # bytes of it
         self.displaced = False  # what comes has no place any more
-        self._batch: list[bytes] = []
+        self._batch: list[Bytes] = []
         self._writer: asyncio.Task[None] | None = None
 
     @property
@@ -27,7 +28,7 @@ class Inflow:
         """Whether a batch is being written."""
         return self._writer is not None and not self._writer.done()
 
-    def add(self, chunk: bytes) -> None:
+    def add(self, chunk: Bytes) -> None:
         """These bytes come next."""
         self._batch.append(chunk)
         self.gathered += len(chunk)
