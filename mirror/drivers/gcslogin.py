@@ -31,11 +31,10 @@ class Login:
         """Blocks: reads the key. Raises ValueError."""
         self._credentials: Any = None
         if key:
-            self._credentials = service_account.Credentials.from_service_account_info(
-                dict(key), scopes=[SCOPE]
-            )
+            make = service_account.Credentials.from_service_account_info
+            self._credentials = make(dict(key), scopes=[SCOPE])  # type: ignore[no-untyped-call]
         self._session = requests.Session()
-        self._request = functools.partial(Request(self._session), timeout=WAIT)  # type: ignore[no-untyped-call]
+        self._request = functools.partial(Request(self._session), timeout=WAIT)
         self._turn = asyncio.Lock()
 
     async def token(self, path: str) -> str:

@@ -1,7 +1,7 @@
 """Putting files into a bucket of Google's: small ones whole, large ones piece by piece, in one session each.
 
 An object appears with the last piece, whole. A session that is not completed is never seen, and Google
-forgets it after a week. Google says an object's MD5: what arrived otherwise than it was sent is deleted again.
+forgets it after a week. Google says an object's MD5: what arrived otherwise than it was sent is deleted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An emulator of Google Cloud Storage: fake-gcs-server, one process on loopback.
 
-It keeps objects as files. What it does not do: it checks no login, no signature and no checksum, and knows no
+It keeps objects in memory. What it does not do: it checks no login, no signature and no checksum, and knows no
 older generations. Asked how far an upload has come, it takes it for complete.
 """
 
@@ -47,13 +47,15 @@ class GcsServer:
         port, front = free_port(), free_port()
         self.direct = f"http://127.0.0.1:{port}"
         self.url = f"http://127.0.0.1:{front}"
-        (folder / "data" / BUCKET).mkdir(parents=True)
         argv = [str(program), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
-        argv += ["-backend", "filesystem", "-filesystem-root", str(folder / "data")]
+        argv += ["-backend", "memory"]  # as files, no object can be where a folder has been
         argv += ["-external-url", self.url, "-public-host", f"127.0.0.1:{front}", "-log-level", "error"]
         service = space.start(space.folder("gcs-home"), argv, client_env(folder))
         space.on_close(service.kill)  # nothing of it is kept
         wait_until(partial(accepts, port), "fake-gcs-server", READY_TIMEOUT, service)
+        body = json.dumps({"name": BUCKET}).encode()
+        with urlopen(f"{self.direct}/storage/v1/b?project=tests", body, READY_TIMEOUT) as answer:
+            answer.read()
         self.proxy = Recorder(self.direct, front)
         space.on_close(self.proxy.stop)
 
