@@ -20,6 +20,7 @@ from tests.support.swift import SwiftServer
 
 if TYPE_CHECKING:
     from tests.support.buckets import Bucket
+    from tests.support.clouds import Cloud
 
 if UVLOOP:
 
@@ -115,3 +116,14 @@ def gcs(space: Workspace) -> GcsServer:
 def gcs_bucket(gcs: GcsServer) -> GcsBucket:
     """A place in it where nothing is yet; the proxy before it has no rule, and nothing recorded."""
     return GcsBucket(gcs)
+
+
+@pytest.fixture(params=["azure", "gcs"])
+def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """A place in each."""
+    from tests.support import clouds  # their libraries take a while to import
+
+    if request.param == "azure":
+        yield from clouds.azure(request.getfixturevalue("container"))
+    else:
+        yield from clouds.gcs(request.getfixturevalue("gcs_bucket"))

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mirror.drivers.base import DriverError, PathNotFoundError, UnreachableError
+from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError, UnreachableError
 from mirror.drivers.gcsclient import GcsClient, Reply
 from mirror.drivers.growing import GrowingUpload
 from mirror.drivers.slice import Source
@@ -79,7 +79,7 @@ class Uploads:
             "X-Upload-Content-Type": TYPE["Content-Type"],
             "X-Upload-Content-Length": str(upload.size),
         }
-        reply = await self._client.call(upload.path, "POST", url, headers=headers, body=b"")
+        reply = await self._create(upload.path, url, headers, b"")
         session = reply.headers.get("Location", "")
         if not session.startswith("http"):
             raise DriverError(upload.path, "the storage opens no session for an upload")
@@ -88,6 +88,14 @@ class Uploads:
         except BaseException:
             await self._forget(upload.path, session)
             raise
+
+    async def _create(self, path: str, url: str, headers: dict[str, str], body: bytes) -> Reply:
+        try:
+            return await self._client.call(
+                path, "POST", url, headers=headers, body=body, limit=time_for(len(body))
+            )
+        except PathNotFoundError as error:
+            raise DeniedError(path, "the storage knows no such bucket: 404") from error
 
     async def _send_pieces(self, upload: GrowingUpload, session: str) -> None:
         md5 = hashlib.md5(usedforsecurity=False)

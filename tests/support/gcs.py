@@ -1,7 +1,7 @@
 """An emulator of Google Cloud Storage: fake-gcs-server, one process on loopback.
 
-It keeps objects in memory. What it does not do: it checks no login, no signature and no checksum, and knows no
-older generations. Asked how far an upload has come, it takes it for complete.
+It keeps objects in memory. What it does not do: it checks no login, no signature and no checksum, and knows
+no older generations. Asked how far an upload has come, it takes it for complete.
 """
 
 from __future__ import annotations
