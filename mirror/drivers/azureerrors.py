@@ -42,12 +42,16 @@ def failure(path: str, error: BaseException) -> DriverError:
         return PathNotFoundError(path, "no such object")
     if isinstance(error, PermissionError | obstore.PermissionDeniedError | obstore.UnauthenticatedError):
         return DeniedError(path, "the storage does not let us")
+    if "StartTooLarge" in text:  # it answers with the object's end there
+        return BehindError(path, "ends before the byte that was asked for")
     if _LOGIN.search(text.partition("\n")[0]):
         return DeniedError(path, "no login for the storage can be had: see the account's key or credentials")
     if "certificate" in text.lower():
         return UnreachableError(path, "no trusted TLS connection to the storage")
     if "timed out" in text or "TimedOut" in text:
         return UnreachableError(path, "the storage does not answer in time")
+    if "HTTP error" not in text:
+        return DriverError(path, f"the request to the storage failed: {type(error).__name__}")
     if "Connect" in text:
         return UnreachableError(path, "the storage cannot be connected to")
     return UnreachableError(path, "the storage broke off")

@@ -31,7 +31,7 @@ class Cloud:
     part: str  # what the requests of parts have in their targets
 
 
-def azure_settings(container: Container, url: str, **others: Any) -> AzureSettings:
+def azure_settings(place: Container, url: str, **others: Any) -> AzureSettings:
     """By way of `url`."""
     return AzureSettings(
         **{
@@ -39,7 +39,7 @@ def azure_settings(container: Container, url: str, **others: Any) -> AzureSettin
             "account": ACCOUNT,
             "endpoint": f"{url}/{ACCOUNT}",
             "key": KEY,
-            "root": container.root,
+            "root": place.root,
             **others,
         }
     )
