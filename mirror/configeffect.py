@@ -41,7 +41,7 @@ _REFUSED_DRIVERS: Final = ("swift",)
 _SWIFT = (
     "not supported: Swift is spoken to by its S3 API, and that takes no password of Keystone's; write "
     "storage.s3 with regionendpoint (see openstack catalog list), accesskey and secretkey (from openstack "
-    "ec2 credentials create), region, bucket (the container) and rootdirectory (the prefix, then /files)"
+    "ec2 credentials create), region, bucket (the container) and a rootdirectory where nothing is yet"
 )
 _COPIES = "nothing is copied within the bucket: what is uploaded is in its place at once"
 

@@ -220,7 +220,7 @@ def test_a_bad_value_stops_the_start(tmp_path: Path, name: str, parameters: str,
 def test_swift_stops_the_start_and_says_what_to_write(tmp_path: Path) -> None:
     said = problem(tmp_path, "swift", "username: u, password: hush, authurl: 'https://k/v3', container: c")
     assert said.startswith("storage.swift: not supported: ")
-    for word in ("storage.s3", "regionendpoint", "ec2 credentials create", "/files"):
+    for word in ("storage.s3", "regionendpoint", "ec2 credentials create", "rootdirectory"):
         assert word in said
     assert "hush" not in said
 
