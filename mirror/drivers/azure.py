@@ -18,7 +18,7 @@ import obstore
 from mirror.drivers.azureclient import SILENCE, AzureClient
 from mirror.drivers.azureerrors import ERRORS, failure
 from mirror.drivers.azuresettings import AzureSettings
-from mirror.drivers.base import DriverError, Entry, PathNotFoundError
+from mirror.drivers.base import DriverError, Entry, PathNotFoundError, UnreachableError
 from mirror.drivers.flat import Page
 from mirror.drivers.growing import GrowingUpload
 from mirror.drivers.objectstore import Body, Meta
@@ -47,6 +47,7 @@ class AzureObjects:
         self._client = AzureClient(settings)
         self._store = self._client.store
         self._growing: set[GrowingUpload] = set()  # begun while their files grow
+        self._complete: set[GrowingUpload] = set()  # of files that are all here
         self._sending = asyncio.Semaphore(UPLOADS)
 
     async def open(self) -> None:
@@ -84,11 +85,12 @@ class AzureObjects:
                 await self.put(path, await asyncio.to_thread(_whole, source))
                 return
             upload = GrowingUpload(path, source.size, self._send, source=source)
+            self._complete = {each for each in self._complete if not each.is_over} | {upload}
             try:
                 async with asyncio.timeout(60 + source.size / SLOWEST):
                     await upload.complete()
             except TimeoutError as error:
-                raise DriverError(path, "the storage takes it too slowly") from error
+                raise UnreachableError(path, "the storage takes it too slowly") from error
             finally:
                 upload.end()
 
@@ -193,9 +195,9 @@ class AzureObjects:
         self._client.broke(error)
 
     async def close(self) -> None:
-        for upload in self._growing:
+        for upload in self._growing | self._complete:
             upload.end()
-        for upload in self._growing:
+        for upload in self._growing | self._complete:
             await upload.ended()
         self._client.close()
 

@@ -21,7 +21,6 @@ SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 SIGNING_SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # where Google signs for us
 WAIT = 10.0  # seconds for each answer of the token server, or of the machine's metadata
 LIMIT = 30.0  # seconds for a token, or a signature, with all that is asked for it
-REMAINING = 60.0  # seconds that a token is to be good for yet
 
 
 class Login:
@@ -38,7 +37,9 @@ class Login:
         self._turn = asyncio.Lock()
 
     async def token(self, path: str) -> str:
-        """A bearer token. Raises DriverError."""
+        """A bearer token; nothing waits while the last one is good. Raises DriverError."""
+        if self._credentials is not None and self._credentials.valid:
+            return str(self._credentials.token)
         async with self._turn:
             return str(await self._in_thread(path, self._fresh))
 

@@ -32,7 +32,8 @@ class Uploads:
     def __init__(self, client: GcsClient, part_size: int) -> None:
         self._client = client
         self._part_size = part_size
-        self._growing: set[GrowingUpload] = set()
+        self._growing: set[GrowingUpload] = set()  # begun while their files grow
+        self._complete: set[GrowingUpload] = set()  # of files that are all here
         self._sending = asyncio.Semaphore(UPLOADS)
 
     async def put(self, path: str, data: bytes) -> None:
@@ -46,6 +47,7 @@ class Uploads:
         """All of a file, which nobody changes meanwhile. Raises DriverError."""
         async with self._sending:
             upload = GrowingUpload(path, source.size, self._send, source=source)
+            self._complete = {each for each in self._complete if not each.is_over} | {upload}
             try:
                 async with asyncio.timeout(time_for(source.size)):
                     await upload.complete()
@@ -65,9 +67,9 @@ class Uploads:
 
     async def close(self) -> None:
         """Wait for what was told to end."""
-        for upload in self._growing:
+        for upload in self._growing | self._complete:
             upload.end()
-        for upload in self._growing:
+        for upload in self._growing | self._complete:
             await upload.ended()
 
     async def _send(self, upload: GrowingUpload) -> None:

@@ -230,6 +230,23 @@ async def test_an_upload_that_fails_leaves_nothing_and_keeps_the_source(
     assert await driver.list("") == ["blob"]
 
 
+async def test_an_upload_that_is_cancelled_ends_with_the_driver_and_leaves_nothing(
+    cloud: Cloud, driver: ObjectsDriver, source: Path
+) -> None:
+    cloud.proxy.clear(Rule(cloud.part, wait=True))
+    moving = asyncio.create_task(driver.move_in(source, "blob"))
+    await until(lambda: bool(cloud.proxy.select("PUT", cloud.part)))
+    moving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await moving
+    cloud.proxy.release()
+    await driver.close()
+    again = cloud.make()
+    assert await again.list("") == []
+    await again.close()
+    assert size(source) is not None
+
+
 async def test_a_part_that_breaks_is_sent_again(
     cloud: Cloud, source: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
