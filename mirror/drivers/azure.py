@@ -46,6 +46,7 @@ class AzureObjects:
     def __init__(self, settings: AzureSettings) -> None:
         self._client = AzureClient(settings)
         self._store = self._client.store
+        self._is_guest = bool(settings.shared_access)
         self._growing: set[GrowingUpload] = set()  # begun while their files grow
         self._complete: set[GrowingUpload] = set()  # of files that are all here
         self._sending = asyncio.Semaphore(UPLOADS)
@@ -187,7 +188,12 @@ class AzureObjects:
         return found
 
     async def presign(self, path: str, seconds: float) -> str:
-        """A shared access signature for reading: by the account's key, or a key that Azure gives us."""
+        """A shared access signature for reading: by the account's key, or a key that Azure gives us.
+
+        Who has no more than such a signature himself can make none.
+        """
+        if self._is_guest:
+            return ""
         key, life = self._client.key(path), timedelta(seconds=seconds)
         return await self._client.call(path, lambda: obstore.sign_async(self._store, "GET", key, life))
 

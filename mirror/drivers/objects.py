@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Collection, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from pathlib import Path
+
+import structlog
 
 from mirror.drivers import flat, paths
 from mirror.drivers.base import (
+    DeniedError,
     DriverError,
     Elsewhere,
     Entry,
@@ -29,6 +33,9 @@ from mirror.drivers.urls import Urls
 
 AT_ONCE = 16  # small files read at the same time
 BATCH = 1000  # objects that are deleted in one go
+DENIED = 600.0  # seconds for which no URL is asked for, after one was denied
+
+log = structlog.get_logger()
 
 
 class ObjectsDriver:
@@ -38,7 +45,7 @@ class ObjectsDriver:
         self.name = store.name
         self._store = store
         self._redirects = presigned > 0
-        self._urls = Urls(store, presigned)
+        self._urls = Urls(Signer(store), presigned)
 
     async def start(self) -> None:
         await self._store.open()
@@ -193,3 +200,25 @@ class ObjectsDriver:
 
     async def close(self) -> None:
         await self._store.close()
+
+
+class Signer:
+    """As urls.Signer; where no URL can be signed there is none, and clients get the bytes from us."""
+
+    def __init__(self, store: ObjectStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock  # in seconds
+        self._until = 0.0  # it is not tried before
+
+    async def size_of(self, path: str) -> int:
+        return await self._store.size_of(path)
+
+    async def presign(self, path: str, seconds: float) -> str:
+        if self._clock() < self._until:
+            return ""
+        try:
+            return await self._store.presign(path, seconds)
+        except DeniedError as error:
+            self._until = self._clock() + DENIED
+            log.warning("storage.unsigned", cause=error.cause)
+            return ""

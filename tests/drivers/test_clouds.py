@@ -7,6 +7,7 @@ import os
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 from urllib.error import HTTPError
 
 import pytest
@@ -20,7 +21,8 @@ from mirror.drivers.base import (
     ThrottledError,
     UnreachableError,
 )
-from mirror.drivers.objects import ObjectsDriver
+from mirror.drivers.objects import DENIED, ObjectsDriver, Signer
+from mirror.drivers.objectstore import ObjectStore
 from tests.drivers.conformance import MIB, content, walk
 from tests.support.clouds import PART, Cloud
 from tests.support.procs import free_port
@@ -378,3 +380,19 @@ async def test_without_redirects_nothing_is_elsewhere(cloud: Cloud) -> None:
     await driver.put("file", b"x")
     assert await driver.elsewhere("file") is None
     await driver.close()
+
+
+async def test_where_no_url_can_be_signed_there_is_none_and_it_is_not_tried_again_at_once() -> None:
+    tried: list[str] = []
+
+    class Denying:
+        async def presign(self, path: str, seconds: float) -> str:
+            tried.append(path)
+            raise DeniedError(path, "no right to sign")
+
+    now = [0.0]
+    signer = Signer(cast("ObjectStore", Denying()), lambda: now[0])
+    assert [await signer.presign(path, 60) for path in "ab"] == ["", ""]
+    now[0] = DENIED
+    assert await signer.presign("c", 60) == ""
+    assert tried == ["a", "c"]
