@@ -155,7 +155,7 @@ class _Body:
         try:
             if bool(whole) != bool(start):
                 raise ValueError
-            size = int(whole or headers["Content-Length"])
+            size = int(whole or headers.get("X-Goog-Stored-Content-Length") or headers["Content-Length"])
             self.meta = Meta(size, headers.get("X-Goog-Generation", ""), 0.0)
         except (ValueError, KeyError) as error:
             answer.close()

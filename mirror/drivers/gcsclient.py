@@ -172,7 +172,8 @@ class GcsClient:
         body: bytes | None,
     ) -> aiohttp.ClientResponse:
         sent = dict(headers)
-        if self._asks_google and self.login is not None:
+        # The token is for Google alone, also where an answer has named the URL.
+        if self._asks_google and self.login is not None and url.startswith(f"{self._endpoint}/"):
             sent["Authorization"] = f"Bearer {await self.login.token(path)}"
         if body is not None:
             sent["Content-Length"] = str(len(body))

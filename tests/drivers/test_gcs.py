@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
+import jwt
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from mirror.drivers import gcsclient
 from mirror.drivers.base import DeniedError, PathNotFoundError, StorageDriver, UnreachableError
 from mirror.drivers.gcs import GcsObjects
 from mirror.drivers.gcserrors import refused
-from mirror.drivers.gcslogin import Login
+from mirror.drivers.gcslogin import SCOPE, Login
 from mirror.drivers.gcssettings import ENDPOINT
 from mirror.drivers.gcssign import prepare
 from mirror.drivers.objects import ObjectsDriver
 from tests.drivers.conformance import DriverConformance, walk
-from tests.support.clouds import LIFE, gcs_settings
+from tests.support.clouds import LIFE, PART, gcs_settings
 from tests.support.gcs import EMAIL, GcsBucket, key
+from tests.support.recorder import Recorder
 
 
 class TestConformance(DriverConformance):
@@ -76,6 +83,53 @@ async def test_a_signature_is_of_googles_form_and_made_with_the_key() -> None:
     private = load_pem_private_key(key()["private_key"].encode(), None)
     assert isinstance(private, RSAPrivateKey)
     private.public_key().verify(signature, unsigned.text, PKCS1v15(), SHA256())
+
+
+async def test_a_token_is_asked_for_once_and_is_for_google_alone(
+    gcs_bucket: GcsBucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where an answer names another host, as it may for an upload."""
+    asked: list[str] = []
+
+    async def give(request: web.Request) -> web.Response:
+        asked.append(str((await request.post())["assertion"]))
+        return web.json_response({"access_token": "hush", "expires_in": 3600, "token_type": "Bearer"})
+
+    app = web.Application()
+    app.router.add_post("/token", give)
+    google = Recorder(gcs_bucket.server.direct)
+    monkeypatch.setattr(gcsclient, "ENDPOINT", google.url)
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * (PART + 1))
+    async with TestServer(app) as tokens:
+        login = {**key(), "token_uri": str(tokens.make_url("/token"))}
+        store = GcsObjects(gcs_settings(gcs_bucket, google.url, key=login))
+        driver = ObjectsDriver(store, LIFE)
+        await asyncio.gather(*(driver.put(f"a/{number}", b"x") for number in range(5)))
+        await driver.move_in(source, "blob")
+        assert (await driver.stat("blob")).size == PART + 1
+        await store._client.call("blob", "GET", f"{gcs_bucket.server.url}/storage/v1/b/tests/o")
+        await driver.close()
+    google.stop()
+    claims = jwt.decode(asked[0], options={"verify_signature": False})
+    assert (len(asked), claims["iss"], claims["scope"]) == (1, EMAIL, SCOPE)
+    assert {exchange.request_headers["authorization"] for exchange in google.exchanges} == {"Bearer hush"}
+    (elsewhere,) = gcs_bucket.server.proxy.exchanges
+    assert "authorization" not in elsewhere.request_headers
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, DeniedError), (401, DeniedError)])
+async def test_a_key_that_google_refuses_is_a_denial(status: int, kind: type[Exception]) -> None:
+    async def refuse(_request: web.Request) -> web.Response:
+        return web.json_response({"error": "invalid_grant", "error_description": "no"}, status=status)
+
+    app = web.Application()
+    app.router.add_post("/token", refuse)
+    async with TestServer(app) as tokens:
+        login = Login({**key(), "token_uri": str(tokens.make_url("/token"))})
+        with pytest.raises(kind, match="a/b: Google gives no token: "):
+            await login.token("a/b")
+        login.close()
 
 
 async def test_a_token_server_that_is_away_is_a_storage_that_is_away() -> None:

@@ -38,7 +38,7 @@ _numbers = itertools.count(1)
 class GcsServer:
     """The server, started, with a recording proxy before it; both end with the workspace.
 
-    It is told the proxy's address, which it puts into the addresses of uploads.
+    It is told the proxy's address, by which signed URLs name it.
     """
 
     def __init__(self, space: Workspace) -> None:
