@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mirror import appclouds
+from mirror.cache import passes
 from mirror.commandsrun import run
 from mirror.configfile import load
 from mirror.drivers import gcsclient
@@ -45,13 +46,20 @@ async def start(
     monkeypatch.setenv(appclouds.EMULATOR, cloud.proxy.url)
     async with serve(upstream) as url:
 
-        def begin(*, redirect: bool = True, name: str = "own", parameters: Any = None, **options: Any) -> Any:
+        def begin(
+            *,
+            redirect: bool = True,
+            name: str = "own",
+            parameters: Any = None,
+            limits: Any = None,
+            **options: Any,
+        ) -> Any:
             storage = {
                 cloud.name: {**cloud.parameters, **(parameters or {})},
                 "redirect": {"disable": not redirect},
             }
             own = tmp_path / name
-            return running(own, url, storage=storage, cache={"folder": str(own)}, **options)
+            return running(own, url, storage=storage, cache={"folder": str(own), **(limits or {})}, **options)
 
         yield begin
 
@@ -187,6 +195,29 @@ async def test_what_is_purged_or_collected_goes_and_is_fetched_again(
         assert any(DIGEST.partition(":")[2] in path and path.endswith("/data") for path in left), "b has it"
         await pull(mirror, image)
         assert len(upstream.find()) > before
+
+
+async def test_the_image_used_least_lately_is_evicted_where_there_is_no_room(
+    start: Start, cloud: Cloud, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "GRACE", 0.0)  # what was used a moment ago may go as well
+    first = upstream.add_image(NAME, "1", layers=[LARGE])
+    second = upstream.add_image("library/b", "1", layers=[LARGE[::-1]])
+    async with start(limits={"maxsize": "10MiB"}) as mirror:
+        await pull(mirror, first)
+        await kept(cloud, first)
+        assert (await mirror.get("library/b/manifests/1")).body == second.manifest
+        for digest, data in second.blobs.items():
+            answer = await follow(mirror, await mirror.get(f"library/b/blobs/{digest}"))
+            assert answer.body == data
+        hexes = [sha256(body).partition(":")[2] for body in (LARGE, LARGE[::-1])]
+        async with asyncio.timeout(WITHIN):
+            while True:
+                names = {path.split("/")[-2] for path in await paths(cloud) if path.endswith("/data")}
+                if [each in names for each in hexes] == [False, True]:
+                    break
+                await asyncio.sleep(0.05)
+        assert (await follow(mirror, await mirror.get(f"{NAME}/blobs/{sha256(LARGE)}"))).body == LARGE
 
 
 @pytest.mark.parametrize("rule", [Rule(status=403), Rule(reset=True)], ids=str)
