@@ -157,8 +157,9 @@ async def test_a_large_blob_goes_up_while_it_comes_and_wrong_bytes_never_do(
         answer = await mirror.get(path)
         assert not answer.complete
         assert await paths(cloud) == set()
-        cloud.proxy.clear()
-        upstream.fault("GET", "/blobs/", Fault(stall_after=8 * MIB + 1), times=1)
+    assert await paths(cloud) == set()
+    cloud.proxy.clear()  # now nothing of it is under way
+    upstream.fault("GET", "/blobs/", Fault(stall_after=8 * MIB + 1), times=1)
     async with start(name="second", timeouts={"stall": "15s"}) as mirror:
         cold = asyncio.create_task(mirror.get(path))
         async with asyncio.timeout(WITHIN):
