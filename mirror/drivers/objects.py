@@ -127,7 +127,8 @@ class ObjectsDriver:
         paths.split(path)
         if not path:
             async with contextlib.aclosing(self._store.pages("")) as pages:
-                await anext(pages)  # whether it answers
+                async for _ in pages:  # whether it answers
+                    break
             return Info(0, True, 0.0)
         with contextlib.suppress(PathNotFoundError):
             found = await self._store.head(path)

@@ -117,6 +117,12 @@ async def test_each_operation_is_one_request(cloud: Cloud, driver: ObjectsDriver
     assert [exchange.request_headers["range"] for exchange in cloud.proxy.exchanges] == ["bytes=4-"]
 
 
+async def test_the_root_is_a_folder_also_where_nothing_is_yet(driver: ObjectsDriver) -> None:
+    info = await driver.stat("")
+    assert (info.size, info.is_folder) == (0, True)
+    assert await driver.list("") == []
+
+
 @pytest.mark.parametrize("start", [10, 1000])
 async def test_a_file_can_be_opened_behind_its_end(driver: ObjectsDriver, start: int) -> None:
     await driver.put("file", b"0123456789")
