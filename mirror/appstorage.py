@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
-from pydantic import SecretStr
 
-from mirror import __version__
+from mirror import appclouds
 from mirror.apperror import StartError
 from mirror.config import Config
 from mirror.configremote import disk_folder, local_root
@@ -60,11 +59,11 @@ def storage(config: Config) -> Iterator[tuple[StorageDriver, Path]]:
 
 
 def driver(config: Config) -> StorageDriver:
-    """The driver of a configuration that keeps images elsewhere than in memory. Blocks."""
+    """The driver of a configuration that keeps images elsewhere than in memory. Blocks. Raises StartError."""
     filesystem = config.storage.filesystem
     if filesystem is not None:
         return FilesystemDriver(filesystem.rootdirectory.absolute(), filesystem.maxthreads)
-    return _tiered(config, _s3(config))
+    return _tiered(config, appclouds.driver(config))
 
 
 def _tiered(config: Config, below: StorageDriver) -> StorageDriver:
@@ -83,44 +82,4 @@ def described(config: Config) -> str:
     storage = config.storage
     if storage.filesystem is not None:
         return str(storage.filesystem.rootdirectory.absolute())
-    if storage.s3 is not None:
-        return f"s3://{storage.s3.bucket}{storage.s3.rootdirectory}"
-    return "inmemory"
-
-
-def _s3(config: Config) -> StorageDriver:
-    """Imported here: its library takes longer to import than all the rest."""
-    from mirror.drivers.s3 import S3Driver
-    from mirror.drivers.s3settings import S3Settings
-
-    s3, redirect = config.storage.s3, config.storage.redirect
-    assert s3 is not None
-    settings = S3Settings(
-        bucket=s3.bucket,
-        region=s3.region,
-        endpoint=s3.url(s3.regionendpoint),
-        redirect_endpoint=s3.url(s3.redirectendpoint),
-        path_style=s3.path_style,
-        access_key=_reveal(s3.accesskey),
-        secret_key=_reveal(s3.secretkey),
-        session_token=_reveal(s3.sessiontoken),
-        root=s3.rootdirectory.strip("/"),
-        secure=s3.secure,
-        verify=not s3.skipverify,
-        encrypt=s3.encrypt,
-        kms_key=s3.keyid,
-        storage_class="" if s3.storageclass in ("NONE", "STANDARD") else s3.storageclass,
-        acl="" if s3.objectacl == "private" else s3.objectacl,
-        part_size=s3.chunksize,
-        accelerate=s3.accelerate,
-        dual_stack=s3.usedualstack,
-        fips=s3.usefipsendpoint,
-        user_agent=s3.useragent or f"mirror/{__version__}",
-        redirect=not redirect.disable,
-        presigned=redirect.lifetime,
-    )
-    return S3Driver(settings, spare=layout.UPLOADS)
-
-
-def _reveal(secret: SecretStr | None) -> str:
-    return secret.get_secret_value() if secret is not None else ""
+    return appclouds.described(config) if storage.is_remote else "inmemory"

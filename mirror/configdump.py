@@ -20,6 +20,7 @@ _PATHS: Final = (
     "dockerconfig",
     "certificate",
     "key",
+    "keyfile",
     "path",
     "rootcertbundle",
     "jwks",
@@ -42,6 +43,7 @@ def dump(config: Config) -> str:
         tree["http"]["addr"] = str(Path(tree["http"]["addr"]).absolute())
     for section in (
         tree["storage"].get("filesystem", {}),
+        tree["storage"].get("gcs", {}),
         tls,
         tree["cache"],
         tree["cache"]["disk"],

@@ -37,8 +37,12 @@ class Rule:
     but: str | None = None
 
 
-_REFUSED_DRIVERS: Final = ("azure", "gcs", "oss", "swift")
-_DRIVER = "not supported in this version; use storage.filesystem, storage.s3 or storage.inmemory"
+_REFUSED_DRIVERS: Final = ("swift",)
+_SWIFT = (
+    "not supported: Swift is spoken to by its S3 API, and that takes no password of Keystone's; write "
+    "storage.s3 with regionendpoint (see openstack catalog list), accesskey and secretkey (from openstack "
+    "ec2 credentials create), region, bucket (the container) and a rootdirectory where nothing is yet"
+)
 _COPIES = "nothing is copied within the bucket: what is uploaded is in its place at once"
 
 RULES: Final = (
@@ -48,7 +52,7 @@ RULES: Final = (
         "not supported; have certbot, lego or acme.sh write a certificate and its key, and name the files in "
         "http.tls.certificate and http.tls.key: they are read anew when they change",
     ),
-    *(Rule(f"storage.{name}", Effect.REFUSED, _DRIVER) for name in _REFUSED_DRIVERS),
+    Rule("storage.swift", Effect.REFUSED, _SWIFT),
     Rule(
         "middleware.storage",
         Effect.REFUSED,
@@ -91,6 +95,7 @@ RULES: Final = (
 STORAGE_OPTIONS: Final = frozenset({"cache", "delete", "maintenance", "redirect", "tag"})
 _STORAGE = ROOT.fields["storage"].shape
 assert isinstance(_STORAGE, Struct)
+_NAMES: Final = "filesystem, inmemory, s3, azure, gcs and oss"
 _DRIVERS: Final = [key for key in _STORAGE.fields if key not in STORAGE_OPTIONS]
 _PRESENCE: Final = frozenset(
     f"storage.{driver}" for driver in _DRIVERS
@@ -128,7 +133,7 @@ def check_driver(tree: Table) -> list[Problem]:
         if driver not in _DRIVERS:
             near = nearest(driver, _DRIVERS)
             hint = f"; did you mean {near}?" if near else ""
-            text = f"got {driver[:100]!r}, wanted one of the drivers filesystem, inmemory and s3{hint}"
+            text = f"got {driver[:100]!r}, wanted one of the drivers {_NAMES}{hint}"
             problems.append(Problem(entries[driver].source, "storage", text))
     usable = [driver for driver in drivers if driver not in _REFUSED_DRIVERS]  # those have their line already
     if len(usable) > 1 and not problems:

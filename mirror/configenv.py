@@ -87,8 +87,11 @@ class _Variable:
             raise _Unrecognized
 
     def _into_table(self, table: Table, shape: Struct | Map, depth: int, path: tuple[str | int, ...]) -> None:
-        part = self.parts[depth]
+        part, last = self.parts[depth], depth
         if isinstance(shape, Struct):
+            two = "_".join(self.parts[depth : depth + 2])
+            if shape.by_part(part) is None and shape.by_part(two) is not None:
+                part, last = two, depth + 1  # a key with a _ in it; the registry cannot reach those
             known = shape.by_part(part)
             if known is None and not shape.is_map:
                 raise _Unrecognized(shape, depth)
@@ -97,16 +100,16 @@ class _Variable:
             key = next((key for key in table.entries if key.upper() == part), part.lower())
             known = Field(key, shape.value, frozenset())
         here = (*path, known.key)
-        if depth + 1 == len(self.parts):
+        if last + 1 == len(self.parts):
             table.entries[known.key] = self._value(known, here)
             return
         child = table.entries.get(known.key)
         if child is None or is_null(child):
             child = self._empty(known.shape)
-            self._down(child, known.shape, depth + 1, here)
+            self._down(child, known.shape, last + 1, here)
             table.entries[known.key] = child  # only now: an unrecognised variable leaves nothing behind
         else:
-            self._down(child, known.shape, depth + 1, here)
+            self._down(child, known.shape, last + 1, here)
 
     def _into_list(self, items: Items, shape: List, depth: int, path: tuple[str | int, ...]) -> None:
         part = self.parts[depth]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Final
 
+from pydantic import SecretStr
+
 from mirror.config import Config
+from mirror.configclouds import Azure, Gcs, Oss, connection
 from mirror.configproblems import Problem, Warning_, find
-from mirror.configs3 import is_amazon
+from mirror.configs3 import S3, is_amazon
 from mirror.configtree import Table
 
 REGISTRY_ROOT: Final = Path("/var/lib/registry")  # the image's volume
@@ -23,7 +27,7 @@ def local_root(config: Config) -> Path | None:
     """
     if config.storage.filesystem is not None:
         return config.storage.filesystem.rootdirectory.absolute()
-    if config.storage.s3 is None:
+    if not config.storage.is_remote:
         return None
     if config.cache.folder is not None:
         return config.cache.folder.absolute()
@@ -43,9 +47,31 @@ def check_remote(config: Config, tree: Table) -> tuple[list[Problem], list[Warni
     """Keys that do not go together."""
     problems: list[Problem] = []
     warnings: list[Warning_] = []
-    s3 = config.storage.s3
-    if s3 is None:
+    if not config.storage.is_remote:
         return problems, _check_local(config, tree)
+    storage = config.storage
+    if storage.s3 is not None:
+        _check_s3(storage.s3, tree, problems, warnings)
+    elif storage.azure is not None:
+        _check_azure(storage.azure, tree, problems)
+    elif storage.gcs is not None:
+        _check_gcs(storage.gcs, tree, problems)
+    elif storage.oss is not None:
+        _check_oss(storage.oss, tree, problems)
+    for name, limit in (("maxsize", config.cache.maxsize), ("minfree", config.cache.minfree)):
+        if limit is None:
+            continue
+        source = find(tree, ("cache", name))[1]
+        if name == "minfree":
+            warnings.append(Warning_(source, "cache.minfree", "has no effect: a bucket is never full"))
+        elif limit.percent:
+            text = f"got '{limit}', wanted a size such as 200GiB: a bucket has none to take a share of"
+            problems.append(Problem(source, "cache.maxsize", text))
+    problems += _check_disk(config, tree)
+    return problems, warnings
+
+
+def _check_s3(s3: S3, tree: Table, problems: list[Problem], warnings: list[Warning_]) -> None:
     at = find(tree, ("storage", "s3"))[1]
     if not s3.regionendpoint and not s3.region:
         text = "missing, wanted a region such as us-east-1; it may be left out with a regionendpoint only"
@@ -62,17 +88,6 @@ def check_remote(config: Config, tree: Table) -> tuple[list[Problem], list[Warni
         warnings.append(
             Warning_(find(tree, ("storage", "s3", "sessiontoken"))[1], "storage.s3.sessiontoken", text)
         )
-    for name, limit in (("maxsize", config.cache.maxsize), ("minfree", config.cache.minfree)):
-        if limit is None:
-            continue
-        source = find(tree, ("cache", name))[1]
-        if name == "minfree":
-            warnings.append(Warning_(source, "cache.minfree", "has no effect: a bucket is never full"))
-        elif limit.percent:
-            text = f"got '{limit}', wanted a size such as 200GiB: a bucket has none to take a share of"
-            problems.append(Problem(source, "cache.maxsize", text))
-    problems += _check_disk(config, tree)
-    return problems, warnings
 
 
 def _check_local(config: Config, tree: Table) -> list[Warning_]:
@@ -104,3 +119,57 @@ def _check_disk(config: Config, tree: Table) -> list[Problem]:
 
 def _warning(tree: Table, key: str, text: str) -> Warning_:
     return Warning_(find(tree, tuple(key.split(".")))[1], key, text)
+
+
+def _check_azure(azure: Azure, tree: Table, problems: list[Problem]) -> None:
+    at = find(tree, ("storage", "azure"))[1]
+
+    def wrong(key: str, text: str) -> None:
+        problems.append(Problem(at, f"storage.azure.{key}", text))
+
+    login = azure.credentials
+    given = connection(azure.connectionstring.get_secret_value()) if azure.connectionstring else {}
+    if azure.connectionstring is not None and "accountname" not in given:
+        wrong(
+            "connectionstring", "wanted a connection string of a storage account: AccountName=…;AccountKey=…"
+        )
+    elif azure.connectionstring is None and not azure.accountname:
+        wrong("accountname", "missing, wanted the storage account's name, or a connectionstring")
+    if login.type == "shared_key" and azure.accountkey is None and "accountkey" not in given:
+        wrong("accountkey", "missing, wanted the account's key: credentials.type is shared_key")
+    if login.type == "client_secret" or login.secret is not None:
+        for key in ("clientid", "tenantid", "secret"):
+            if not getattr(login, key):
+                wrong(f"credentials.{key}", "missing, wanted clientid, tenantid and secret together")
+    for key in ("accountkey", "connectionstring"):
+        secret = getattr(azure, key)
+        held = given.get("accountkey", "") if key == "connectionstring" else _text(secret)
+        if held and not _is_base64(held):
+            wrong(key, "wanted an account's key in base64, as Azure gives it")
+
+
+def _check_gcs(gcs: Gcs, tree: Table, problems: list[Problem]) -> None:
+    if gcs.keyfile is not None and gcs.credentials:
+        at = find(tree, ("storage", "gcs", "credentials"))[1]
+        problems.append(Problem(at, "storage.gcs.credentials", "given beside keyfile; remove one of them"))
+
+
+def _check_oss(oss: Oss, tree: Table, problems: list[Problem]) -> None:
+    if oss.s3_endpoint() is None:
+        at = find(tree, ("storage", "oss", "endpoint"))[1]
+        text = (
+            f"got {oss.endpoint!r}, wanted an endpoint of Alibaba's with the bucket in its host, such as "
+            f"{oss.bucket}.{oss.s3_region()}.aliyuncs.com; or leave it out"
+        )
+        problems.append(Problem(at, "storage.oss.endpoint", text))
+
+
+def _text(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except ValueError:
+        return False

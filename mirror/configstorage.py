@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, PlainValidator
 
+from mirror.configclouds import Azure, Gcs, Oss
 from mirror.configs3 import S3
 from mirror.configsections import Go, Section
 from mirror.configvalues import Count, Duration, Flag, Integer, PathValue, between, one_of, within
@@ -71,19 +72,24 @@ class TagOptions(Section):
 
 
 class Storage(Section):
-    """Exactly one of `filesystem`, `inmemory` and `s3` is given; the other drivers stop the start."""
+    """Exactly one driver is given; `swift` stops the start."""
 
     go_map: ClassVar[bool] = True
 
     filesystem: Filesystem | None = None
     inmemory: InMemory | None = None
     s3: Annotated[S3 | None, Go("S3AWS")] = None  # a second name of it: the file's is made the first one
-    azure: dict[str, Any] | None = None
-    gcs: dict[str, Any] | None = None
-    oss: dict[str, Any] | None = None
+    azure: Azure | None = None
+    gcs: Gcs | None = None
+    oss: Oss | None = None
     swift: dict[str, Any] | None = None
     cache: DescriptorCache = DescriptorCache()
     delete: Delete = Delete()
     maintenance: Maintenance = Maintenance()
     redirect: Redirect = Redirect()
     tag: TagOptions = TagOptions()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether images are kept in object storage."""
+        return any(driver is not None for driver in (self.s3, self.azure, self.gcs, self.oss))

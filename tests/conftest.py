@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirror import loops
+from tests.support.azurite import Azurite, Container
+from tests.support.gcs import GcsBucket, GcsServer
 from tests.support.images import Catalog, generate
 from tests.support.modes import ENVIRONMENT, MODES, UVLOOP
 from tests.support.procs import Workspace
@@ -18,6 +20,7 @@ from tests.support.swift import SwiftServer
 
 if TYPE_CHECKING:
     from tests.support.buckets import Bucket
+    from tests.support.clouds import Cloud
 
 if UVLOOP:
 
@@ -89,3 +92,38 @@ def bucket(swift: SwiftServer) -> Bucket:
     from tests.support.buckets import Bucket  # its library takes a while to import
 
     return Bucket(swift)
+
+
+@pytest.fixture(scope="session")
+def azurite(space: Workspace) -> Azurite:
+    """A real Azure blob server."""
+    return Azurite(space)
+
+
+@pytest.fixture
+def container(azurite: Azurite) -> Container:
+    """A place in it where nothing is yet."""
+    return Container(azurite)
+
+
+@pytest.fixture(scope="session")
+def gcs(space: Workspace) -> GcsServer:
+    """An emulator of Google Cloud Storage."""
+    return GcsServer(space)
+
+
+@pytest.fixture
+def gcs_bucket(gcs: GcsServer) -> GcsBucket:
+    """A place in it where nothing is yet; the proxy before it has no rule, and nothing recorded."""
+    return GcsBucket(gcs)
+
+
+@pytest.fixture(params=["azure", "gcs"])
+def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """A place in each."""
+    from tests.support import clouds  # their libraries take a while to import
+
+    if request.param == "azure":
+        yield from clouds.azure(request.getfixturevalue("container"))
+    else:
+        yield from clouds.gcs(request.getfixturevalue("gcs_bucket"))

@@ -24,6 +24,8 @@ LIMIT = 60.0  # seconds for a process that starts and ends, on a busy machine; i
 IMAGE = "/v2/team0/app0"  # of those that largetree makes
 SUFFIX_LIST = {"tldextract", "requests", "urllib3"}  # the list's library, and the HTTP client that it brings
 S3 = {"aiobotocore", "botocore", "mirror.drivers.s3"}
+AZURE = {"obstore", "mirror.drivers.azure"}
+GCS = {"google.auth", "mirror.drivers.gcs"}
 SERVER = {"mirror.app", "aiohttp", "asyncio", "structlog"}
 MODELS = {"mirror.config", "pydantic", "yaml"}
 
@@ -82,10 +84,28 @@ def test_a_start_does_not_read_the_suffix_list(tmp_path: Path) -> None:
     assert imported(done).isdisjoint(SUFFIX_LIST)
 
 
+@pytest.mark.parametrize(
+    ("name", "section", "modules"),
+    [
+        ("AZURE", "{container: images, accountname: abc, accountkey: a2V5}", AZURE),
+        ("GCS", "{bucket: images}", GCS),
+    ],
+)
+def test_a_start_imports_a_cloud_s_library_only_where_that_is_configured(
+    name: str, section: str, modules: set[str], tmp_path: Path
+) -> None:
+    done = run(
+        SERVE, tmp_path, **{f"REGISTRY_STORAGE_{name}": section, "REGISTRY_CACHE_FOLDER": str(tmp_path)}
+    )
+    assert "far enough" in done.stderr
+    assert imported(done) >= modules
+    assert imported(done).isdisjoint((S3 | AZURE | GCS) - modules)
+
+
 def test_a_start_imports_the_library_for_s3_only_where_that_is_configured(tmp_path: Path) -> None:
     done = run(SERVE, tmp_path)
     assert "far enough" in done.stderr
-    assert imported(done).isdisjoint(S3)
+    assert imported(done).isdisjoint(S3 | AZURE | GCS)
     bucket = "{bucket: images, regionendpoint: 'http://127.0.0.1:9', accesskey: a, secretkey: b}"
     done = run(SERVE, tmp_path, REGISTRY_STORAGE_S3=bucket, REGISTRY_CACHE_FOLDER=str(tmp_path))
     assert "far enough" in done.stderr

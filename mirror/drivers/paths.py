@@ -35,6 +35,14 @@ def split(path: str) -> tuple[str, ...]:
     return parts
 
 
+def is_path(path: str) -> bool:
+    """Whether a key below our root can be a path: keys with `//` and the like are not ours."""
+    try:
+        return bool(split(path))
+    except DriverError:
+        return False
+
+
 def check_below(path: str, folder: str) -> None:
     """Raises DriverError unless both are paths, and `path` is below `folder`."""
     parts, above = split(path), split(folder)

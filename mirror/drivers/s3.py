@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncGenerator, Collection, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mirror.drivers import flat, paths
 from mirror.drivers.base import (
@@ -26,19 +25,18 @@ from mirror.drivers.base import (
     Entry,
     Incoming,
     Info,
-    NoSpaceError,
     OpenFile,
     PathNotFoundError,
 )
+from mirror.drivers.remote import check_file, check_writable, copy_out, open_source, remove_source
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3delete import Deletion
 from mirror.drivers.s3file import S3File
 from mirror.drivers.s3listing import Listing, modified
 from mirror.drivers.s3parts import Upload
 from mirror.drivers.s3settings import S3Settings
-from mirror.drivers.s3slice import Source
 from mirror.drivers.s3upload import Uploads
-from mirror.drivers.s3urls import Urls
+from mirror.drivers.urls import Urls
 
 AT_ONCE = 16  # small files read at the same time
 
@@ -90,7 +88,7 @@ class S3Driver:
     async def _ask(self, path: str) -> Any:
         """The answer, its body unread; or the error."""
         try:
-            _check_file(path)
+            check_file(path)
             return await self._client.get(path)
         except DriverError as error:
             return error
@@ -110,7 +108,7 @@ class S3Driver:
             await file.close()
 
     async def put(self, path: str, data: bytes) -> None:
-        _check_writable(path)
+        check_writable(path)
         await self._uploads.put(path, data)
         self._urls.forget(path)
 
@@ -119,19 +117,16 @@ class S3Driver:
 
     async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         """As the Protocol says; large files in parts, several at once."""
-        _check_writable(path)
-        file = await _open_source(source, path)
+        check_writable(path)
+        file = await open_source(source, path)
         if not isinstance(incoming, Upload) or not await incoming.is_completed(file.size):
             await self._uploads.put_file(path, file)
         self._urls.forget(path)
-        try:
-            await asyncio.to_thread(source.unlink)
-        except OSError as error:
-            raise DriverError(path, f"cannot remove the file moved in: {error.strerror}") from error
+        await remove_source(path, source)
 
     async def open(self, path: str, start: int = 0) -> OpenFile:
         """One GET, from `start` on. What is then read from elsewhere in the file costs another."""
-        _check_file(path)
+        check_file(path)
         if start:
             with contextlib.suppress(_Behind):
                 return S3File(self._client, path, await self._get_from(path, start), start)
@@ -150,7 +145,7 @@ class S3Driver:
     async def elsewhere(self, path: str) -> Elsewhere | None:
         if not self._redirects:
             return None
-        _check_file(path)
+        check_file(path)
         return await self._urls.get(path)
 
     async def stat(self, path: str) -> Info:
@@ -180,7 +175,7 @@ class S3Driver:
         return await self._listing.names(path)
 
     async def delete(self, path: str) -> None:
-        _check_writable(path)
+        check_writable(path)
         if not (await self.remove([path], "", durable=True))[0]:
             raise PathNotFoundError(path)
 
@@ -201,18 +196,8 @@ class S3Driver:
         return await self._uploads.sweep(before, self._spare)
 
     async def move_out(self, path: str, target: Path) -> None:
-        _check_file(path)
-        file = await self.open(path)
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            async with contextlib.aclosing(file.chunks(0, file.size)) as chunks:
-                await _write_out(path, part, chunks)
-            await asyncio.to_thread(part.replace, target)
-        except OSError as error:
-            raise DriverError(path, f"cannot be moved out: {error.strerror}") from error
-        finally:
-            await file.close()
-            await asyncio.to_thread(part.unlink, missing_ok=True)
+        check_file(path)
+        await copy_out(path, await self.open(path), target)
         await self.remove([path], "", durable=True)
 
     async def close(self) -> None:
@@ -222,38 +207,3 @@ class S3Driver:
 
 class _Behind(Exception):
     """A file ends before the byte that was asked for."""
-
-
-def _check_file(path: str) -> None:
-    paths.split(path)
-    if not path:
-        raise PathNotFoundError(path, "not a file")
-
-
-def _check_writable(path: str) -> None:
-    if not paths.split(path):
-        raise DriverError(path, "the root is a folder, and stays")
-
-
-async def _open_source(source: Path, path: str) -> Source:
-    try:
-        return await asyncio.to_thread(Source, source)
-    except FileNotFoundError as error:
-        raise PathNotFoundError(path, "the file to move in is not there") from error
-    except OSError as error:
-        raise DriverError(path, f"cannot read the file to move in: {error.strerror}") from error
-
-
-async def _write_out(path: str, target: Path, chunks: AsyncGenerator[bytes, None]) -> None:
-    def begin() -> BinaryIO:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target.open("xb")
-
-    file = await asyncio.to_thread(begin)
-    try:
-        async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
-    except OSError as error:
-        raise NoSpaceError(path, f"cannot be moved out: {error.strerror}") from error
-    finally:
-        await asyncio.to_thread(file.close)

@@ -14,7 +14,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.loaders import create_loader
 
 from mirror.drivers.base import UnreachableError
-from mirror.drivers.s3breaker import Breaker
+from mirror.drivers.breaker import Breaker
 from mirror.drivers.s3errors import ERRORS, failure, status
 from mirror.drivers.s3settings import S3Settings
 
@@ -82,6 +82,11 @@ class S3Client:
     async def get(self, path: str, **parameters: Any) -> Any:
         """GetObject, of which the body is to be read, and closed, by the caller."""
         return await self._run(path, "get_object", CALL, {"Key": self.key(path), **parameters}, reading=True)
+
+    async def size_of(self, path: str) -> int:
+        """Of an object, in bytes. Raises PathNotFoundError, DriverError."""
+        answer = await self.call(path, "head_object", Key=self.key(path))
+        return int(answer["ContentLength"])
 
     async def presign(self, path: str, seconds: float) -> str:
         """A URL by which anybody can GET an object for so long. Raises DriverError."""
@@ -163,7 +168,7 @@ class S3Client:
             use_fips_endpoint=settings.fips or None,
             user_agent_extra=settings.user_agent or None,
             s3={
-                "addressing_style": "path" if settings.path_style else "auto",
+                "addressing_style": _style(settings),
                 "use_accelerate_endpoint": settings.accelerate,
                 # Hashing each part once more, on the event loop, would take longer than to send it.
                 "payload_signing_enabled": False,
@@ -190,3 +195,10 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
     """Old servers take no batch of deletions without a Content-MD5; botocore gives a newer checksum only."""
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")
+
+
+def _style(settings: S3Settings) -> str:
+    """Where the bucket stands in URLs. NB: with an endpoint, "auto" is in the path."""
+    if settings.path_style:
+        return "path"
+    return "virtual" if settings.endpoint else "auto"

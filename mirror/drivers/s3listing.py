@@ -33,7 +33,7 @@ class Listing:
             entries = []
             for each in answer.get("Contents", ()):
                 path = self._client.path(each["Key"])
-                if path is not None and is_path(path):
+                if path is not None and paths.is_path(path):
                     entries.append(Entry(path, each["Size"], modified(each)))
             yield Page(entries, token is not None)
             if token is None:
@@ -75,14 +75,6 @@ class Listing:
             )
         except PathNotFoundError as error:  # a 404 that names no bucket: a listing has no other
             raise DriverError(prefix.rstrip("/"), "the storage does not list the bucket: 404") from error
-
-
-def is_path(path: str) -> bool:
-    """Whether a key below our root can be a path: keys with `//` and the like are not ours."""
-    try:
-        return bool(paths.split(path))
-    except DriverError:
-        return False
 
 
 def _token(answer: Any) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mirror.drivers.base import DriverError, PathNotFoundError
 from mirror.drivers.s3sending import Sending, md5, time_for
-from mirror.drivers.s3slice import Slice, Source
+from mirror.drivers.slice import Slice, Source
 
 EACH_AT_ONCE = 4  # parts of one upload
 COMPLETING = 300.0  # seconds; Amazon says that it takes minutes for the largest

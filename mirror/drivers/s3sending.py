@@ -9,7 +9,7 @@ from typing import Any
 from mirror.drivers.base import DriverError
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3settings import S3Settings
-from mirror.drivers.s3slice import Slice
+from mirror.drivers.slice import Slice
 
 PARTS_AT_ONCE = 8
 SLOWEST = 64 << 10  # bytes a second; a part that is slower is given up

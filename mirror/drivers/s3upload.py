@@ -17,7 +17,7 @@ from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3parts import Upload
 from mirror.drivers.s3sending import Sending, md5, time_for
 from mirror.drivers.s3settings import S3Settings
-from mirror.drivers.s3slice import Slice, Source
+from mirror.drivers.slice import Slice, Source
 
 MOST_PARTS = 10_000  # of one object; S3's limit
 INLINE = 256 << 10  # bytes that are hashed and sent without more ado

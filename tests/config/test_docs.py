@@ -7,11 +7,14 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from mirror.config import Config, Storage
+from mirror.configclouds import Azure, Gcs, Oss
 from mirror.configeffect import RULES, Effect
 from mirror.configfile import ConfigError, dump, load
 from mirror.configproxy import UpstreamEntry
@@ -77,8 +80,17 @@ def test_the_keys_of_an_entry_of_upstreams_are_the_marked_ones() -> None:
 
 def test_the_documented_defaults_are_the_defaults() -> None:
     shown = yaml.safe_load(dump(Config()))
-    with_s3 = Config(storage=Storage(s3=S3(bucket="images")))
-    shown["storage"]["s3"] = {**yaml.safe_load(dump(with_s3))["storage"]["s3"], "bucket": ""}
+    hidden = SecretStr("k")
+    sections: dict[str, Any] = {
+        "s3": S3(bucket="images"),
+        "azure": Azure(container="images"),
+        "gcs": Gcs(bucket="images"),
+        "oss": Oss(bucket="images", region="oss-cn-hangzhou", accesskeyid=hidden, accesskeysecret=hidden),
+    }
+    for name, section in sections.items():
+        made = yaml.safe_load(dump(Config(storage=Storage(**{name: section}))))["storage"][name]
+        needed = [each for each, field in type(section).model_fields.items() if field.is_required()]
+        shown["storage"][name] = {**made, **dict.fromkeys(needed, "")}
     for key, default, _variable, _text in in_effect_rows():
         value = shown
         for part in key.split("."):
@@ -97,11 +109,16 @@ def test_the_documented_variables_are_those_of_their_keys() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 12)]
+    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 14)]
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES[:3], *EXAMPLES[4:6]], ids=lambda path: path.name)
 def test_an_example_of_ours_loads_without_a_warning(path: Path) -> None:
+    assert load(path, {}).warnings == ()
+
+
+@pytest.mark.parametrize("path", EXAMPLES[10:], ids=lambda path: path.name)
+def test_an_example_with_object_storage_loads_without_a_warning(path: Path) -> None:
     assert load(path, {}).warnings == ()
 
 

@@ -14,9 +14,6 @@ from tests.support.configs import MINIMAL, load_text, remarks
 
 GIVEN = {  # something at each key of the table that is not like nothing
     "http.tls.letsencrypt": "{cachefile: /c, email: a@b.example, hosts: [m.example]}",
-    "storage.azure": "{}",
-    "storage.gcs": "",
-    "storage.oss": "{bucket: b}",
     "storage.swift": "{container: c}",
     "middleware.storage": "[{name: cloudfront}]",
     "http.h2c": "{enabled: true}",
@@ -118,7 +115,11 @@ def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
     ("text", "environ", "key"),
     [
         ("http: {tls: {letsencrypt: {email: [a]}}}\n", {}, "http.tls.letsencrypt"),
-        ("", {"REGISTRY_STORAGE_GCS_BUCKET": "b", "REGISTRY_STORAGE_GCS_KEYFILE": "f"}, "storage.gcs"),
+        (
+            "",
+            {"REGISTRY_STORAGE_SWIFT_CONTAINER": "b", "REGISTRY_STORAGE_SWIFT_USERNAME": "f"},
+            "storage.swift",
+        ),
     ],
 )
 def test_a_refused_key_gets_one_line_whatever_is_below_it(

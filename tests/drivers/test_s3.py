@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from mirror.drivers import s3breaker, s3client, s3listing
+from mirror.drivers import breaker, s3client, s3listing
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -24,7 +24,7 @@ from mirror.drivers.base import (
     UnreachableError,
 )
 from mirror.drivers.s3 import S3Driver
-from mirror.drivers.s3slice import Slice
+from mirror.drivers.slice import Slice
 from tests.drivers.conformance import MIB, DriverConformance, content, walk
 from tests.support.buckets import Bucket
 from tests.support.procs import free_port
@@ -471,10 +471,10 @@ async def test_a_storage_that_is_away_is_unreachable_and_left_alone_for_a_while(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(s3client, "ATTEMPTS", 1)
-    monkeypatch.setattr(s3client, "Breaker", lambda: s3breaker.Breaker(lambda: now[0]))
+    monkeypatch.setattr(s3client, "Breaker", lambda: breaker.Breaker(lambda: now[0]))
     port = free_port()
     driver = S3Driver(bucket.settings(f"http://127.0.0.1:{port}"))
-    for _ in range(s3breaker.FAILURES):
+    for _ in range(breaker.FAILURES):
         with pytest.raises(UnreachableError, match="a/b: the storage cannot be connected to"):
             await driver.get("a/b", 1)
     with pytest.raises(UnreachableError, match="a/b: not asked now: the storage cannot be connected to"):
@@ -484,7 +484,7 @@ async def test_a_storage_that_is_away_is_unreachable_and_left_alone_for_a_while(
         with pytest.raises(UnreachableError, match="not asked now"):
             await driver.put("a/b", b"x")
         assert not recorder.exchanges
-        now[0] += s3breaker.PAUSE
+        now[0] += breaker.PAUSE
         await driver.put("a/b", b"x")
         assert await driver.get("a/b", 1) == b"x"
     finally:

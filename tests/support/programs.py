@@ -19,6 +19,8 @@ PACKAGES = {
     "htpasswd": "apache2-utils",
     "memcached": "memcached",
     "mount": "mount",
+    "node": "nodejs",
+    "npm": "npm",
     "openssl": "openssl",
     "podman": "podman",
     "runc": "runc",

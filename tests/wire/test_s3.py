@@ -401,7 +401,7 @@ async def test_when_the_bucket_is_back_new_content_is_kept_again(
     impatient: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mirror.drivers.s3breaker.PAUSE", 0.1)
+    monkeypatch.setattr("mirror.drivers.breaker.PAUSE", 0.1)
     proxy.clear(Rule(status=503))
     async with start() as mirror:
         await pull(mirror, image)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mirror.drivers import s3breaker, s3client
+from mirror.drivers import breaker, s3client
 from tests.support.buckets import Bucket
 from tests.support.scripted import Image, Upstream, serve, sha256
 from tests.support.swift import SwiftServer
@@ -56,7 +56,7 @@ async def outage(
     """To be begun. The driver is one that gives up soon, and tries again soon."""
     monkeypatch.setattr(s3client, "ATTEMPTS", 1)
     monkeypatch.setattr(s3client, "SILENCE", 0.5)
-    monkeypatch.setattr(s3breaker, "PAUSE", 0.2)
+    monkeypatch.setattr(breaker, "PAUSE", 0.2)
     found = Outage(bucket.server, request.param)
     try:
         yield found

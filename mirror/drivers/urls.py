@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from cachetools import LRUCache
 
 from mirror.drivers.base import Elsewhere
-from mirror.drivers.s3client import S3Client
 
 KNOWN = 20_000  # objects, and URLs, that are remembered: 1 KB each
 SEEN_SECONDS = 60.0  # for so long an object is believed to be there
@@ -16,12 +16,22 @@ SEEN_SECONDS = 60.0  # for so long an object is believed to be there
 GIVEN = 0.5
 
 
+class Signer(Protocol):
+    """Who knows the objects."""
+
+    async def size_of(self, path: str) -> int:
+        """Of an object, in bytes. Raises PathNotFoundError, DriverError."""
+
+    async def presign(self, path: str, seconds: float) -> str:
+        """A URL by which anybody can GET an object for so long. Raises DriverError."""
+
+
 class Urls:
     """`clock` is the wall clock, `monotonic` for how long ago something was seen; both in seconds."""
 
     def __init__(
         self,
-        client: S3Client,
+        client: Signer,
         lifetime: float,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -37,8 +47,7 @@ class Urls:
         seen = self._seen.get(path)
         if seen is None or self._monotonic() - seen[1] >= SEEN_SECONDS:
             self.forget(path)
-            answer = await self._client.call(path, "head_object", Key=self._client.key(path))
-            seen = self._seen[path] = int(answer["ContentLength"]), self._monotonic()
+            seen = self._seen[path] = await self._client.size_of(path), self._monotonic()
         url, since, until = self._urls.get(path, ("", 0.0, 0.0))
         if not since <= self._clock() < until:
             since = self._clock()

@@ -1,0 +1,243 @@
+"""An Azure blob container as an ObjectStore, by obstore.
+
+A blob is put with one request, or in blocks of which the list is committed last: it appears whole either
+way. Blocks that are never committed are never seen, and Azure forgets them after a week. A block's bytes are
+checked by TLS alone, for obstore sends no checksums.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+
+from mirror.drivers.azureclient import SILENCE, AzureClient
+from mirror.drivers.azureerrors import ERRORS, failure
+from mirror.drivers.azuresettings import AzureSettings
+from mirror.drivers.base import DriverError, Entry, PathNotFoundError, UnreachableError
+from mirror.drivers.flat import Page
+from mirror.drivers.growing import GrowingUpload
+from mirror.drivers.objectstore import Body, Meta
+from mirror.drivers.paths import is_path
+from mirror.drivers.slice import Slice, Source
+
+PAGE = 1000  # names that a listing gives at once
+AT_ONCE = 16  # requests
+BLOCK = 4 << 20  # bytes; distribution's own size
+MOST_BLOCKS = 50_000  # of one blob; Azure's limit
+BLOCKS_AT_ONCE = 3  # of one blob
+# Blobs that are sent at the same time: so many while they arrive, and so many once they are here. Each has in
+# memory the blocks that are on their way, one that is being filled, and a piece: 17 MiB.
+UPLOADS = 3
+PIECE = 1 << 20  # bytes that are read from a file at once
+READ_AHEAD = 256 << 10  # bytes that are taken from the network at once
+SLOWEST = 64 << 10  # bytes a second; an upload that is slower is given up
+
+
+class AzureObjects:
+    """An ObjectStore."""
+
+    name = "azure"
+
+    def __init__(self, settings: AzureSettings) -> None:
+        self._client = AzureClient(settings)
+        self._store = self._client.store
+        self._is_guest = bool(settings.shared_access)
+        self._growing: set[GrowingUpload] = set()  # begun while their files grow
+        self._complete: set[GrowingUpload] = set()  # of files that are all here
+        self._sending = asyncio.Semaphore(UPLOADS)
+
+    async def open(self) -> None:
+        """Nothing: connections are made when they are needed."""
+
+    async def head(self, path: str) -> Meta:
+        key = self._client.key(path)
+        return _meta(await self._client.call(path, lambda: obstore.head_async(self._store, key)))
+
+    async def size_of(self, path: str) -> int:
+        return (await self.head(path)).size
+
+    async def get(self, path: str, start: int, version: str = "") -> Body:
+        options: dict[str, Any] = {}
+        if start:
+            options["range"] = {"offset": start}
+        if version:
+            options["if_match"] = version
+        key, readers = self._client.key(path), self._client.readers
+        return _Body(
+            path,
+            await self._client.call(
+                path,
+                lambda: obstore.get_async(readers, key, options=options),  # type: ignore[arg-type]
+            ),
+        )
+
+    async def put(self, path: str, data: bytes) -> None:
+        key = self._client.key(path)
+        await self._client.call(path, lambda: obstore.put_async(self._store, key, data, use_multipart=False))
+
+    async def put_file(self, path: str, source: Source) -> None:
+        async with self._sending:
+            if source.size <= BLOCK:
+                await self.put(path, await asyncio.to_thread(_whole, source))
+                return
+            upload = GrowingUpload(path, source.size, self._send, source=source)
+            self._complete = {each for each in self._complete if not each.is_over} | {upload}
+            try:
+                async with asyncio.timeout(60 + source.size / SLOWEST):
+                    await upload.complete()
+            except TimeoutError as error:
+                raise UnreachableError(path, "the storage takes it too slowly") from error
+            finally:
+                upload.end()
+
+    def begin(self, path: str, file: Path, size: int) -> GrowingUpload | None:
+        self._growing = {upload for upload in self._growing if not upload.is_over}
+        if size <= BLOCK or len(self._growing) >= UPLOADS:
+            return None
+        upload = GrowingUpload(path, size, self._send, file=file, first=BLOCK)
+        self._growing.add(upload)
+        return upload
+
+    async def _send(self, upload: GrowingUpload) -> None:
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            for start in range(0, upload.size, PIECE):
+                yield await upload.piece(start, min(start + PIECE, upload.size))
+
+        await self._client.ask(
+            upload.path,
+            lambda: obstore.put_async(
+                self._store,
+                self._client.key(upload.path),
+                pieces(),
+                use_multipart=True,
+                chunk_size=max(BLOCK, -(-upload.size // MOST_BLOCKS)),
+                max_concurrency=BLOCKS_AT_ONCE,
+            ),
+        )
+
+    async def pages(self, prefix: str, after: str = "") -> AsyncGenerator[Page, None]:
+        """NB: Azure's listings begin at their beginning: to leave anything out would save nothing."""
+        folder = prefix.rpartition("/")[0]  # obstore's prefixes are folders
+        listing = obstore.list(self._store, self._client.key(folder) or None, chunk_size=PAGE).__aiter__()
+        while True:
+            try:
+                some = await self._client.call(folder, lambda: anext(listing))
+            except StopAsyncIteration:
+                return
+            entries = []
+            for each in some:
+                path = self._client.path(each["path"])
+                if path is not None and is_path(path) and path.startswith(prefix) and path > after:
+                    meta = _meta(each)
+                    entries.append(Entry(path, meta.size, meta.modified))
+            yield Page(entries, more=False)
+
+    async def names(self, folder: str) -> set[str]:
+        prefix = self._client.key(f"{folder}/" if folder else "")
+        found = await self._client.call(
+            folder, lambda: obstore.list_with_delimiter_async(self._store, prefix.rstrip("/") or None)
+        )
+        keys = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+        return {key[len(prefix) :] for key in keys}
+
+    async def delete(self, doomed: Sequence[str], *, listed: bool = False) -> list[bool]:
+        """In batches, of what is there."""
+        if len(doomed) == 1:
+            return [await self._delete_one(doomed[0])]
+        there = [True] * len(doomed) if listed else await self._each(self._is_there, doomed)
+        some = [path for path, is_there in zip(doomed, there, strict=True) if is_there]
+        if some:
+            keys = [self._client.key(path) for path in some]
+            try:
+                await self._client.call(
+                    some[0], lambda: obstore.delete_async(self._store, keys), limit=30 + len(some) / 10
+                )
+            except PathNotFoundError:  # one of them went meanwhile, and the others may not have been tried
+                await self._each(self._delete_one, some)
+        return there
+
+    async def _delete_one(self, path: str) -> bool:
+        key = self._client.key(path)
+        try:
+            await self._client.call(path, lambda: obstore.delete_async(self._store, key))
+        except PathNotFoundError:
+            return False
+        return True
+
+    async def _is_there(self, path: str) -> bool:
+        try:
+            await self.head(path)
+        except PathNotFoundError:
+            return False
+        return True
+
+    async def _each(self, call: Any, items: Sequence[str]) -> list[bool]:
+        """What `call` gives for each, some at once; after all have ended the first failure is raised."""
+        found: list[Any] = []
+        for start in range(0, len(items), AT_ONCE):
+            some = [call(item) for item in items[start : start + AT_ONCE]]
+            found += await asyncio.gather(*some, return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        return found
+
+    async def presign(self, path: str, seconds: float) -> str:
+        """A shared access signature for reading: by the account's key, or a key that Azure gives us.
+
+        Who has no more than such a signature himself can make none.
+        """
+        if self._is_guest:
+            return ""
+        key, life = self._client.key(path), timedelta(seconds=seconds)
+        return await self._client.call(path, lambda: obstore.sign_async(self._store, "GET", key, life))
+
+    def broke(self, error: DriverError) -> None:
+        self._client.broke(error)
+
+    async def close(self) -> None:
+        for upload in self._growing | self._complete:
+            upload.end()
+        for upload in self._growing | self._complete:
+            await upload.ended()
+        self._client.close()
+
+
+class _Body:
+    """A Body. What obstore gives at once may be more than is asked for: the rest waits here."""
+
+    def __init__(self, path: str, answer: Any) -> None:
+        self.meta = _meta(answer.meta)
+        self._path = path
+        self._stream: Any = answer.stream(min_chunk_size=READ_AHEAD)
+        self._rest = memoryview(b"")
+
+    async def read(self, limit: int) -> bytes:
+        try:
+            while not self._rest and self._stream is not None:
+                async with asyncio.timeout(2 * SILENCE):
+                    self._rest = memoryview(await anext(self._stream))
+        except StopAsyncIteration:
+            return b""
+        except (TimeoutError, *ERRORS) as error:
+            raise failure(self._path, error) from error
+        data = bytes(self._rest[:limit])
+        self._rest = self._rest[limit:]
+        return data
+
+    def close(self) -> None:
+        """The connection is closed when the stream goes."""
+        self._stream, self._rest = None, memoryview(b"")
+
+
+def _meta(found: Any) -> Meta:
+    return Meta(int(found["size"]), found["e_tag"] or "", float(int(found["last_modified"].timestamp())))
+
+
+def _whole(source: Source) -> bytes:
+    return Slice(source, 0, source.size).read()

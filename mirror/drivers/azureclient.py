@@ -1,0 +1,130 @@
+"""The connection to one container, by obstore: time-outs, attempts, and every failure as a DriverError."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from obstore.store import AzureStore
+
+from mirror.drivers.azureerrors import ERRORS, answered, failure
+from mirror.drivers.azuresettings import AzureSettings
+from mirror.drivers.base import DriverError, UnreachableError
+from mirror.drivers.breaker import Breaker
+
+CONNECT = 3.0  # seconds
+SILENCE = 15.0  # seconds without a byte
+LONGEST_WAIT = 3.0  # seconds between two attempts
+CALL = 30.0  # seconds that one small operation may take, with all its attempts
+READING = 7 * 86400.0  # seconds that a body may take, as long as bytes come: clients read at their own pace
+CONNECTIONS = 48  # operations at a time; more wait
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig  # not there at run time
+
+T = TypeVar("T")
+
+
+class AzureClient:
+    """Stores of obstore's, each with connections of its own; and the breaker in front of them."""
+
+    def __init__(self, settings: AzureSettings) -> None:
+        self._prefix = f"{settings.root}/" if settings.root else ""
+        self.store = _store(settings, CALL)
+        self.readers = _store(settings, READING)
+        self._breaker = Breaker()
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._closed = False
+
+    def key(self, path: str) -> str:
+        """The blob's name."""
+        return self._prefix + path
+
+    def path(self, key: str) -> str | None:
+        """The path of a blob's name; None: it is not below our root."""
+        return key[len(self._prefix) :] if key.startswith(self._prefix) else None
+
+    async def call(self, path: str, work: Callable[[], Awaitable[T]], limit: float = CALL) -> T:
+        """What a call of obstore's gives. Raises DriverError; nothing takes longer than `limit` seconds."""
+        try:
+            async with asyncio.timeout(limit), self._slots:
+                return await self.ask(path, work)
+        except TimeoutError as error:
+            cause = f"no answer from the storage within {limit:g} s"
+            self._breaker.failed(cause)
+            raise UnreachableError(path, cause) from error
+
+    async def ask(self, path: str, work: Callable[[], Awaitable[T]]) -> T:
+        """As `call`, without a limit of its own and beside those that wait for each other."""
+        self.check(path)
+        try:
+            found = await work()  # NB: obstore begins where it is called, not where it is awaited
+        except TimeoutError:
+            raise
+        except DriverError:  # of ours, from within
+            raise
+        except ERRORS as error:
+            known = failure(path, error)
+            if isinstance(known, UnreachableError):
+                self._breaker.failed(known.cause)
+            elif answered(error):
+                self._breaker.answered()
+            raise known from error
+        self._breaker.answered()
+        return found
+
+    def check(self, path: str) -> None:
+        """Raises UnreachableError while nothing is to be asked."""
+        if self._closed:
+            raise UnreachableError(path, "the driver is closed")
+        self._breaker.check(path)
+
+    def broke(self, error: DriverError) -> None:
+        """A body broke off with this."""
+        self._breaker.failed(error.cause)
+
+    def close(self) -> None:
+        """Nothing is asked any more. obstore closes connections when the stores go."""
+        self._closed = True
+
+
+def _store(settings: AzureSettings, limit: float) -> AzureStore:
+    options: ClientConfig = {
+        "allow_http": settings.endpoint.startswith("http:"),
+        "allow_invalid_certificates": not settings.verify,
+        "connect_timeout": timedelta(seconds=CONNECT),
+        "read_timeout": timedelta(seconds=SILENCE),
+        "timeout": timedelta(seconds=limit),
+        "default_content_type": "application/octet-stream",
+    }
+    if settings.user_agent:
+        options["user_agent"] = settings.user_agent
+    retry: RetryConfig = {
+        "max_retries": settings.retries,
+        "retry_timeout": timedelta(seconds=CALL),
+        "backoff": {
+            "init_backoff": timedelta(seconds=settings.retry_delay),
+            "max_backoff": timedelta(seconds=max(LONGEST_WAIT, settings.retry_delay)),
+            "base": 2,
+        },
+    }
+    config: dict[str, Any] = {"account_name": settings.account, "endpoint": settings.endpoint}
+    if settings.key:
+        config |= {"account_key": settings.key, "credential_type": "access_key"}
+    elif settings.shared_access:
+        config |= {"sas_key": settings.shared_access, "credential_type": "sas_token"}
+    elif settings.secret:
+        config |= {
+            "client_id": settings.client,
+            "tenant_id": settings.tenant,
+            "client_secret": settings.secret,
+            "credential_type": "client_secret",
+        }
+    return AzureStore(
+        settings.container,
+        config=config,  # type: ignore[arg-type]
+        client_options=options,
+        retry_config=retry,
+    )

@@ -1,0 +1,83 @@
+"""What goes wrong with Azure, as the kinds that drivers.base has. Messages hold no URL and no signature.
+
+NB: obstore says a refusal's status and Azure's code only in the text of its errors, which begins with
+`Error performing GET <url> in 5ms - Server returned non-2xx status code: 403 Forbidden: <body>`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from obstore import exceptions as obstore
+
+from mirror.drivers.base import (
+    DeniedError,
+    DriverError,
+    NoSpaceError,
+    PathNotFoundError,
+    ThrottledError,
+    UnreachableError,
+)
+from mirror.drivers.objectstore import BehindError, ChangedError
+
+# What its calls raise: some of its kinds are Python's own, such as FileNotFoundError.
+ERRORS = (obstore.BaseError, OSError, ValueError)
+NO_CONTAINER = {"ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled", "ResourceNotFound"}
+THROTTLED = {"ServerBusy", "TooManyRequests"}  # the first with 503
+MESSAGE_LIMIT = 200  # characters of a server's text
+
+_STATUS = re.compile(r"[Ss]tatus(?: code)?:? \"?([2-5]\d\d)\b|\(code: ([2-5]\d\d)\)")
+_CODE = re.compile(r"<Code>([A-Za-z]{1,80})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<\n]{1,1000})")
+_LOGIN = re.compile(r"token request|authorization|credential|imds", re.I)
+
+
+def failure(path: str, error: BaseException) -> DriverError:
+    """The error of a call, as the kind that it is."""
+    text = str(error)
+    found = _STATUS.search(text)
+    if found is not None:
+        return _refused(path, int(found[1] or found[2]), text)
+    if isinstance(error, FileNotFoundError | obstore.NotFoundError):
+        return PathNotFoundError(path, "no such object")
+    if isinstance(error, PermissionError | obstore.PermissionDeniedError | obstore.UnauthenticatedError):
+        return DeniedError(path, "the storage does not let us")
+    if "StartTooLarge" in text:  # it answers with the object's end there
+        return BehindError(path, "ends before the byte that was asked for")
+    if _LOGIN.search(text.partition("\n")[0]):
+        return DeniedError(path, "no login for the storage can be had: see the account's key or credentials")
+    if "certificate" in text.lower():
+        return UnreachableError(path, "no trusted TLS connection to the storage")
+    if "timed out" in text or "TimedOut" in text:
+        return UnreachableError(path, "the storage does not answer in time")
+    if "HTTP error" not in text:
+        return DriverError(path, f"the request to the storage failed: {type(error).__name__}")
+    if "Connect" in text:
+        return UnreachableError(path, "the storage cannot be connected to")
+    return UnreachableError(path, "the storage broke off")
+
+
+def answered(error: BaseException) -> bool:
+    """Whether the storage said something."""
+    return _STATUS.search(str(error)) is not None
+
+
+def _refused(path: str, status: int, text: str) -> DriverError:
+    code = _CODE.search(text)
+    name = code[1] if code else ""
+    message = _MESSAGE.search(text)
+    said = f" {name}: {message[1].strip()[:MESSAGE_LIMIT]}" if name and message else ""
+    told = f"the storage answers {status}{said}"
+    if status == 404 and name not in NO_CONTAINER:
+        return PathNotFoundError(path, "no such object")
+    if status == 412:
+        return ChangedError(path, "was changed while it was read")
+    if status == 416:
+        return BehindError(path, told)
+    if name in THROTTLED or status == 429:
+        return ThrottledError(path, told)
+    if status in (401, 403, 404):
+        return DeniedError(path, told)
+    if status == 507:
+        return NoSpaceError(path, told)
+    return UnreachableError(path, told) if status >= 500 else DriverError(path, told)

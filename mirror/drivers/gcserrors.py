@@ -1,0 +1,59 @@
+"""What goes wrong with Google Cloud Storage, as the kinds that drivers.base has. Messages hold no URL."""
+
+from __future__ import annotations
+
+import json
+import ssl
+
+import aiohttp
+
+from mirror.drivers.base import (
+    DeniedError,
+    DriverError,
+    PathNotFoundError,
+    ThrottledError,
+    UnreachableError,
+)
+from mirror.drivers.objectstore import BehindError
+
+MESSAGE_LIMIT = 200  # characters of a server's text
+# What a request, or reading a body, raises.
+BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
+AGAIN = {408, 429, 500, 502, 503, 504}  # https://cloud.google.com/storage/docs/retry-strategy
+
+
+def broken(path: str, error: BaseException) -> UnreachableError:
+    """The error of a request that got no answer, or no whole one."""
+    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        return UnreachableError(path, "no trusted TLS connection to the storage")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return UnreachableError(path, "the storage cannot be connected to")
+    if isinstance(error, TimeoutError):
+        return UnreachableError(path, "the storage does not answer in time")
+    return UnreachableError(path, "the storage broke off")
+
+
+def refused(path: str, status: int, body: bytes) -> DriverError:
+    """An answer that is none of those that were hoped for."""
+    message = _message(body)
+    told = f"the storage answers {status}{': ' if message else ''}{message}"
+    if status == 404 and "bucket does not exist" not in message:
+        return PathNotFoundError(path, "no such object")
+    if status == 416:
+        return BehindError(path, told)
+    if status == 429:
+        return ThrottledError(path, told)
+    if status in (401, 403, 404):
+        return DeniedError(path, told)
+    return UnreachableError(path, told) if status >= 500 else DriverError(path, told)
+
+
+def _message(body: bytes) -> str:
+    """What Google says, for people: of a JSON document, or of a line of text."""
+    text = body.decode("utf-8", "replace")
+    try:
+        text = str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        if text.lstrip().startswith(("<", "{")):
+            return ""
+    return " ".join(text.split())[:MESSAGE_LIMIT]

@@ -1,0 +1,186 @@
+"""Putting files into a bucket of Google's: small ones whole, large ones piece by piece, in one session each.
+
+An object appears with the last piece, whole. A session that is not completed is never seen, and Google
+forgets it after a week. Google says an object's MD5: what arrived otherwise than it was sent is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError, UnreachableError
+from mirror.drivers.gcsclient import GcsClient, Reply
+from mirror.drivers.growing import GrowingUpload
+from mirror.drivers.slice import Source
+
+# Files that are sent at the same time: so many while they arrive, and so many once they are here. Each has
+# one piece in memory.
+UPLOADS = 3
+SLOWEST = 64 << 10  # bytes a second; what is slower is given up
+TYPE = {"Content-Type": "application/octet-stream"}
+MORE = 308  # "resume incomplete": the next piece is wanted
+
+
+class Uploads:
+    """The uploads of one bucket."""
+
+    def __init__(self, client: GcsClient, part_size: int) -> None:
+        self._client = client
+        self._part_size = part_size
+        self._growing: set[GrowingUpload] = set()  # begun while their files grow
+        self._complete: set[GrowingUpload] = set()  # of files that are all here
+        self._sending = asyncio.Semaphore(UPLOADS)
+
+    async def put(self, path: str, data: bytes) -> None:
+        """A small object."""
+        url = self._client.upload(uploadType="media", name=self._client.key(path))
+        md5 = hashlib.md5(data, usedforsecurity=False)
+        reply = await self._client.call(path, "POST", url, headers=TYPE, body=data, limit=time_for(len(data)))
+        await self._check(path, reply, len(data), md5.digest())
+
+    async def put_file(self, path: str, source: Source) -> None:
+        """All of a file, which nobody changes meanwhile. Raises DriverError."""
+        async with self._sending:
+            upload = GrowingUpload(path, source.size, self._send, source=source)
+            self._complete = {each for each in self._complete if not each.is_over} | {upload}
+            try:
+                async with asyncio.timeout(time_for(source.size)):
+                    await upload.complete()
+            except TimeoutError as error:
+                raise UnreachableError(path, "the storage takes it too slowly") from error
+            finally:
+                upload.end()
+
+    def begin(self, path: str, file: Path, size: int) -> GrowingUpload | None:
+        """Of a file that is to have so many bytes; None: it is not worth while, or too many are under way."""
+        self._growing = {upload for upload in self._growing if not upload.is_over}
+        if size <= self._part_size or len(self._growing) >= UPLOADS:
+            return None
+        upload = GrowingUpload(path, size, self._send, file=file, first=self._part_size)
+        self._growing.add(upload)
+        return upload
+
+    async def close(self) -> None:
+        """Wait for what was told to end."""
+        for upload in self._growing | self._complete:
+            upload.end()
+        for upload in self._growing | self._complete:
+            await upload.ended()
+
+    async def _send(self, upload: GrowingUpload) -> None:
+        if upload.size <= self._part_size:
+            await self.put(upload.path, await upload.piece(0, upload.size))
+            return
+        url = self._client.upload(uploadType="resumable", name=self._client.key(upload.path))
+        headers = {
+            "X-Upload-Content-Type": TYPE["Content-Type"],
+            "X-Upload-Content-Length": str(upload.size),
+        }
+        reply = await self._create(upload.path, url, headers, b"")
+        session = reply.headers.get("Location", "")
+        if not session.startswith("http"):
+            raise DriverError(upload.path, "the storage opens no session for an upload")
+        try:
+            await self._send_pieces(upload, session)
+        except BaseException:
+            await self._forget(upload.path, session)
+            raise
+
+    async def _create(self, path: str, url: str, headers: dict[str, str], body: bytes) -> Reply:
+        try:
+            return await self._client.call(
+                path, "POST", url, headers=headers, body=body, limit=time_for(len(body))
+            )
+        except PathNotFoundError as error:
+            raise DeniedError(path, "the storage knows no such bucket: 404") from error
+
+    async def _send_pieces(self, upload: GrowingUpload, session: str) -> None:
+        md5 = hashlib.md5(usedforsecurity=False)
+        start = 0
+        while True:
+            stop = min(start + self._part_size, upload.size)
+            piece = await upload.piece(start, stop)
+            await asyncio.to_thread(md5.update, piece)
+            reply = await self._send_piece(upload, session, start, piece)
+            if reply is None:
+                start = stop
+                continue
+            await self._check(upload.path, reply, upload.size, md5.digest())
+            return
+
+    async def _send_piece(
+        self, upload: GrowingUpload, session: str, start: int, piece: bytes
+    ) -> Reply | None:
+        """None: the next one is wanted. Of a piece that was taken in part, the rest is sent."""
+        stop = start + len(piece)
+        is_last = stop == upload.size
+        at = start
+        while True:
+            headers = {**TYPE, "Content-Range": f"bytes {at}-{stop - 1}/{upload.size}"}
+            try:
+                reply = await self._client.call(
+                    upload.path,
+                    "PUT",
+                    session,
+                    headers=headers,
+                    body=piece[at - start :],
+                    wanted=(200, 201, MORE),
+                    limit=time_for(len(piece)),
+                )
+            except PathNotFoundError as error:  # an earlier attempt, whose answer was lost, was the last one
+                if is_last:
+                    return await self._stored(upload.path, error)
+                raise
+            if reply.status != MORE:
+                if not is_last:
+                    raise DriverError(upload.path, "the storage ended an upload before its end")
+                return reply
+            taken = _taken(reply)
+            if taken == stop and not is_last:
+                return None
+            if not at < taken < stop:
+                raise DriverError(upload.path, "the storage did not take a piece of an upload")
+            at = taken
+
+    async def _stored(self, path: str, error: DriverError) -> Reply:
+        try:
+            return await self._client.call(path, "GET", self._client.objects(path))
+        except PathNotFoundError:
+            raise DriverError(path, "the upload is gone") from error
+
+    async def _check(self, path: str, reply: Reply, size: int, md5: bytes) -> None:
+        """Raises DriverError unless the object is what was to be stored; it is deleted then."""
+        try:
+            found: dict[str, Any] = json.loads(reply.body)
+            same = int(found["size"]) == size
+            told = found.get("md5Hash")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DriverError(path, "the storage does not say what it has stored") from error
+        if same and told in (None, base64.b64encode(md5).decode()):
+            return
+        which = {"generation": found["generation"]} if "generation" in found else {}
+        await self._client.call(path, "DELETE", self._client.objects(path, **which), wanted=(200, 204, 404))
+        raise DriverError(path, "the storage has stored something else than it was sent")
+
+    async def _forget(self, path: str, session: str) -> None:
+        """End a session; where that fails it ends by itself."""
+        try:
+            await self._client.call(path, "DELETE", session, wanted=(200, 204, 404, 410, 499))
+        except DriverError:
+            return
+
+
+def time_for(size: int) -> float:
+    """Seconds that sending so many bytes may take, with all attempts."""
+    return 60.0 + size / SLOWEST
+
+
+def _taken(reply: Reply) -> int:
+    """How many bytes a session has: of `Range: bytes=0-41`, 42."""
+    last = reply.headers.get("Range", "").rpartition("-")[2]
+    return int(last) + 1 if last.isdigit() else 0

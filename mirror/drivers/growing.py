@@ -1,0 +1,112 @@
+"""A local file that is sent while it grows: whoever sends it takes pieces, and waits for those to come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from mirror.drivers.base import DriverError
+from mirror.drivers.slice import Slice, Source
+
+
+class GrowingUpload:
+    """An Upload in one task. Its end is given away only once the file is known to be right."""
+
+    def __init__(
+        self,
+        path: str,
+        size: int,
+        send: Callable[[GrowingUpload], Awaitable[None]],
+        *,
+        source: Source | None = None,
+        file: Path | None = None,
+        first: int = 0,
+    ) -> None:
+        """Of `source`, or of `file`, which is opened when it has `first` bytes, and not before.
+
+        `send` sends the whole object by means of `piece`, and has to make it in one step at the end.
+        """
+        self.path, self.size = path, size
+        self._send = send
+        self._source = source
+        self._file = file
+        self._first = first
+        self._front = 0  # bytes that are in the file, and stay
+        self._right = False  # whether the last of them may be sent
+        self._ended = False
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is, or will be, sent any more."""
+        return self._task.done() if self._task is not None else self._ended
+
+    def reached(self, count: int) -> None:
+        self._front = max(self._front, count)
+        self._changed.set()
+        if self._task is None and self._front >= self._first and not self._ended:
+            self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(_heard)
+
+    async def piece(self, start: int, stop: int) -> bytes:
+        """These bytes, as soon as they are there. Raises DriverError when the upload is to end."""
+        while self._front < stop or (stop == self.size and not self._right):
+            if self._ended:
+                break
+            self._changed.clear()
+            await self._changed.wait()
+        if self._ended:
+            raise DriverError(self.path, "the upload was ended")
+        assert self._source is not None
+        return await asyncio.to_thread(self._read, self._source, start, stop - start)
+
+    async def complete(self) -> None:
+        """All of it is in the file, and right. Raises DriverError."""
+        self._right = True
+        self.reached(self.size)
+        assert self._task is not None
+        # Who is cancelled here ends the upload, which then has been completed or not.
+        await asyncio.shield(self._task)
+
+    async def is_completed(self, size: int) -> bool:
+        if size != self.size or self._ended:
+            return False
+        try:
+            await self.complete()
+        except DriverError:
+            return False
+        return True
+
+    def end(self) -> None:
+        self._ended = True
+        self._changed.set()
+
+    async def ended(self) -> None:
+        """Wait until nothing is sent any more."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            if self._source is None:
+                assert self._file is not None
+                self._source = await asyncio.to_thread(Source, self._file)
+            await self._send(self)
+        except OSError as error:
+            raise DriverError(self.path, f"cannot read the file: {error.strerror}") from error
+        finally:
+            self._source = None
+
+    def _read(self, source: Source, start: int, count: int) -> bytes:
+        data = Slice(source, start, count).read()
+        if len(data) != count:
+            raise DriverError(self.path, "the file is shorter than it was")
+        return data
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """A failure that nobody asks for any more is none."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,74 @@
+"""What the drivers of remote storages have in common: what is no file of theirs, and local files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import BinaryIO
+
+from mirror.drivers import paths
+from mirror.drivers.base import DriverError, NoSpaceError, OpenFile, PathNotFoundError
+from mirror.drivers.slice import Source
+
+
+def check_file(path: str) -> None:
+    """Raises DriverError for what can be no file."""
+    paths.split(path)
+    if not path:
+        raise PathNotFoundError(path, "not a file")
+
+
+def check_writable(path: str) -> None:
+    """Raises DriverError for what can be neither written nor deleted."""
+    if not paths.split(path):
+        raise DriverError(path, "the root is a folder, and stays")
+
+
+async def open_source(source: Path, path: str) -> Source:
+    """A file to move in, opened. Raises DriverError."""
+    try:
+        return await asyncio.to_thread(Source, source)
+    except FileNotFoundError as error:
+        raise PathNotFoundError(path, "the file to move in is not there") from error
+    except OSError as error:
+        raise DriverError(path, f"cannot read the file to move in: {error.strerror}") from error
+
+
+async def remove_source(path: str, source: Path) -> None:
+    """A file was moved in. Raises DriverError."""
+    try:
+        await asyncio.to_thread(source.unlink)
+    except OSError as error:
+        raise DriverError(path, f"cannot remove the file moved in: {error.strerror}") from error
+
+
+async def copy_out(path: str, file: OpenFile, target: Path) -> None:
+    """The open file as a local one, which appears whole; closed then. Raises DriverError."""
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        async with contextlib.aclosing(file.chunks(0, file.size)) as chunks:
+            await _write_out(path, part, chunks)
+        await asyncio.to_thread(part.replace, target)
+    except OSError as error:
+        raise DriverError(path, f"cannot be moved out: {error.strerror}") from error
+    finally:
+        await file.close()
+        await asyncio.to_thread(part.unlink, missing_ok=True)
+
+
+async def _write_out(path: str, target: Path, chunks: AsyncGenerator[bytes, None]) -> None:
+    def begin() -> BinaryIO:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target.open("xb")
+
+    file = await asyncio.to_thread(begin)
+    try:
+        async for chunk in chunks:
+            await asyncio.to_thread(file.write, chunk)
+    except OSError as error:
+        raise NoSpaceError(path, f"cannot be moved out: {error.strerror}") from error
+    finally:
+        await asyncio.to_thread(file.close)

@@ -1,0 +1,105 @@
+"""A real Azure blob server: Microsoft's own emulator, one process on loopback. It checks signatures."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import hmac
+import itertools
+import subprocess
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from tests.support.mirror_process import ROOT
+from tests.support.procs import Workspace, accepts, client_env, free_port, wait_until
+from tests.support.programs import find, missing
+
+VERSION = "3.35.0"
+INSTALL_TIMEOUT = 300.0  # seconds; it takes half a minute
+READY_TIMEOUT = 60.0  # seconds; it takes two
+# The emulator's account, the same everywhere: Microsoft's documentation of Azurite.
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+CONTAINER = "tests"
+
+_numbers = itertools.count(1)
+
+
+class Azurite:
+    """The server, started; it ends with the workspace."""
+
+    def __init__(self, space: Workspace) -> None:
+        program = _program()
+        folder = space.folder("azurite")
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder)]
+        argv = [find("node"), str(program), *where, "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+        service = space.start(space.folder("azurite-home"), argv, client_env(folder))
+        space.on_close(service.kill)  # nothing of it is kept
+        wait_until(partial(accepts, port), "azurite", READY_TIMEOUT, service)
+        self._make(CONTAINER)
+
+    def _make(self, container: str) -> None:
+        """https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key"""
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+        lines = ["PUT", *[""] * 11, *(f"{name}:{value}" for name, value in headers.items())]
+        lines += [f"/{ACCOUNT}/{ACCOUNT}/{container}", "restype:container"]
+        made = hmac.new(base64.b64decode(KEY), "\n".join(lines).encode(), hashlib.sha256).digest()
+        headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(made).decode()}"
+        url = f"{self.url}/{ACCOUNT}/{container}?restype=container"
+        with urlopen(Request(url, method="PUT", headers=headers), timeout=READY_TIMEOUT) as answer:
+            answer.read()
+
+
+class Container:
+    """A root of its own in one container: nothing of another test is seen there."""
+
+    def __init__(self, server: Azurite) -> None:
+        self.server = server
+        self.root = f"test{next(_numbers)}"
+
+    def parameters(self, url: str | None = None, **others: Any) -> dict[str, Any]:
+        """The registry's `azure` section; by way of `url` where that is given."""
+        return {
+            "accountname": ACCOUNT,
+            "accountkey": KEY,
+            "container": CONTAINER,
+            "serviceurl": f"{url or self.server.url}/{ACCOUNT}",
+            "rootdirectory": f"/{self.root}",
+            **others,
+        }
+
+
+def _program() -> Path:
+    """Its script; the first call on a machine installs it, or skips the test."""
+    home = ROOT / "build" / f"azurite-{VERSION}"
+    home.parent.mkdir(exist_ok=True)
+    with home.with_suffix(".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test runs one installs
+        done = home / "installed"
+        if not done.exists():
+            _install(home)
+            done.touch()
+    return home / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+
+
+def _install(home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "package.json").write_text("{}\n")
+    argv = [find("npm"), "install", "--no-fund", "--no-audit", "--silent", f"azurite@{VERSION}"]
+    done = subprocess.run(
+        argv,
+        cwd=home,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_TIMEOUT,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        missing(f"azurite (npm package) cannot be installed: {(done.stderr or done.stdout).strip()[-500:]}")
