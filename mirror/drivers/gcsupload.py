@@ -107,6 +107,7 @@ class Uploads:
             piece = await upload.piece(start, stop)
             await asyncio.to_thread(md5.update, piece)
             reply = await self._send_piece(upload, session, start, piece)
+            piece = b""  # not held while the next one comes
             if reply is None:
                 start = stop
                 continue
