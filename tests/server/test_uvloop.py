@@ -60,5 +60,7 @@ async def _leave(
                 await asyncio.sleep(0.01)
             writer.transport.abort()
             await ended.wait()
+            while runner.server is not None and runner.server.connections:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
     if certificates is not None:
         certificates.threads.close()
