@@ -19,6 +19,7 @@ from functools import cache
 from typing import cast
 
 MOST = 120.0  # seconds
+FULL = 1.0  # seconds after which nothing more is taken of somebody who reads nothing
 TOGETHER = 100  # connections that are opened at a time
 EACH = 64  # connections of one address
 ASK = b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n"
@@ -157,10 +158,14 @@ async def _pipeline(aim: Aim, number: int, sent: Callable[[], None]) -> None:
     with contextlib.closing(writer):
         path = "/v2/" if number % 2 else aim.path
         request = f"GET {path} HTTP/1.1\r\nHost: m\r\nX-Long: {'a' * 4000}\r\n\r\n".encode()
-        sent()
         while True:
             writer.write(request * 16)
-            await writer.drain()
+            try:
+                async with asyncio.timeout(FULL):
+                    await writer.drain()
+            except TimeoutError:
+                sent()
+                await writer.drain()
 
 
 async def unread(aim: Aim) -> None:

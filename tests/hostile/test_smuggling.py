@@ -196,10 +196,13 @@ async def test_no_path_leads_out_of_the_store_nor_to_another_host(tmp_path: Path
             answered = await exchange(port, line)
             head, _, body = answered.partition(b"\r\n\r\n")
             assert answered, path
-            assert int(head.split()[1]) in (301, 400, 404), (path, head)
+            # With one upstream that is not Docker Hub, `?ns=` is not looked at.
+            allowed = (200, 404) if "?ns=" in path else (301, 400, 404)
+            assert int(head.split()[1]) in allowed, (path, head)
             assert secret not in answered
             assert b"SQLite" not in body
-            assert b"evil.test" not in head.partition(b"ocation: ")[2].partition(b"\r\n")[0], path
+            location = head.partition(b"ocation: ")[2].partition(b"\r\n")[0]
+            assert not location or (location[:1] == b"/" and location[1:2] not in (b"/", b"\\")), path
         assert not any(
             "secret" in seen.path or ".." in seen.path or "%" in seen.path for seen in upstream.seen
         ), upstream.seen
