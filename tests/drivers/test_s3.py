@@ -511,7 +511,7 @@ async def test_what_an_old_server_leaves_behind_a_head_is_no_answer_to_the_next_
                 if head.startswith(b"HEAD"):
                     writer.write(b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n")
                 else:
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+                    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
                 await writer.drain()
         writer.close()
 
