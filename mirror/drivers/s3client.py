@@ -15,12 +15,13 @@ from botocore.loaders import create_loader
 
 from mirror.drivers.base import UnreachableError
 from mirror.drivers.breaker import Breaker
-from mirror.drivers.s3errors import ERRORS, failure, status
+from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status
 from mirror.drivers.s3settings import S3Settings
 
 CONNECT = 3.0  # seconds
 SILENCE = 15.0  # seconds without a byte
 ATTEMPTS = 3  # botocore's: after a break, a time-out, 5xx or a throttle, with growing waits between
+LEFTOVERS = 8  # connections in a row that have something in them that is no answer
 CALL = 30.0  # seconds that one small operation may take, with all its attempts
 CONNECTIONS = 48  # for operations; more wait
 READERS = 1024  # connections for bodies that clients read at their own pace: those must not hold up the rest
@@ -133,7 +134,7 @@ class S3Client:
         client = self._readers if reading else self._operations
         try:
             async with asyncio.timeout(limit):
-                answer = await getattr(client, operation)(Bucket=self.bucket, **parameters)
+                answer = await self._ask(getattr(client, operation), parameters)
         except TimeoutError as error:
             cause = f"no answer from the storage within {limit:g} s"
             self._breaker.failed(cause)
@@ -147,6 +148,19 @@ class S3Client:
             raise found from error
         self._breaker.answered()
         return answer
+
+    async def _ask(self, operation: Any, parameters: dict[str, Any]) -> Any:
+        """Once more where a connection had something else in it than an answer; botocore does not try that.
+
+        Old servers (Swift 2.30) say `0` behind a HEAD's 404, where the next answer should begin.
+        """
+        for _ in range(LEFTOVERS):
+            try:
+                return await operation(Bucket=self.bucket, **parameters)
+            except ERRORS as error:
+                if not is_leftover(error):
+                    raise
+        return await operation(Bucket=self.bucket, **parameters)
 
     def _check_open(self, path: str) -> None:
         if self._closed:

@@ -67,6 +67,12 @@ def failure(path: str, error: BaseException) -> DriverError:
     return DriverError(path, f"the request to the storage failed: {type(error).__name__}")
 
 
+def is_leftover(error: BaseException) -> bool:
+    """Whether there was something else on the connection than an answer: that one is closed then."""
+    told = getattr(error, "kwargs", {}).get("error") if type(error) is boto.HTTPClientError else None
+    return isinstance(told, aiohttp.ClientResponseError) and told.status == 400
+
+
 def status(error: BaseException) -> int:
     """The HTTP status of a refusal; 0 of any other failure."""
     if not isinstance(error, boto.ClientError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import time
@@ -524,6 +525,37 @@ async def test_a_slow_storage_is_waited_for_no_longer_than_a_call_may_take(
         await driver.stat("file")
     await driver.close()
     await gone.wait()
+    server.close()
+
+
+async def test_what_an_old_server_leaves_behind_a_head_is_no_answer_to_the_next_request(
+    bucket: Bucket,
+) -> None:
+    """Swift 2.30 ends the body that a HEAD's 404 does not have: `0`, where the next answer should begin."""
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if asked and asked[-1].startswith(b"HEAD"):
+                    writer.write(b"0\r\n\r\n")
+                asked.append(head)
+                if head.startswith(b"HEAD"):
+                    writer.write(b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n")
+                else:
+                    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = s3client.S3Client(bucket.settings(f"http://127.0.0.1:{port}"))
+    with pytest.raises(PathNotFoundError):
+        await client.call("file", "head_object", Key="file")
+    await client.call("file", "delete_object", Key="file")
+    assert [head.split(b" ")[0] for head in asked] == [b"HEAD", b"DELETE", b"DELETE"]
+    await client.close()
     server.close()
 
 
