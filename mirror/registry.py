@@ -48,7 +48,7 @@ class FileSpan:
     count: int
 
 
-Part = bytes | memoryview | FileSpan
+Part = bytes | FileSpan
 
 
 @dataclass(frozen=True, slots=True)

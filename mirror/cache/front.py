@@ -40,11 +40,11 @@ class Front:
 
     # In the thread of who has begun.
 
-    def feed(self, batch: Sequence[bytes | memoryview]) -> None:
+    def feed(self, batch: Sequence[bytes]) -> None:
         """These came next."""
         self.advance(self.after(batch), sum(map(len, batch)))
 
-    def after(self, batch: Sequence[bytes | memoryview]) -> Hasher:
+    def after(self, batch: Sequence[bytes]) -> Hasher:
         """As it would be after these; for `advance`, once they are where they belong."""
         hasher = self._hasher.copy()
         for chunk in batch:

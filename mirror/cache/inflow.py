@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-Bytes = bytes | memoryview
-Take = Callable[["Inflow", int, list[Bytes]], Awaitable[None]]
+Take = Callable[["Inflow", int, list[bytes]], Awaitable[None]]
 
 
 class Inflow:
@@ -20,7 +19,7 @@ class Inflow:
         self.begin = begin  # where the next batch begins
         self.gathered = 0  # bytes of it
         self.displaced = False  # what comes has no place any more
-        self._batch: list[Bytes] = []
+        self._batch: list[bytes] = []
         self._writer: asyncio.Task[None] | None = None
 
     @property
@@ -28,7 +27,7 @@ class Inflow:
         """Whether a batch is being written."""
         return self._writer is not None and not self._writer.done()
 
-    def add(self, chunk: Bytes) -> None:
+    def add(self, chunk: bytes) -> None:
         """These bytes come next."""
         self._batch.append(chunk)
         self.gathered += len(chunk)

@@ -24,7 +24,7 @@ import structlog
 from mirror.cache.extents import Extents
 from mirror.cache.fillblob import FillBlob
 from mirror.cache.front import Front
-from mirror.cache.inflow import Bytes, Inflow
+from mirror.cache.inflow import Inflow
 from mirror.cache.room import Room, Share
 from mirror.cache.segments import Claim
 from mirror.cache.spool import Spool, SpoolFile
@@ -230,7 +230,7 @@ class Intake:
         try:
             async with contextlib.aclosing(blob.read(blob.start, until)) as parts:
                 async for part in parts:
-                    assert not isinstance(part, FileSpan)
+                    assert isinstance(part, bytes)
                     begin, position = position, position + len(part)
                     while claim.position < position:
                         await self._came(inflow, claim, part[claim.position - begin : claim.stop - begin])
@@ -248,7 +248,7 @@ class Intake:
         finally:  # also after a break: what has come is ours
             await inflow.written()
 
-    async def _came(self, inflow: Inflow, claim: Claim, fresh: Bytes) -> None:
+    async def _came(self, inflow: Inflow, claim: Claim, fresh: bytes) -> None:
         """The next bytes of a claim."""
         inflow.add(fresh)
         claim.position += len(fresh)
@@ -257,7 +257,7 @@ class Intake:
         if await inflow.pass_on(self._take, self._batch()):
             self.held += time.monotonic() - began
 
-    async def _take(self, inflow: Inflow, start: int, batch: list[Bytes]) -> None:
+    async def _take(self, inflow: Inflow, start: int, batch: list[bytes]) -> None:
         """Make a batch visible to readers: in the spool, or from now on in memory (rule 8)."""
         if not self._volatile and await self._has_room(batch):
             error = await self._store(start, batch)
@@ -274,9 +274,9 @@ class Intake:
         if self._window is None:
             self._window = Window(start)
         for chunk in batch:
-            await self._show_from_memory(self._window, bytes(chunk))
+            await self._show_from_memory(self._window, chunk)
 
-    async def _has_room(self, batch: list[Bytes]) -> bool:
+    async def _has_room(self, batch: list[bytes]) -> bool:
         size = sum(map(len, batch))
         self._writing += size
         try:
@@ -287,7 +287,7 @@ class Intake:
         self._keep_no_more()
         return False
 
-    async def _store(self, start: int, batch: list[Bytes]) -> OSError | None:
+    async def _store(self, start: int, batch: list[bytes]) -> OSError | None:
         """Write a batch, and hash it if it comes next; or why it could not be written."""
         file, size = self._file, sum(map(len, batch))
         assert file is not None

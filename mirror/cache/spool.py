@@ -31,7 +31,6 @@ from mirror.sometimes import Sometimes
 
 REHASH_PIECE = 8 << 20  # bytes hashed per call, so that a stop need not wait for a whole blob
 READ_PIECE = 256 << 10  # bytes read at once for that: what a processor's own cache holds
-AT_ONCE = 64  # chunks written by one call; the system's own limit is 1024 (IOV_MAX)
 TELL = 10.0  # seconds between two lines about the same trouble
 SUFFIX = ".part"
 PRIVATE = ".private"
@@ -54,21 +53,19 @@ class SpoolFile:
         if there.last > self._end:
             self._map = SpoolMap(path)
 
-    def write(self, offset: int, chunks: Sequence[bytes | memoryview]) -> None:
+    def write(self, offset: int, chunks: Sequence[bytes]) -> None:
         """Write all chunks from `offset` on. On OSError what stands behind it is undefined."""
         with self._lock:
             if self._resumable and self._map is None and offset > self._end:
                 self._map = SpoolMap(self.path)
                 self._map.begin(os.fstat(self.file.fileno()).st_ino, self._end)
         begin, descriptor = offset, self.file.fileno()
-        views = [memoryview(chunk) for chunk in chunks]
-        while views:
-            written = os.pwritev(descriptor, views[:AT_ONCE], offset)
-            offset += written
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if written:
-                views[0] = views[0][written:]
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                written = os.pwrite(descriptor, view, offset)
+                offset += written
+                view = view[written:]
         with self._lock:
             if self._map is not None:
                 self._map.wrote(begin, offset)

@@ -20,7 +20,7 @@ from mirror.oci.conditions import etag, if_range, none_match
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import MAX_POSITION, ByteRange, ContentRange, Unsatisfiable, parse_range
 from mirror.oci.request import BlobEndpoint
-from mirror.registry import Blob, Corrupt, Elsewhere, FileSpan, Part, Placed, RegistryError
+from mirror.registry import Blob, Corrupt, Elsewhere, Part, Placed, RegistryError
 from mirror.server.body import ClientGoneError, ClientSlowError, Writer, in_memory
 from mirror.server.errors import plain
 from mirror.server.exchange import current
@@ -173,7 +173,7 @@ async def _parts(opened: Blob, plan: _Plan) -> AsyncGenerator[Part, None]:
         if left:
             async with aclosing(opened.read(start, stop)) as parts:
                 async for part in parts:
-                    left -= part.count if isinstance(part, FileSpan) else len(part)
+                    left -= len(part) if isinstance(part, bytes) else part.count
                     if left < 0:
                         raise Corrupt("more came than was asked for")
                     yield part

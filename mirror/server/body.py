@@ -146,8 +146,8 @@ class Writer:
 
 async def in_memory(part: Part) -> bytes:
     """All of a small part. Raises TruncatedError."""
-    if not isinstance(part, FileSpan):
-        return bytes(part)
+    if isinstance(part, bytes):
+        return part
     loop = asyncio.get_running_loop()
     data = await loop.run_in_executor(None, os.pread, part.file.fileno(), part.count, part.offset)
     if len(data) < part.count:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-import aiohttp
-
 from mirror.oci.descriptor import Descriptor
 from mirror.registry import Unavailable
 from mirror.upstream.calls import Calls
 from mirror.upstream.failures import TransportError
 from mirror.upstream.fetch import Answer
-from mirror.upstream.straight import Straight, take_over
 
 
 class RemoteBlob:
@@ -24,7 +21,6 @@ class RemoteBlob:
         self._stop = stop
         self._calls = calls
         self._answer = answer
-        self._straight: Straight | None = None
 
     @property
     def descriptor(self) -> Descriptor:
@@ -34,7 +30,7 @@ class RemoteBlob:
     def start(self) -> int:
         return self._start
 
-    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes | memoryview, None]:
+    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The bytes [start, stop) as they arrive, at most 1 MiB at once: all of them, or an exception.
 
         `start` may lie ahead, then what is between is read and dropped. Raises Unavailable when the upstream
@@ -44,12 +40,10 @@ class RemoteBlob:
             raise ValueError(f"[{start}, {stop}) cannot be read at {self._position}")
         response = self._answer.response
         assert response is not None
-        if self._position == self._start:
-            self._straight = self._straight or take_over(response, self._stop - self._start)
         while self._position < stop:
             limit = (stop if self._position >= start else start) - self._position
             try:
-                part = await self._part(response, limit)
+                part = await self._calls.transport.part(response, limit)
             except TransportError as error:
                 self._calls.broken(error, self._answer)
             if not part:
@@ -62,12 +56,6 @@ class RemoteBlob:
                 self._answer.visit.succeeded()
             if self._position > start:
                 yield part
-
-    async def _part(self, response: aiohttp.ClientResponse, limit: int) -> bytes | memoryview:
-        transport = self._calls.transport
-        if self._straight is None:
-            return await transport.part(response, limit)
-        return await transport.straight(self._straight, response.url, limit)
 
     async def close(self) -> None:
         """Give the connection back if the body was read to its end, else drop it: nothing is drained."""

@@ -232,7 +232,7 @@ class _Watched:
     def start(self) -> int:
         return self._blob.start
 
-    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes | memoryview, None]:
+    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """As `RemoteBlob.read`."""
         async with aclosing(self._blob.read(start, stop)) as parts:
             try:

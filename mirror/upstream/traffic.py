@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from mirror.tally import Distributions, Tally
 
 # From a registry next door to the longest that an answer may take to begin.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 STATUSES = range(100, 600)
-
-Bytes = TypeVar("Bytes", bytes, memoryview)
 
 
 class Traffic:
@@ -31,7 +27,7 @@ class Traffic:
         """None did."""
         self.requests.add(role, trouble)
 
-    def came(self, part: Bytes) -> Bytes:
+    def came(self, part: bytes) -> bytes:
         """Bytes of a body came: the same."""
         self.bytes += len(part)
         return part

@@ -25,7 +25,6 @@ from mirror.upstream.failures import TransportError, Trouble
 from mirror.upstream.lookups import Lookups
 from mirror.upstream.proxies import Proxy, proxy_for
 from mirror.upstream.settings import Settings, registry_url
-from mirror.upstream.straight import Straight
 from mirror.upstream.traffic import Traffic
 
 READ_BUFFER = 1 << 20  # bytes a connection holds before it stops reading; twice that at the most
@@ -144,22 +143,6 @@ class Transport:
                 return self.traffic.came(arrived)
             text = cause_of(error).text
             raise TransportError(Trouble.BROKEN, cause=text, host=address(response.url)) from error
-
-    async def straight(self, body: Straight, url: URL, limit: int) -> memoryview:
-        """The next bytes of a body that was taken over, at most `limit`. Raises TransportError as `part`
-        does; there are none at its end.
-        """
-        while not (part := body.take(limit)):
-            if body.is_lost:
-                text = cause_of(body.lost or aiohttp.ClientPayloadError()).text
-                raise TransportError(Trouble.BROKEN, cause=text, host=address(url)) from body.lost
-            try:
-                async with asyncio.timeout(self._settings.stall):
-                    await body.came()
-            except TimeoutError as error:
-                text = late(Trouble.STALLED, self._settings.stall)
-                raise TransportError(Trouble.STALLED, cause=text, host=address(url)) from error
-        return self.traffic.came(part)
 
     async def body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """A small body: whole, or its first `limit` + 1 bytes. Raises TransportError."""

@@ -11,7 +11,7 @@ import pytest
 
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
-from mirror.registry import FileSpan, Registry, RegistryError, Upstream
+from mirror.registry import Registry, RegistryError, Upstream
 from mirror.upstream.client import Client
 from mirror.upstream.settings import Settings
 
@@ -62,7 +62,7 @@ async def read(registry: Registry, digest: str, start: int = 0, into: bytearray 
     blob = await registry.blob(ALPINE, Digest.parse(digest), start=start)
     try:
         async for part in blob.read(start, blob.descriptor.size):
-            assert not isinstance(part, FileSpan)
+            assert isinstance(part, bytes)
             body += part
     finally:
         await blob.close()
