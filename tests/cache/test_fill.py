@@ -464,7 +464,7 @@ class FullSpool(Spool):
         file = super().open(digest)
         real, room = file.write, self.room
 
-        def write(offset: int, chunks: Sequence[bytes | memoryview]) -> None:
+        def write(offset: int, chunks: Sequence[bytes]) -> None:
             if offset + sum(map(len, chunks)) > room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(offset, chunks)

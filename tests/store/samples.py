@@ -88,5 +88,5 @@ async def body_of(blob: Blob, start: int = 0, stop: int | None = None) -> bytes:
                 parts.append(data)
             else:
                 assert part, "an empty part says nothing"
-                parts.append(bytes(part))
+                parts.append(part)
     return b"".join(parts)
