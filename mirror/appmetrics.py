@@ -28,6 +28,7 @@ from mirror.upstream.upstreams import Upstreams
 STATES = {"closed": 0, "half-open": 1, "open": 2}
 TYPES = {"blobs": "blob", "manifests": "manifest"}  # registry:2's names of them
 NANOSECONDS = 10**9
+NO_READS = Tally([("hit",), ("miss",)])  # of a local disk, where there is none
 
 Scraper = Callable[[], Awaitable[bytes]]
 
@@ -224,7 +225,7 @@ class Measures:
         """What of object storage is on the local disk as well."""
         tier = self.operations.tier
         if tier is None:
-            return {}
+            return {"mirror_disk_bytes": 0, "mirror_disk_blobs": 0, "mirror_disk_reads_total": NO_READS}
         return {
             "mirror_disk_bytes": tier.hot.bytes,
             "mirror_disk_blobs": len(tier.hot),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -40,7 +41,10 @@ def run(config: Config, operation: str, options: Mapping[str, str], *, quiet: bo
         except commandsask.NobodyThereError:
             logging.configure_for_people("error" if quiet else "warn", sentence, screen.remark)
             commands.become_owner(root)
-            asyncio.run(_here(config, operation, options, screen.show))
+            try:
+                asyncio.run(_here(config, operation, options, screen.show))
+            except asyncio.CancelledError:
+                raise KeyboardInterrupt from None
     finally:
         screen.erase()
     return screen.end()
@@ -49,9 +53,20 @@ def run(config: Config, operation: str, options: Mapping[str, str], *, quiet: bo
 async def _here(
     config: Config, operation: str, options: Mapping[str, str], show: Callable[[Event], None]
 ) -> None:
-    async with contextlib.aclosing(commands.offline(config, operation, options)) as events:
-        async for event in events:
-            show(event)
+    """Ctrl-C cancels it.
+
+    NB: between two callbacks of the loop. asyncio's own handler cancels between any two steps of Python, also
+    between those in which a future gets its result, which then fails with a traceback.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        async with contextlib.aclosing(commands.offline(config, operation, options)) as events:
+            async for event in events:
+                show(event)
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 class Screen:
