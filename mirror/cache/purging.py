@@ -6,6 +6,7 @@ what nobody knows an image of must not be left. What cannot be deleted is told, 
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -30,6 +31,8 @@ UNSURVEYED = (
     "the mirror has not looked at all that is kept yet, and cannot tell which blobs other images need: try"
     " again when its log says survey.done"
 )
+SURVEY_SECONDS = 10.0  # how long a purge waits for the first survey; one of 20,000 blobs takes less
+SURVEY_LOOK = 0.05  # seconds between two looks at whether it has ended
 TAGS_NAMED = 10  # of a repository that has not the one that is meant
 
 
@@ -58,7 +61,7 @@ class Purger:
         By a tag: only the tag, where the image has another one. An index takes the images along that nothing
         else leads to.
         """
-        if not self._inventory.complete:
+        if not await self._is_surveyed():
             yield {"event": "error", "error": UNSURVEYED}
             return
         freed, count, failures = Freed(told=[]), 0, 0
@@ -77,6 +80,16 @@ class Purger:
             "failed": failures,
             "absent": "" if count or failures else await self._absent(repository, reference),
         }
+
+    async def _is_surveyed(self) -> bool:
+        """Whether all that is kept has been looked at, or is within SURVEY_SECONDS, as after a start."""
+        try:
+            async with asyncio.timeout(SURVEY_SECONDS):
+                while not self._inventory.complete:  # noqa: ASYNC110 - it may end without anybody telling
+                    await asyncio.sleep(SURVEY_LOOK)
+        except TimeoutError:
+            return False
+        return True
 
     async def _steps(
         self, repository: Repository, reference: Reference | None, freed: Freed

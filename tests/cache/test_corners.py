@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.cache import purging
 from mirror.cache.eviction import Limits
 from mirror.cache.evictor import Freed
 from mirror.cache.images import Images
@@ -79,7 +80,21 @@ async def test_a_collection_spares_what_an_image_that_came_meanwhile_names(tmp_p
         assert await at.store.blob_size(orphans[1]) is None
 
 
-async def test_a_purge_before_all_was_looked_at_is_refused(tmp_path: Path) -> None:
+async def test_a_purge_waits_until_all_was_looked_at(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits()) as at:
+        await at.image(A, "1", b"a" * KIB)
+        await asyncio.to_thread(at.inventory._stock.distrust)
+        steps = at.collector.purge(A, None)
+        first = asyncio.ensure_future(anext(steps))
+        done, _ = await asyncio.wait([first], timeout=2 * purging.SURVEY_LOOK)
+        assert not done
+        await at.surveyor.survey()
+        assert (await first)["event"] == "removed"
+        assert [event async for event in steps][-1]["images"] == 1
+
+
+async def test_a_purge_is_refused_where_nobody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purging, "SURVEY_SECONDS", 0.1)
     async with shop(tmp_path, Limits()) as at:
         image = await at.image(A, "1", b"a" * KIB)
         await asyncio.to_thread(at.inventory._stock.distrust)
