@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from typing import Any, BinaryIO
 
@@ -12,6 +13,9 @@ from mirror.drivers.s3errors import BROKEN
 CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
 BREAKS = 3  # in a row, with less than PROGRESS between them
 PROGRESS = 256 << 10  # bytes
+OTHER = "the storage answered with another range than was asked for"
+
+_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})\Z")
 
 
 class S3File:
@@ -23,15 +27,14 @@ class S3File:
     local: BinaryIO | None = None
 
     def __init__(self, client: S3Client, path: str, answer: Any, start: int) -> None:
-        """`answer` is that of a GetObject from `start` on, or of a HeadObject."""
+        """`answer` is that of a GetObject from `start` on, or of a HeadObject. Raises DriverError."""
         self._client = client
         self._path = path
         self._etag: str = answer.get("ETag") or ""
         self._body: Any = answer.get("Body")
         self._at = start  # where `_body` is
         self._closed = False
-        whole = answer.get("ContentRange")  # bytes 5-9/10
-        self.size = int(whole.rpartition("/")[2]) if whole else int(answer["ContentLength"])
+        self.size = _end(path, answer, start) if start else int(answer["ContentLength"])
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         if stop > self.size:
@@ -73,9 +76,9 @@ class S3File:
             answer = await self._client.get(self._path, Range=f"bytes={start}-{stop - 1}", **wanted)
         except PathNotFoundError as error:
             raise DriverError(self._path, "was deleted while it was read") from error
-        if int(answer["ContentLength"]) != stop - start:
+        if _end(self._path, answer, start) != self.size or int(answer["ContentLength"]) != stop - start:
             answer["Body"].close()
-            raise DriverError(self._path, "the storage answered with another range than was asked for")
+            raise DriverError(self._path, OTHER)
         if self._closed:  # meanwhile
             answer["Body"].close()
         self._check_open()
@@ -85,3 +88,15 @@ class S3File:
         body, self._body = self._body, None
         if body is not None:
             body.close()  # read to its end, its connection is used again; else it is closed with it
+
+
+def _end(path: str, answer: Any, start: int) -> int:
+    """The size of a file of which the answer begins at `start`. Raises DriverError; its body is closed then.
+
+    NB: a cache in between may pass no Range on, and give all of it.
+    """
+    found = _RANGE.match(answer.get("ContentRange") or "")
+    if found is None or int(found[1]) != start:
+        answer["Body"].close()
+        raise DriverError(path, OTHER)
+    return int(found[2])

@@ -27,9 +27,10 @@ class Listing:
     async def pages(self, prefix: str, after: str = "") -> AsyncGenerator[Page, None]:
         """All files whose path begins with `prefix` and sorts behind `after`. Raises DriverError."""
         parameters: dict[str, Any] = {"StartAfter": self._client.key(after)} if after else {}
+        token: str | None = None
         while True:
             answer = await self._list(prefix, **parameters)
-            token = _token(answer)
+            token = _token(prefix, answer, token)
             entries = []
             for each in answer.get("Contents", ()):
                 path = self._client.path(each["Key"])
@@ -46,12 +47,13 @@ class Listing:
         start = len(self._client.key(prefix))
         found: set[str] = set()
         parameters: dict[str, Any] = {}
+        token: str | None = None
         while True:
             answer = await self._list(prefix, Delimiter="/", **parameters)
             keys = [each["Key"] for each in answer.get("Contents", ())]
             keys += [each["Prefix"].rstrip("/") for each in answer.get("CommonPrefixes", ())]
             found.update(key[start:] for key in keys)
-            token = _token(answer)
+            token = _token(prefix, answer, token)
             if token is None:
                 break
             parameters = {"ContinuationToken": token}
@@ -77,5 +79,15 @@ class Listing:
             raise DriverError(prefix.rstrip("/"), "the storage does not list the bucket: 404") from error
 
 
-def _token(answer: Any) -> str | None:
-    return (answer.get("NextContinuationToken") or None) if answer.get("IsTruncated") else None
+def _token(prefix: str, answer: Any, last: str | None) -> str | None:
+    """By what the next page is asked for; None: there is none. Raises DriverError.
+
+    NB: what a listing leaves out is taken for gone, and what only it leads to is deleted. A server that knows
+    only the older listing says that there is more, and no token.
+    """
+    if not answer.get("IsTruncated"):
+        return None
+    token = answer.get("NextContinuationToken")
+    if not token or token == last:
+        raise DriverError(prefix.rstrip("/"), "the storage does not say how its listing goes on")
+    return str(token)

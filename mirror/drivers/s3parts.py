@@ -65,7 +65,7 @@ class Upload:
             raise self._failure
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(self._etags.items())]
         try:
-            await self._client.call(
+            answer = await self._client.call(
                 self._path,
                 "complete_multipart_upload",
                 limit=COMPLETING,
@@ -73,8 +73,11 @@ class Upload:
                 UploadId=self._id,
                 MultipartUpload={"Parts": parts},
             )
-        except PathNotFoundError as error:  # NoSuchUpload: an earlier attempt, whose answer was lost, did it
-            await self._check(error)
+        except PathNotFoundError:  # NoSuchUpload: an earlier attempt, whose answer was lost, did it
+            await self._check()
+        else:
+            if not answer.get("ETag"):  # 200 may come before a failure, of which botocore knows Amazon's form
+                await self._check()
         self._completed = True
 
     async def is_completed(self, size: int) -> bool:
@@ -97,10 +100,14 @@ class Upload:
         self._failure = self._failure or DriverError(self._path, "the upload was ended")
         self._source = None
 
-    async def _check(self, error: DriverError) -> None:
-        found = await self._client.call(self._path, "head_object", Key=self._client.key(self._path))
-        if found["ContentLength"] != self._size:
+    async def _check(self) -> None:
+        """Raises DriverError unless the object is there."""
+        try:
+            size = await self._client.size_of(self._path)
+        except PathNotFoundError as error:
             raise DriverError(self._path, "the upload is gone") from error
+        if size != self._size:
+            raise DriverError(self._path, "the upload is gone")
 
     async def _send(self, number: int, start: int, stop: int) -> None:
         async with self._own, self._sending.slots:

@@ -1,0 +1,153 @@
+"""The S3 driver and servers that answer oddly: scripted, for the real one does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from mirror.drivers import s3client
+from mirror.drivers.base import DriverError
+from mirror.drivers.s3 import S3Driver
+from mirror.drivers.s3settings import S3Settings
+from tests.drivers.conformance import MIB, walk
+
+DATA = bytes(range(256)) * 8
+PART = 5 * MIB
+NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+
+Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve = Callable[[Handle], Awaitable[S3Driver]]
+
+
+@pytest.fixture
+async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+    """A driver of a server that answers so."""
+    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    made: list[S3Driver] = []
+    runners: list[web.AppRunner] = []
+
+    async def begin(handle: Handle) -> S3Driver:
+        app = web.Application(client_max_size=4 * PART)
+        app.router.add_route("*", "/{key:.*}", handle)
+        runner = web.AppRunner(app)
+        runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        settings = S3Settings("images", endpoint=url, path_style=True, access_key="k", secret_key="s")
+        made.append(S3Driver(settings))
+        return made[-1]
+
+    yield begin
+    for driver in made:
+        await driver.close()
+    for runner in runners:
+        await runner.cleanup()
+
+
+def xml(name: str, inside: str, namespace: str = NAMESPACE) -> web.Response:
+    text = f'<?xml version="1.0" encoding="UTF-8"?>\n<{name} {namespace}>{inside}</{name}>'
+    return web.Response(text=text, content_type="application/xml")
+
+
+def listed(key: str) -> str:
+    return (
+        f"<Contents><Key>{key}</Key><LastModified>2023-01-01T00:00:00.000Z</LastModified>"
+        "<ETag>&quot;e&quot;</ETag><Size>1</Size></Contents>"
+    )
+
+
+@pytest.mark.parametrize("verb", ["walk", "list"])
+async def test_a_listing_that_breaks_off_without_saying_where_to_go_on_is_no_whole_one(
+    serve: Serve, verb: str
+) -> None:
+    """Of a server that knows only the older listing: what is not seen would be taken for gone."""
+
+    async def handle(_: web.Request) -> web.Response:
+        return xml("ListBucketResult", f"<IsTruncated>true</IsTruncated>{listed('a/b')}")
+
+    driver = await serve(handle)
+    with pytest.raises(DriverError, match="does not say how its listing goes on"):
+        await (walk(driver, "a") if verb == "walk" else driver.list("a"))
+
+
+@pytest.mark.parametrize("verb", ["walk", "list"])
+async def test_a_listing_that_goes_in_circles_ends(serve: Serve, verb: str) -> None:
+    async def handle(_: web.Request) -> web.Response:
+        token = "<NextContinuationToken>again</NextContinuationToken>"
+        return xml("ListBucketResult", f"<IsTruncated>true</IsTruncated>{token}{listed('a/b')}")
+
+    driver = await serve(handle)
+    async with asyncio.timeout(20):
+        with pytest.raises(DriverError, match="does not say how its listing goes on"):
+            await (walk(driver, "a") if verb == "walk" else driver.list("a"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, None),
+        (206, f"bytes 0-{len(DATA) - 1}/{len(DATA)}"),
+        (206, "bytes 100-199/*"),
+        (206, None),
+    ],
+    ids=str,
+)
+async def test_other_bytes_than_were_asked_for_are_not_taken_for_them(
+    serve: Serve, answer: tuple[int, str | None]
+) -> None:
+    """As from a cache in between that passes no Range on."""
+
+    async def handle(request: web.Request) -> web.Response:
+        if "Range" not in request.headers:
+            return web.Response(body=DATA, headers={"ETag": '"e"'})
+        headers = {"ETag": '"e"', **({"Content-Range": answer[1]} if answer[1] else {})}
+        return web.Response(status=answer[0], body=DATA, headers=headers)
+
+    driver = await serve(handle)
+    with pytest.raises(DriverError, match="file: the storage answered with another range"):
+        file = await driver.open("file", 100)
+        async for _ in file.chunks(100, 200):
+            pass
+    file = await driver.open("file")
+    with pytest.raises(DriverError, match="file: the storage answered with another range"):
+        async for _ in file.chunks(100, len(DATA)):
+            pass
+    await file.close()
+
+
+@pytest.mark.parametrize(
+    ("namespace", "said"),
+    [("", "the storage answers 500 InternalError"), (NAMESPACE, "the upload is gone")],
+    ids=["Amazon", "another"],
+)
+async def test_a_completion_that_fails_with_200_is_a_failure(
+    serve: Serve, tmp_path: Path, namespace: str, said: str
+) -> None:
+    """Amazon says 200 before it knows (its API reference, CompleteMultipartUpload)."""
+    asked: list[str] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        await request.read()
+        asked.append(f"{request.method} {request.query_string.partition('=')[0]}")
+        if request.method == "POST" and "uploads" in request.query:
+            return xml("InitiateMultipartUploadResult", "<UploadId>u</UploadId>")
+        if request.method == "POST":
+            inside = "<Code>InternalError</Code><Message>We erred.</Message>"
+            return xml("Error", inside, namespace=namespace)
+        if request.method == "PUT":
+            return web.Response(headers={"ETag": '"e"'})
+        return web.Response(status=404 if request.method == "HEAD" else 204)
+
+    driver = await serve(handle)
+    source = tmp_path / "source"
+    source.write_bytes(bytes(PART * 2 + 1))
+    with pytest.raises(DriverError, match=f"blob: {said}"):
+        await driver.move_in(source, "blob")
+    await driver.close()
+    assert source.exists()
+    assert asked[-1] == "DELETE uploadId"
