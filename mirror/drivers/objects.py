@@ -214,6 +214,9 @@ class Signer:
     async def size_of(self, path: str) -> int:
         return await self._store.size_of(path)
 
+    async def life(self, path: str, seconds: float) -> float:
+        return seconds
+
     async def presign(self, path: str, seconds: float) -> str:
         if self._clock() < self._until:
             return ""

@@ -6,11 +6,15 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import time
+from collections.abc import AsyncGenerator
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
+from botocore import exceptions as boto
 from botocore.loaders import create_loader
 
 from mirror.drivers.base import UnreachableError
@@ -89,22 +93,43 @@ class S3Client:
         answer = await self.call(path, "head_object", Key=self.key(path))
         return int(answer["ContentLength"])
 
+    async def life(self, path: str, seconds: float) -> float:
+        """For how long a URL works that is signed now: not longer than the credentials. Raises DriverError.
+
+        NB: those of a machine's or a container's role end, and S3 refuses then what was signed with them.
+        """
+        if self._settings.access_key:
+            return seconds
+        async with self._login(path):
+            credentials: Any = await self._session.get_credentials()
+            if credentials is None:
+                raise boto.NoCredentialsError
+            await credentials.get_frozen_credentials()  # fetches those that soon end anew
+        ends: datetime | None = getattr(credentials, "_expiry_time", None)  # nothing public says it
+        return seconds if ends is None else max(0.0, min(seconds, ends.timestamp() - time.time()))
+
     async def presign(self, path: str, seconds: float) -> str:
         """A URL by which anybody can GET an object for so long. Raises DriverError."""
         if self._signer is None:
             await self.open()
         self._check_open(path)
         parameters = {"Bucket": self.bucket, "Key": self.key(path)}
+        async with self._login(path):
+            url = await self._signer.generate_presigned_url(
+                "get_object", Params=parameters, ExpiresIn=int(seconds)
+            )
+        return str(url)
+
+    @contextlib.asynccontextmanager
+    async def _login(self, path: str) -> AsyncGenerator[None, None]:
+        """Where credentials may be fetched anew. Raises DriverError."""
         try:
-            async with asyncio.timeout(CALL):  # where credentials are fetched anew
-                url = await self._signer.generate_presigned_url(
-                    "get_object", Params=parameters, ExpiresIn=int(seconds)
-                )
+            async with asyncio.timeout(CALL):
+                yield
         except TimeoutError as error:
             raise UnreachableError(path, f"no credentials within {CALL:g} s") from error
         except ERRORS as error:
             raise failure(path, error) from error
-        return str(url)
 
     def broke(self, path: str, error: BaseException) -> UnreachableError:
         """The failure of a body that was being read."""

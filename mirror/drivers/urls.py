@@ -22,6 +22,9 @@ class Signer(Protocol):
     async def size_of(self, path: str) -> int:
         """Of an object, in bytes. Raises PathNotFoundError, DriverError."""
 
+    async def life(self, path: str, seconds: float) -> float:
+        """For how long a URL works that is signed now, for so many seconds. Raises DriverError."""
+
     async def presign(self, path: str, seconds: float) -> str:
         """A URL by which anybody can GET an object for so long. Raises DriverError."""
 
@@ -51,8 +54,9 @@ class Urls:
         url, since, until = self._urls.get(path, ("", 0.0, 0.0))
         if not since <= self._clock() < until:
             since = self._clock()
+            life = await self._client.life(path, self._lifetime)
             url = await self._client.presign(path, self._lifetime)
-            until = since + self._lifetime * GIVEN
+            until = since + life * GIVEN
             self._urls[path] = url, since, until
         return Elsewhere(url, seen[0], until)
 

@@ -9,11 +9,13 @@ import os
 import time
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
+from aiohttp import web
 
 from mirror.drivers import breaker, s3client, s3listing
 from mirror.drivers.base import (
@@ -669,6 +671,43 @@ async def test_clients_can_be_given_another_endpoint(bucket: Bucket, proxy: Reco
     assert not proxy.exchanges
     assert fetch(place.url) == (200, b"x")
     await driver.close()
+
+
+async def test_no_url_is_given_for_longer_than_the_login_it_was_signed_with_lasts(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a container's or a machine's role, by a server of such logins."""
+    login = bucket.settings()
+    ends = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=12)
+
+    async def give(_: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "AccessKeyId": login.access_key,
+                "SecretAccessKey": login.secret_key,
+                "Token": "t",
+                "Expiration": ends.isoformat().replace("+00:00", "Z"),
+            }
+        )
+
+    app = web.Application()
+    app.router.add_get("/", give)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv(
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    )
+    driver = S3Driver(bucket.settings(access_key="", secret_key="", presigned=3600.0))
+    await driver.put("file", b"x")
+    place = await driver.elsewhere("file")
+    assert place is not None
+    # In its second half, that of the login, a client has time to begin.
+    assert time.time() < place.until <= time.time() + 12 * 60 / 2
+    await driver.close()
+    await runner.cleanup()
 
 
 async def test_without_redirects_nothing_is_elsewhere(bucket: Bucket) -> None:
