@@ -78,7 +78,7 @@ def _s3(s3: S3, lifetime: float) -> StorageDriver:
         redirect=lifetime > 0,
         presigned=lifetime,
     )
-    return S3Driver(settings, spare=layout.UPLOADS)
+    return S3Driver(settings, own=layout.BLOBS)
 
 
 def _oss(oss: Oss, lifetime: float) -> StorageDriver:
@@ -101,7 +101,7 @@ def _oss(oss: Oss, lifetime: float) -> StorageDriver:
         redirect=lifetime > 0,
         presigned=lifetime,
     )
-    made = S3Driver(settings, spare=layout.UPLOADS)
+    made = S3Driver(settings, own=layout.BLOBS)
     made.name = "oss"
     return made
 

@@ -42,11 +42,11 @@ AT_ONCE = 16  # small files read at the same time
 
 
 class S3Driver:
-    """A StorageDriver. `spare`: the name of folders in which others' unfinished uploads are left alone."""
+    """A StorageDriver. `own`: the folder that large files are put in; uploads elsewhere are others'."""
 
     name = "s3"
 
-    def __init__(self, settings: S3Settings, spare: str = "") -> None:
+    def __init__(self, settings: S3Settings, own: str = "") -> None:
         """Blocks: reads the service's model from the disk."""
         self._client = S3Client(settings)
         self._listing = Listing(self._client)
@@ -54,7 +54,7 @@ class S3Driver:
         self._uploads = Uploads(self._client, settings)
         self._urls = Urls(self._client, settings.presigned)
         self._redirects = settings.redirect
-        self._spare = spare
+        self._own = own
 
     async def start(self) -> None:
         """Make the clients now, not with the first request."""
@@ -193,7 +193,7 @@ class S3Driver:
         return await self._deletion.remove(doomed)
 
     async def sweep(self, before: float) -> int:
-        return await self._uploads.sweep(before, self._spare)
+        return await self._uploads.sweep(before, self._own)
 
     async def move_out(self, path: str, target: Path) -> None:
         check_file(path)

@@ -79,6 +79,7 @@ class Upload:
             if not answer.get("ETag"):  # 200 may come before a failure, of which botocore knows Amazon's form
                 await self._check()
         self._completed = True
+        self._sending.running.discard(self._id)
 
     async def is_completed(self, size: int) -> bool:
         """Complete it, if that can be: else, whatever went wrong on the way, all has to be sent anew."""
@@ -94,6 +95,7 @@ class Upload:
         self._ended = True
         for task in self._parts:
             task.cancel()
+        self._sending.running.discard(self._id)
         if self._id and not self._completed:
             self._sending.begin(self._sending.abort(self._path, self._id))
             self._id = ""
@@ -148,6 +150,7 @@ class Upload:
             **self._sending.attributes,
         )
         self._id = str(answer["UploadId"])
+        self._sending.running.add(self._id)
         if self._ended:
             self.end()
 

@@ -23,6 +23,7 @@ class Sending:
         self.client = client
         self.attributes = _attributes(settings)
         self.slots = asyncio.Semaphore(PARTS_AT_ONCE)
+        self.running = set[str]()  # uploads of ours that are under way, by their names at the server
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

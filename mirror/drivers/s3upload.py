@@ -13,9 +13,10 @@ import io
 from pathlib import Path
 from typing import Any
 
+from mirror.drivers.base import DriverError, PathNotFoundError
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3parts import Upload
-from mirror.drivers.s3sending import Sending, md5, time_for
+from mirror.drivers.s3sending import ABORTING, Sending, md5, time_for
 from mirror.drivers.s3settings import S3Settings
 from mirror.drivers.slice import Slice, Source
 
@@ -79,25 +80,49 @@ class Uploads:
                 **self._sending.attributes,
             )
 
-    async def sweep(self, before: float, spare: str) -> int:
-        """Abort uploads begun before that moment, but for those below a folder named `spare`."""
+    async def sweep(self, before: float, own: str) -> int:
+        """Abort uploads below the folder `own` that had nothing sent since that moment. Raises DriverError.
+
+        Another mirror may be at one of them, for hours where its upstream is slow.
+        """
         count, parameters = 0, dict[str, Any]()
+        prefix = f"{own}/" if own else ""
         while True:
             answer = await self._client.call(
-                "", "list_multipart_uploads", Prefix=self._client.key(""), **parameters
+                own, "list_multipart_uploads", Prefix=self._client.key(prefix), **parameters
             )
             for each in answer.get("Uploads", ()):
                 path = self._client.path(each["Key"])
-                if path is None or spare in path.split("/") or each["Initiated"].timestamp() >= before:
+                if path is None or not path.startswith(prefix) or each["Initiated"].timestamp() >= before:
                     continue
-                await self._sending.abort(path, each["UploadId"])
-                count += 1
+                if each["UploadId"] not in self._sending.running:
+                    count += await self._abort_left(path, each["UploadId"], before)
             if not answer.get("IsTruncated"):
                 return count
-            parameters = {
+            found = {
                 "KeyMarker": answer.get("NextKeyMarker", ""),
                 "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
             }
+            if found == parameters or not found["KeyMarker"]:
+                raise DriverError(own, "the storage does not say how its listing of uploads goes on")
+            parameters = found
+
+    async def _abort_left(self, path: str, upload: str, before: float) -> bool:
+        """Whether it was left, and went."""
+        of = {"Key": self._client.key(path), "UploadId": upload}
+        marker = 0
+        try:
+            while True:
+                answer = await self._client.call(path, "list_parts", PartNumberMarker=marker, **of)
+                if any(part["LastModified"].timestamp() >= before for part in answer.get("Parts", ())):
+                    return False
+                last, marker = marker, int(answer.get("NextPartNumberMarker") or 0)
+                if not answer.get("IsTruncated") or marker <= last:
+                    break
+            await self._client.call(path, "abort_multipart_upload", limit=ABORTING, **of)
+        except PathNotFoundError:  # somebody has completed or aborted it
+            return False
+        return True
 
     async def close(self) -> None:
         """Wait for what is being aborted."""

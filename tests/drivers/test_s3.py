@@ -355,17 +355,44 @@ async def test_a_small_file_is_not_worth_it(driver: S3Driver, tmp_path: Path) ->
     assert driver.incoming(tmp_path / "small", "blob", PART) is None
 
 
-async def test_a_sweep_aborts_what_was_left_and_nothing_else(bucket: Bucket, source: Path) -> None:
+async def test_a_sweep_aborts_what_was_left_and_nothing_else(bucket: Bucket) -> None:
+    """Neither what another program, nor what registry:2, is just putting into the same bucket."""
     client = s3client.S3Client(bucket.settings())
-    for key in ("blobs/left", "r/_uploads/theirs"):
-        await client.call("", "create_multipart_upload", Key=f"{bucket.root}/{key}")
-    driver = S3Driver(bucket.settings(), spare="_uploads")
+    for key in ("blobs/left", "blobs/parts", "r/_uploads/theirs", "blobs2/theirs"):
+        made = await client.call("", "create_multipart_upload", Key=f"{bucket.root}/{key}")
+        if key == "blobs/parts":
+            of = {"Key": f"{bucket.root}/{key}", "UploadId": made["UploadId"]}
+            await client.call("", "upload_part", PartNumber=1, Body=b"x", **of)
+    driver = S3Driver(bucket.settings(), own="blobs")
     await driver.put("kept", b"x")
     assert await driver.sweep(time.time() - 3600) == 0
-    assert await driver.sweep(time.time() + 3600) == 1
-    assert await bucket.keys() == ["kept", f"upload of {bucket.root}/r/_uploads/theirs"]
+    assert await driver.sweep(time.time() + 3600) == 2
+    root = f"upload of {bucket.root}"
+    assert await bucket.keys() == ["kept", f"{root}/blobs2/theirs", f"{root}/r/_uploads/theirs"]
     await client.close()
     await driver.close()
+
+
+async def test_a_sweep_leaves_what_this_driver_is_sending(
+    driver: S3Driver, source: Path, proxy: Recorder
+) -> None:
+    incoming = driver.incoming(source, "blob", 2 * PART + 12_345)
+    assert incoming is not None
+    incoming.reached(PART)
+    await until(lambda: any(e.outcome == "ok" for e in proxy.select("PUT", "partNumber=1")))
+    assert await driver.sweep(time.time() + 3600) == 0
+    await driver.move_in(source, "blob", incoming)
+    incoming.end()
+    assert len(proxy.select("PUT", "partNumber=1")) == 1
+
+
+async def test_a_sweep_that_may_not_abort_says_so(driver: S3Driver, bucket: Bucket, proxy: Recorder) -> None:
+    client = s3client.S3Client(bucket.settings())
+    await client.call("", "create_multipart_upload", Key=f"{bucket.root}/left")
+    await client.close()
+    proxy.clear(Rule(method="DELETE", status=403))
+    with pytest.raises(DeniedError, match="left: the storage answers 403"):
+        await driver.sweep(time.time() + 3600)
 
 
 # Deletes.

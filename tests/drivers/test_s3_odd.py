@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,44 @@ async def test_a_completion_that_fails_with_200_is_a_failure(
     await driver.close()
     assert source.exists()
     assert asked[-1] == "DELETE uploadId"
+
+
+async def test_a_sweep_leaves_an_upload_that_had_a_part_sent_lately(serve: Serve) -> None:
+    """However long ago it began: another mirror's, of a large blob from a slow upstream."""
+    aborted: list[str] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.method == "DELETE":
+            aborted.append(request.path)
+            return web.Response(status=204)
+        if "uploads" in request.query:
+            return xml("ListMultipartUploadsResult", begun("new") + begun("old") + begun("none"))
+        if request.path.endswith("/none"):
+            return xml("ListPartsResult", "")
+        if request.query["part-number-marker"] == "0":
+            more = "<IsTruncated>true</IsTruncated><NextPartNumberMarker>1</NextPartNumberMarker>"
+            return xml("ListPartsResult", more + part(1, "2023-01-01"))
+        return xml("ListPartsResult", part(2, "2023-01-01" if request.path.endswith("/old") else "2024-01-01"))
+
+    def begun(key: str) -> str:
+        began = "<Initiated>2023-01-01T00:00:00.000Z</Initiated>"
+        return f"<Upload><Key>blobs/{key}</Key><UploadId>u</UploadId>{began}</Upload>"
+
+    def part(number: int, day: str) -> str:
+        modified = f"<LastModified>{day}T00:00:00.000Z</LastModified>"
+        return f"<Part><PartNumber>{number}</PartNumber>{modified}<ETag>e</ETag><Size>1</Size></Part>"
+
+    driver = await serve(handle)
+    assert await driver.sweep(datetime(2023, 6, 1, tzinfo=UTC).timestamp()) == 2
+    assert sorted(aborted) == ["/images/blobs/none", "/images/blobs/old"]
+
+
+async def test_a_listing_of_uploads_that_goes_in_circles_ends(serve: Serve) -> None:
+    async def handle(_: web.Request) -> web.Response:
+        more = "<IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>"
+        return xml("ListMultipartUploadsResult", f"{more}<NextUploadIdMarker>u</NextUploadIdMarker>")
+
+    driver = await serve(handle)
+    async with asyncio.timeout(20):
+        with pytest.raises(DriverError, match="does not say how its listing of uploads goes on"):
+            await driver.sweep(0.0)

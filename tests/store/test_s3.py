@@ -106,7 +106,7 @@ async def test_the_store_serves_what_docker_registry_wrote(
         push(registry.url, few)
     finally:
         registry.stop()
-    driver = S3Driver(bucket.settings(redirect=False), spare=layout.UPLOADS)
+    driver = S3Driver(bucket.settings(redirect=False), own=layout.BLOBS)
     store = ContentStore(driver)
     for image in few.images:
         repository = repository_of(image)

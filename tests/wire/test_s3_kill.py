@@ -96,7 +96,7 @@ def test_killed_in_an_upload_it_starts_again_and_the_next_pull_is_kept(
         assert "Traceback" not in mirror.log
 
     async def sweep() -> list[str]:
-        driver = S3Driver(bucket.settings(), spare=layout.UPLOADS)
+        driver = S3Driver(bucket.settings(), own=layout.BLOBS)
         await driver.sweep(time.time() + 10)
         await driver.close()
         return await bucket.keys()
