@@ -38,7 +38,7 @@ def local_root(config: Config) -> Path | None:
 def disk_folder(config: Config) -> Path | None:
     """Where copies of what is in object storage are kept; None: nowhere."""
     root, disk = local_root(config), config.cache.disk
-    if config.storage.s3 is None or root is None or disk.maxsize is None:
+    if not config.storage.is_remote or root is None or disk.maxsize is None:
         return None
     return disk.folder.absolute() if disk.folder is not None else root / OURS / "disk"
 

@@ -197,6 +197,9 @@ class AzureObjects:
         key, life = self._client.key(path), timedelta(seconds=seconds)
         return await self._client.call(path, lambda: obstore.sign_async(self._store, "GET", key, life))
 
+    def trouble(self) -> str:
+        return self._client.trouble()
+
     def broke(self, error: DriverError) -> None:
         self._client.broke(error)
 

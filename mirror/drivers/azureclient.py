@@ -81,6 +81,10 @@ class AzureClient:
             raise UnreachableError(path, "the driver is closed")
         self._breaker.check(path)
 
+    def trouble(self) -> str:
+        """Why the server is left alone; "" while it is asked."""
+        return self._breaker.trouble
+
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""
         self._breaker.failed(error.cause)

@@ -136,6 +136,9 @@ class GcsObjects:
         unsigned = prepare(settings.endpoint, settings.bucket, key, email, seconds, datetime.now(UTC))
         return f"{unsigned.url}&X-Goog-Signature={await login.sign(path, unsigned.text)}"
 
+    def trouble(self) -> str:
+        return self._client.trouble()
+
     def broke(self, error: DriverError) -> None:
         self._client.broke(error)
 

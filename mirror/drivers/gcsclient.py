@@ -124,6 +124,10 @@ class GcsClient:
             raise self._broke(path, error) from error
         raise AssertionError
 
+    def trouble(self) -> str:
+        """Why the server is left alone; "" while it is asked."""
+        return self._breaker.trouble
+
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""
         self._breaker.failed(error.cause)

@@ -50,6 +50,9 @@ class ObjectsDriver:
     async def start(self) -> None:
         await self._store.open()
 
+    def trouble(self) -> str:
+        return self._store.trouble()
+
     async def get(self, path: str, limit: int) -> bytes:
         (found,) = await self.get_many([path], limit, limit)
         if isinstance(found, DriverError):
@@ -120,6 +123,8 @@ class ObjectsDriver:
         if not self._redirects:
             return None
         check_file(path)
+        if self.trouble():
+            self._urls.forget(path)  # clients would find it as we do
         found = await self._urls.get(path)
         return found if found.url else None
 

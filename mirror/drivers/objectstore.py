@@ -89,6 +89,9 @@ class ObjectStore(Protocol):
     async def presign(self, path: str, seconds: float) -> str:
         """A URL by which anybody can GET the object for so long; "": none can be made."""
 
+    def trouble(self) -> str:
+        """Why the store is left alone; "" while it is asked."""
+
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""
 

@@ -146,6 +146,8 @@ class S3Driver:
         if not self._redirects:
             return None
         check_file(path)
+        if self.trouble():
+            self._urls.forget(path)  # clients would find it as we do
         return await self._urls.get(path)
 
     async def stat(self, path: str) -> Info:

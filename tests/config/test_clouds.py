@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from mirror import appclouds
+from mirror import appclouds, appstorage
 from mirror.apperror import StartError
 from mirror.configfile import ConfigError, dump
-from mirror.configremote import local_root
+from mirror.configremote import disk_folder, local_root
 from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.gcslogin import Login
 from mirror.drivers.gcssettings import GcsSettings
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
+from mirror.drivers.tiered import TieredDriver
 from tests.support.configs import load_env, load_text, remarks
 from tests.support.gcs import key
 
@@ -215,6 +216,19 @@ def test_a_bad_value_stops_the_start(tmp_path: Path, name: str, parameters: str,
         load_text(tmp_path, text(name, parameters))
     assert f"storage.{name}.{key}" in str(refused.value)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("azure", AZURE), ("gcs", "bucket: images"), ("oss", OSS)]
+)
+def test_a_disk_before_the_cloud_is_as_one_before_a_bucket(
+    tmp_path: Path, name: str, parameters: str
+) -> None:
+    more = "cache: {folder: own, disk: {maxsize: 1GiB}}\n"
+    loaded = load_text(tmp_path, text(name, parameters, more))
+    assert remarks(loaded) == []
+    assert disk_folder(loaded.config) == Path("own/mirror/disk").absolute()
+    assert isinstance(appstorage.driver(loaded.config), TieredDriver)
 
 
 def test_swift_stops_the_start_and_says_what_to_write(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mirror.drivers.base import (
     DeniedError,
     DriverError,
     PathNotFoundError,
+    Remote,
     StorageDriver,
     ThrottledError,
     UnreachableError,
@@ -310,9 +311,27 @@ async def test_a_storage_that_is_away_is_left_alone_for_a_while(
             await driver.get("a/b", 1)
     with pytest.raises(UnreachableError, match="a/b: not asked now: the storage cannot be connected to"):
         await driver.put("a/b", b"x")
+    assert isinstance(driver, Remote)
+    assert driver.trouble() == "the storage cannot be connected to"
     now[0] += breaker.PAUSE
     with pytest.raises(UnreachableError, match="a/b: the storage cannot be connected to"):
         await driver.put("a/b", b"x")
+    await driver.close()
+
+
+async def test_nobody_is_sent_to_a_storage_that_is_away(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gcsclient, "ATTEMPTS", 1)
+    driver = cloud.make()
+    await driver.put("file", b"x")
+    assert await driver.elsewhere("file") is not None
+    cloud.proxy.clear(Rule(status=500))
+    for _ in range(breaker.FAILURES):
+        with pytest.raises(UnreachableError):
+            await driver.get("file", 1)
+    with pytest.raises(UnreachableError, match="file: not asked now"):
+        await driver.elsewhere("file")
     await driver.close()
 
 

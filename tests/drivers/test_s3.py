@@ -522,6 +522,26 @@ async def test_a_storage_that_is_away_is_unreachable_and_left_alone_for_a_while(
         recorder.stop()
 
 
+async def test_nobody_is_sent_to_a_storage_that_is_away(
+    driver: S3Driver, proxy: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    driver._client._breaker._clock = lambda: now[0]
+    await driver.put("file", b"x")
+    assert await driver.elsewhere("file") is not None
+    proxy.clear(Rule(reset=True))
+    for _ in range(breaker.FAILURES):
+        with pytest.raises(UnreachableError):
+            await driver.get("file", 1)
+    with pytest.raises(UnreachableError, match="file: not asked now"):
+        await driver.elsewhere("file")
+    proxy.clear()
+    now[0] += breaker.PAUSE
+    assert await driver.elsewhere("file") is not None
+    assert driver.trouble() == ""
+
+
 async def test_a_storage_that_says_nothing_is_given_up(
     driver: S3Driver, proxy: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
