@@ -125,6 +125,20 @@ class Remote(Protocol):
         """Why the storage is left alone now, for people; "" while it is asked."""
 
 
+@runtime_checkable
+class Copying(Protocol):
+    """What a driver can do beside all else that reads from copies, or one on such a driver."""
+
+    async def open_copy(self, path: str) -> OpenFile | None:
+        """The copy of a file, whatever became of the file itself; None: there is none."""
+
+    async def open_below(self, path: str) -> OpenFile:
+        """As `open`, but never a copy."""
+
+    async def drop_copy(self, path: str) -> None:
+        """There is no copy of it then."""
+
+
 class StorageDriver(Protocol):
     """Bytes at paths."""
 

@@ -114,6 +114,16 @@ class TieredDriver:
             self._seen_again(path, file.size)
         return file
 
+    async def open_copy(self, path: str) -> OpenFile | None:
+        return await self.hot.open(path) if self._fits(path) else None
+
+    async def open_below(self, path: str) -> OpenFile:
+        return await self._below.open(path)
+
+    async def drop_copy(self, path: str) -> None:
+        if self._fits(path):
+            await self.hot.drop([path])
+
     async def elsewhere(self, path: str) -> Elsewhere | None:
         """Nowhere, where there is a copy."""
         if self.hot.held(path) is not None:

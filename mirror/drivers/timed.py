@@ -7,7 +7,17 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mirror.drivers.base import DriverError, Elsewhere, Entry, Incoming, Info, OpenFile, Remote, StorageDriver
+from mirror.drivers.base import (
+    Copying,
+    DriverError,
+    Elsewhere,
+    Entry,
+    Incoming,
+    Info,
+    OpenFile,
+    Remote,
+    StorageDriver,
+)
 from mirror.tally import Distributions
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # distribution's
@@ -60,6 +70,19 @@ class TimedDriver:
     async def open(self, path: str, start: int = 0) -> OpenFile:
         with self._timed("Reader"):
             return await self._driver.open(path, start)
+
+    async def open_copy(self, path: str) -> OpenFile | None:
+        return await self._driver.open_copy(path) if isinstance(self._driver, Copying) else None
+
+    async def open_below(self, path: str) -> OpenFile:
+        if not isinstance(self._driver, Copying):
+            return await self.open(path)
+        with self._timed("Reader"):
+            return await self._driver.open_below(path)
+
+    async def drop_copy(self, path: str) -> None:
+        if isinstance(self._driver, Copying):
+            await self._driver.drop_copy(path)
 
     async def elsewhere(self, path: str) -> Elsewhere | None:
         with self._timed("RedirectURL"):

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from mirror.drivers.base import PathNotFoundError, StorageDriver
+import structlog
+
+from mirror.drivers.base import Copying, DriverError, OpenFile, PathNotFoundError, StorageDriver
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.store import layout
@@ -16,6 +18,8 @@ from mirror.store.links import Links
 from mirror.store.places import repository_of
 
 NAMED = 20  # repositories that are named; a base image's layer may be in hundreds
+
+log = structlog.get_logger()
 
 Wait = Callable[[int], Awaitable[None]]
 
@@ -41,12 +45,36 @@ class Pace:
 async def rehash(driver: StorageDriver, digest: Digest, wait: Wait) -> bool | None:
     """Whether the data has its digest; None: none here. `wait` is awaited after each chunk (<= 1 MiB).
 
+    A copy that has not, or of what is not here, is dropped: it says nothing about the data itself.
     Raises DriverError, also where the disk has the file and cannot read it.
     """
+    path = layout.blob_data(digest)
+    copying = driver if isinstance(driver, Copying) else None
+    if copying is not None and await _is_damaged(copying, digest, wait):
+        log.warning("disk.damaged", digest=str(digest))
+        await copying.drop_copy(path)
     try:
-        file = await driver.open(layout.blob_data(digest))
+        file = await (driver.open(path) if copying is None else copying.open_below(path))
     except PathNotFoundError:
+        if copying is not None:
+            await copying.drop_copy(path)
         return None
+    return await _matches(file, digest, wait)
+
+
+async def _is_damaged(driver: Copying, digest: Digest, wait: Wait) -> bool:
+    """Whether there is a copy that has not the digest, or cannot be read."""
+    copy = await driver.open_copy(layout.blob_data(digest))
+    if copy is None:
+        return False
+    try:
+        return not await _matches(copy, digest, wait)
+    except DriverError:
+        return True
+
+
+async def _matches(file: OpenFile, digest: Digest, wait: Wait) -> bool:
+    """Whether it has the digest; closed then. Raises DriverError."""
     hasher = digest.hasher()
     try:
         async with aclosing(file.chunks(0, file.size)) as chunks:

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 
 from mirror.drivers.base import StorageDriver
+from mirror.drivers.filesystem import FilesystemDriver
+from mirror.drivers.hot import Hot
+from mirror.drivers.inmemory import InMemoryDriver
+from mirror.drivers.tiered import TieredDriver
+from mirror.drivers.timed import TimedDriver
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.registry import Unavailable
@@ -50,6 +55,40 @@ async def test_a_blob_that_cannot_be_read_is_neither_right_nor_wrong(driver: Sto
 
     with pytest.raises(Unavailable):
         await Tree(faulty).rehash(Digest.of(b"x"), wait)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+async def test_a_copy_and_what_it_is_of_are_looked_at_each_for_itself(tmp_path: Path, timed: bool) -> None:
+    digest, path = Digest.of(b"right"), layout.blob_data(Digest.of(b"right"))
+    below, folder = InMemoryDriver(), tmp_path / "disk"
+    hot = Hot(FilesystemDriver(folder, 25), folder, MIB)
+    tiered = TieredDriver(below, hot, [f"{layout.BLOBS}/{data}" for data in layout.DATA])
+    driver: StorageDriver = TimedDriver(tiered) if timed else tiered
+    tree, copy = Tree(driver), folder / path / "5"
+    await driver.start()
+
+    async def wait(_count: int) -> None:
+        pass
+
+    async def keep() -> None:
+        source = tmp_path / "source"
+        source.write_bytes(b"right")
+        await driver.move_in(source, path)
+        assert await tree.rehash(digest, wait) is True
+        assert copy.exists()
+
+    await keep()
+    copy.write_bytes(b"wrong")
+    assert await tree.rehash(digest, wait) is True, "what is below is right"
+    assert not copy.exists()
+    await keep()
+    await below.put(path, b"wrong")
+    assert await tree.rehash(digest, wait) is False, "though the copy is right"
+    await keep()
+    await below.delete(path)
+    assert await tree.rehash(digest, wait) is None
+    assert not copy.exists(), "what is not below is not here"
+    await driver.close()
 
 
 def test_a_pace_is_kept_over_all_that_is_read() -> None:

@@ -13,6 +13,9 @@ import pytest
 from mirror.commandsrun import run
 from mirror.configfile import load
 from mirror.drivers import s3client
+from mirror.drivers.s3 import S3Driver
+from mirror.oci.digest import Digest
+from mirror.store import layout
 from tests.support.buckets import Bucket
 from tests.support.recorder import Recorder, Rule
 from tests.support.scripted import Fault, Image, Upstream, serve, sha256
@@ -316,19 +319,39 @@ async def test_what_is_not_on_the_disk_is_redirected_until_it_is_wanted_again(
 
 
 @once
-async def test_a_blob_that_is_damaged_on_the_disk_is_found_and_fetched_anew(
-    start: Start, bucket: Bucket, image: Image
+async def test_a_copy_that_is_damaged_on_the_disk_is_found_and_the_bucket_serves(
+    start: Start, bucket: Bucket, image: Image, upstream: Upstream
 ) -> None:
+    """What is in the bucket is right, and perhaps nowhere else any more: it stays."""
     async with start(disk={"maxsize": "1MiB"}) as mirror:
         await pull(mirror, image)
         await kept(bucket, image)
         (file,) = (mirror.root / "mirror" / "disk").rglob(str(len(LAYER)))
         await asyncio.to_thread(file.write_bytes, b"x" * len(LAYER))
         config = load(mirror.root.with_suffix(".yml"), {}).config
+        before = len(upstream.find("GET", "/blobs/"))
+        async with asyncio.timeout(WITHIN):
+            assert await asyncio.to_thread(run, config, "verify", {}) == 0
+        assert not file.exists()
+        answer = await follow(mirror, await mirror.get(PATH))
+        assert (answer.status, answer.body) == (200, LAYER)
+        assert len(upstream.find("GET", "/blobs/")) == before
+
+
+@once
+async def test_a_blob_that_is_damaged_in_the_bucket_is_found_though_its_copy_is_right(
+    start: Start, bucket: Bucket, image: Image
+) -> None:
+    async with start(disk={"maxsize": "1MiB"}) as mirror:
+        await pull(mirror, image)
+        await kept(bucket, image)
+        driver = S3Driver(bucket.settings())
+        await driver.put(layout.blob_data(Digest.of(LAYER)), b"x" * len(LAYER))
+        await driver.close()
+        config = load(mirror.root.with_suffix(".yml"), {}).config
         async with asyncio.timeout(WITHIN):
             assert await asyncio.to_thread(run, config, "verify", {}) == 1
-        assert not file.exists()
-        answer = await mirror.get(PATH)
+        answer = await follow(mirror, await mirror.get(PATH))
         assert (answer.status, answer.body) == (200, LAYER)
 
 
