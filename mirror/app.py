@@ -18,7 +18,16 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from mirror import __version__, appaccess, appkeeping, appmetrics, appoperations, appupstreams, pauses
+from mirror import (
+    __version__,
+    appaccess,
+    appkeeping,
+    appmetrics,
+    appoperations,
+    appstorage,
+    appupstreams,
+    pauses,
+)
 from mirror import log as logging
 from mirror.apperror import StartError
 from mirror.applisten import debugging, entrance, limits_of
@@ -189,7 +198,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         return await appupstreams.explain(image, proxy, names, upstream, registry, keeping.keeper.outlook)
 
     async def lifetime(_app: web.Application) -> AsyncGenerator[None, None]:
-        await driver.start()
+        await appstorage.start(driver)
         await ledger.open()
         sweeper = asyncio.create_task(_sweep(fills))
         socket_path = spool_folder.parent / control.SOCKET.name

@@ -78,7 +78,10 @@ def _s3(s3: S3, lifetime: float) -> StorageDriver:
         redirect=lifetime > 0,
         presigned=lifetime,
     )
-    return S3Driver(settings, own=layout.BLOBS)
+    try:
+        return S3Driver(settings, own=layout.BLOBS)
+    except ValueError as error:
+        raise StartError(f"storage.s3: {error}") from error
 
 
 def _oss(oss: Oss, lifetime: float) -> StorageDriver:

@@ -18,7 +18,7 @@ from mirror.apperror import StartError
 from mirror.config import Config
 from mirror.configremote import disk_folder, local_root
 from mirror.drivers import probe
-from mirror.drivers.base import StorageDriver
+from mirror.drivers.base import DeniedError, DriverError, StorageDriver, UnreachableError
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.hot import Hot
 from mirror.drivers.inmemory import InMemoryDriver
@@ -64,6 +64,16 @@ def driver(config: Config) -> StorageDriver:
     if filesystem is not None:
         return FilesystemDriver(filesystem.rootdirectory.absolute(), filesystem.maxthreads)
     return _tiered(config, appclouds.driver(config))
+
+
+async def start(driver: StorageDriver) -> None:
+    """Make it ready. A login that cannot be had now is asked for again when needed. Raises StartError."""
+    try:
+        await driver.start()
+    except (DeniedError, UnreachableError) as error:
+        log.warning("storage.not_ready", cause=error.cause)
+    except DriverError as error:
+        raise StartError(f"storage.{driver.name}: {error.cause}") from error
 
 
 def _tiered(config: Config, below: StorageDriver) -> StorageDriver:

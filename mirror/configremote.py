@@ -83,6 +83,11 @@ def _check_s3(s3: S3, tree: Table, problems: list[Problem], warnings: list[Warni
     if (s3.accesskey is None) != (s3.secretkey is None):
         text = f"missing, wanted both this and {other}, or neither: then the AWS credential chain is asked"
         problems.append(Problem(at, f"storage.s3.{one}", text))
+    if s3.accelerate and (s3.regionendpoint or s3.path_style):
+        text = "got true, wanted false beside regionendpoint or forcepathstyle: Amazon has no such name"
+        problems.append(
+            Problem(find(tree, ("storage", "s3", "accelerate"))[1], "storage.s3.accelerate", text)
+        )
     if s3.sessiontoken is not None and s3.accesskey is None:
         text = "has no effect without accesskey and secretkey"
         warnings.append(

@@ -145,7 +145,10 @@ class StorageDriver(Protocol):
     name: str
 
     async def start(self) -> None:
-        """Make what takes a moment to make, and would else be made when it is first needed."""
+        """Make what takes a moment to make, and would else be made when it is first needed.
+
+        Raises DeniedError, UnreachableError where that may pass; any other DriverError where it cannot.
+        """
 
     async def get(self, path: str, limit: int) -> bytes:
         """A small file whole. DriverError when it has more than `limit` bytes."""

@@ -47,7 +47,7 @@ class S3Driver:
     name = "s3"
 
     def __init__(self, settings: S3Settings, own: str = "") -> None:
-        """Blocks: reads the service's model from the disk."""
+        """Blocks: reads the service's model from the disk. Raises ValueError: AWS' files are wrong."""
         self._client = S3Client(settings)
         self._listing = Listing(self._client)
         self._deletion = Deletion(self._client, self._listing)
@@ -57,7 +57,7 @@ class S3Driver:
         self._own = own
 
     async def start(self) -> None:
-        """Make the clients now, not with the first request."""
+        """Make the clients now, not with the first request. Raises DriverError, as S3Client.open."""
         await self._client.open()
 
     def trouble(self) -> str:

@@ -17,9 +17,9 @@ from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
 from botocore.loaders import create_loader
 
-from mirror.drivers.base import UnreachableError
+from mirror.drivers.base import DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
-from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status
+from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status, unusable
 from mirror.drivers.s3settings import S3Settings
 
 CONNECT = 3.0  # seconds
@@ -27,6 +27,7 @@ SILENCE = 15.0  # seconds without a byte
 ATTEMPTS = 3  # botocore's: after a break, a time-out, 5xx or a throttle, with growing waits between
 LEFTOVERS = 8  # connections in a row that have something in them that is no answer
 CALL = 30.0  # seconds that one small operation may take, with all its attempts
+OPENING = 5.0  # seconds between two attempts to find a login
 CONNECTIONS = 48  # for operations; more wait
 READERS = 1024  # connections for bodies that clients read at their own pace: those must not hold up the rest
 NO_REGION = "us-east-1"  # what other servers than Amazon's take where none is given
@@ -42,22 +43,26 @@ class S3Client:
     """Opened by the first call, in the loop that it serves, or by `open`; owned by the driver."""
 
     def __init__(self, settings: S3Settings) -> None:
-        """Blocks: reads the service's model from the disk, 0.1 s."""
+        """Blocks: reads the service's model from the disk, 0.1 s. Raises ValueError: AWS' files are wrong."""
         self.bucket = settings.bucket
         self._prefix = f"{settings.root}/" if settings.root else ""
         self._settings = settings
         self._breaker = Breaker()
         self._session: AioSession = get_session()
         self._session.register_component("data_loader", _loader())
-        if not settings.access_key:
-            self._session.get_component("credential_provider")  # made here, not on the loop
-        self._session.warm_up_loader_caches("s3")
+        try:
+            if not settings.access_key:
+                self._session.get_component("credential_provider")  # made here, not on the loop
+            self._session.warm_up_loader_caches("s3")
+        except boto.BotoCoreError as error:  # ~/.aws/config, or a profile that it has not
+            raise ValueError(str(error)) from error
         self._clients = contextlib.AsyncExitStack()
         self._opening = asyncio.Lock()
         self._operations: Any = None
         self._readers: Any = None
         self._signer: Any = None
         self._closed = False
+        self._unopened: tuple[float, type[DriverError], str] | None = None  # until when, and why
 
     def key(self, path: str) -> str:
         """The object's key."""
@@ -71,14 +76,38 @@ class S3Client:
         """Why the server is left alone; "" while it is asked."""
         return self._breaker.trouble
 
-    async def open(self) -> None:
-        """Make the clients, if they are not there. They connect when they are asked."""
+    async def open(self, path: str = "") -> None:
+        """Make the clients, if they are not there. They connect when they are asked.
+
+        Raises DeniedError, UnreachableError: no login can be had now; DriverError: a setting cannot be.
+        """
         async with self._opening:
-            if self._operations is None and not self._closed:
-                self._operations = await self._make(CONNECTIONS)
-                self._readers = await self._make(READERS)
-                endpoint = self._settings.redirect_endpoint
-                self._signer = await self._make(1, endpoint) if endpoint else self._operations
+            if self._operations is not None or self._closed:
+                return
+            if self._unopened is not None and time.monotonic() < self._unopened[0]:
+                raise self._unopened[1](path, self._unopened[2])
+            try:
+                async with asyncio.timeout(CALL):  # a login may be asked for
+                    await self._make_all()
+            except TimeoutError as error:
+                raise self._failed_to_open(UnreachableError(path, f"no login within {CALL:g} s")) from error
+            except (*ERRORS, ValueError) as error:
+                raise self._failed_to_open(unusable(path, error)) from error
+
+    async def _make_all(self) -> None:
+        operations, readers = await self._make(CONNECTIONS), await self._make(READERS)
+        endpoint = self._settings.redirect_endpoint
+        signer = await self._make(1, endpoint) if endpoint else operations
+        # NB: a client that was made without a login never gets one.
+        if not self._settings.access_key and await self._session.get_credentials() is None:
+            await self._clients.aclose()
+            raise boto.NoCredentialsError
+        self._operations, self._readers, self._signer = operations, readers, signer
+
+    def _failed_to_open(self, error: DriverError) -> DriverError:
+        """It is not tried again at once: a chain that has no login takes seconds to say so."""
+        self._unopened = time.monotonic() + OPENING, type(error), error.cause
+        return error
 
     async def call(self, path: str, operation: str, *, limit: float = CALL, **parameters: Any) -> Any:
         """One operation on the bucket. Raises DriverError; nothing takes longer than `limit` seconds."""
@@ -111,7 +140,7 @@ class S3Client:
     async def presign(self, path: str, seconds: float) -> str:
         """A URL by which anybody can GET an object for so long. Raises DriverError."""
         if self._signer is None:
-            await self.open()
+            await self.open(path)
         self._check_open(path)
         parameters = {"Bucket": self.bucket, "Key": self.key(path)}
         async with self._login(path):
@@ -153,7 +182,7 @@ class S3Client:
         reading: bool = False,
     ) -> Any:
         if self._operations is None:
-            await self.open()
+            await self.open(path)
         self._check_open(path)
         self._breaker.check(path)
         client = self._readers if reading else self._operations

@@ -67,6 +67,14 @@ def failure(path: str, error: BaseException) -> DriverError:
     return DriverError(path, f"the request to the storage failed: {type(error).__name__}")
 
 
+def unusable(path: str, error: BaseException) -> DriverError:
+    """The DriverError for what making a client raised: most often a setting that cannot be."""
+    known = failure(path, error)
+    if type(known) is DriverError:  # botocore's texts name settings here, and no secrets
+        return DriverError(path, f"no client can be made: {' '.join(str(error).split())[:MESSAGE_LIMIT]}")
+    return known
+
+
 def is_leftover(error: BaseException) -> bool:
     """Whether there was something else on the connection than an answer: that one is closed then."""
     told = getattr(error, "kwargs", {}).get("error") if type(error) is boto.HTTPClientError else None

@@ -109,7 +109,7 @@ class Uploads:
 
     async def _abort_left(self, path: str, upload: str, before: float) -> bool:
         """Whether it was left, and went."""
-        of = {"Key": self._client.key(path), "UploadId": upload}
+        of: dict[str, Any] = {"Key": self._client.key(path), "UploadId": upload}
         marker = 0
         try:
             while True:

@@ -218,9 +218,7 @@ def test_a_bad_value_stops_the_start(tmp_path: Path, name: str, parameters: str,
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"), [("azure", AZURE), ("gcs", "bucket: images"), ("oss", OSS)]
-)
+@pytest.mark.parametrize(("name", "parameters"), [("azure", AZURE), ("gcs", "bucket: images"), ("oss", OSS)])
 def test_a_disk_before_the_cloud_is_as_one_before_a_bucket(
     tmp_path: Path, name: str, parameters: str
 ) -> None:

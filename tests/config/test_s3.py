@@ -16,6 +16,7 @@ from tests.support.configs import load_env, load_text, remarks
 LEAST = "bucket: images, region: eu-central-1"
 REGION = "wanted a region such as us-east-1"
 AMAZON = "got 'moon', wanted a region of Amazon's such as us-east-1, or a regionendpoint"
+NAME = "wanted false beside regionendpoint or forcepathstyle: Amazon has no such name"
 CHAIN = "or neither: then the AWS credential chain is asked"
 URL = "wanted a URL such as https://s3.example.com, or a host name"
 ROOT = "wanted a path such as /registry, of letters, digits and . _ -"
@@ -119,6 +120,8 @@ def test_the_root_has_one_slash_before_it_and_none_behind(tmp_path: Path, root: 
         ("bucket: 'a b', region: us-east-1", "bucket", "got 'a b', wanted the name of a bucket"),
         (f"{LEAST}, accesskey: a", "secretkey", f"missing, wanted both this and accesskey, {CHAIN}"),
         (f"{LEAST}, secretkey: a", "accesskey", f"missing, wanted both this and secretkey, {CHAIN}"),
+        (f"{LEAST}, accelerate: true, regionendpoint: s3.example.com", "accelerate", f"got true, {NAME}"),
+        (f"{LEAST}, accelerate: true, forcepathstyle: true", "accelerate", f"got true, {NAME}"),
         (f"{LEAST}, chunksize: 1", "chunksize", "got '1', wanted an integer from 5242880 to 5368709120"),
         (f"{LEAST}, encrypt: maybe", "encrypt", "got 'maybe', wanted true or false"),
         (f"{LEAST}, regionendpoint: 'ftp://a'", "regionendpoint", f"got 'ftp://a', {URL}"),

@@ -481,6 +481,58 @@ async def test_no_credentials_at_all_are_denied(bucket: Bucket, monkeypatch: pyt
     await driver.close()
 
 
+async def test_a_login_that_comes_later_is_found(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a machine whose role cannot be asked for when it starts."""
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    driver = S3Driver(bucket.settings(access_key="", secret_key=""))
+    with pytest.raises(DeniedError, match="no credentials were found"):
+        await driver.start()
+    login = bucket.settings()
+    file.write_text(
+        f"[default]\naws_access_key_id = {login.access_key}\naws_secret_access_key = {login.secret_key}\n"
+    )
+    with pytest.raises(DeniedError, match="file: no credentials were found"):
+        await driver.put("file", b"x")  # it is not looked for again at once
+    monkeypatch.setattr(s3client, "OPENING", 0.0)
+    driver._client._unopened = None
+    await driver.put("file", b"x")
+    assert await driver.get("file", 1) == b"x"
+    await driver.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"endpoint": "http://my_minio:9000"},
+            "no client can be made: Invalid endpoint: http://my_minio:9000",
+        ),
+        ({"region": "a-"}, "no client can be made: Provided region_name 'a-' doesn't match"),
+    ],
+)
+async def test_a_setting_that_cannot_be_used_is_named(
+    bucket: Bucket, settings: dict[str, str], said: str
+) -> None:
+    driver = S3Driver(bucket.settings(**settings))
+    for work in (driver.start(), driver.get("file", 1)):
+        with pytest.raises(DriverError, match=said) as caught:
+            await work
+        assert type(caught.value) is DriverError
+    await driver.close()
+
+
+def test_a_profile_that_is_not_there_is_named(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "elsewhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    with pytest.raises(ValueError, match="elsewhere"):
+        S3Driver(bucket.settings(access_key="", secret_key=""))
+
+
 async def test_credentials_come_from_the_aws_chain_where_none_are_configured(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -744,9 +796,7 @@ async def test_no_url_is_given_for_longer_than_the_login_it_was_signed_with_last
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, "/nowhere")
-    monkeypatch.setenv(
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    )
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{runner.addresses[0][1]}/")
     driver = S3Driver(bucket.settings(access_key="", secret_key="", presigned=3600.0))
     await driver.put("file", b"x")
     place = await driver.elsewhere("file")

@@ -110,14 +110,12 @@ async def test_other_bytes_than_were_asked_for_are_not_taken_for_them(
         return web.Response(status=answer[0], body=DATA, headers=headers)
 
     driver = await serve(handle)
-    with pytest.raises(DriverError, match="file: the storage answered with another range"):
-        file = await driver.open("file", 100)
-        async for _ in file.chunks(100, 200):
-            pass
+    said = "file: the storage answered with another range"
+    with pytest.raises(DriverError, match=said):
+        await driver.open("file", 100)
     file = await driver.open("file")
-    with pytest.raises(DriverError, match="file: the storage answered with another range"):
-        async for _ in file.chunks(100, len(DATA)):
-            pass
+    with pytest.raises(DriverError, match=said):
+        await anext(file.chunks(100, len(DATA)))
     await file.close()
 
 
@@ -169,7 +167,8 @@ async def test_a_sweep_leaves_an_upload_that_had_a_part_sent_lately(serve: Serve
         if request.query["part-number-marker"] == "0":
             more = "<IsTruncated>true</IsTruncated><NextPartNumberMarker>1</NextPartNumberMarker>"
             return xml("ListPartsResult", more + part(1, "2023-01-01"))
-        return xml("ListPartsResult", part(2, "2023-01-01" if request.path.endswith("/old") else "2024-01-01"))
+        day = "2023-01-01" if request.path.endswith("/old") else "2024-01-01"
+        return xml("ListPartsResult", part(2, day))
 
     def begun(key: str) -> str:
         began = "<Initiated>2023-01-01T00:00:00.000Z</Initiated>"
