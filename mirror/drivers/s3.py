@@ -49,16 +49,18 @@ class S3Driver:
     def __init__(self, settings: S3Settings, spare: str = "") -> None:
         """Blocks: reads the service's model from the disk."""
         self._client = S3Client(settings)
-        self._listing = Listing(self._client)
+        self._listing = Listing(self._client, hidden_sizes=settings.hidden_sizes)
         self._deletion = Deletion(self._client, self._listing)
         self._uploads = Uploads(self._client, settings)
         self._urls = Urls(self._client, settings.presigned)
         self._redirects = settings.redirect
+        self._opens_first = settings.login is None
         self._spare = spare
 
     async def start(self) -> None:
-        """Make the clients now, not with the first request."""
-        await self._client.open()
+        """Make the clients now, not with the first request; but nobody waits for a login here."""
+        if self._opens_first:
+            await self._client.open()
 
     def trouble(self) -> str:
         return self._client.trouble()

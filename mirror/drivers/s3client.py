@@ -6,6 +6,8 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import time
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,7 +15,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.loaders import create_loader
 
-from mirror.drivers.base import UnreachableError
+from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
 from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status
 from mirror.drivers.s3settings import S3Settings
@@ -25,6 +27,7 @@ LEFTOVERS = 8  # connections in a row that have something in them that is no ans
 CALL = 30.0  # seconds that one small operation may take, with all its attempts
 CONNECTIONS = 48  # for operations; more wait
 READERS = 1024  # connections for bodies that clients read at their own pace: those must not hold up the rest
+DENIED_PAUSE = 60.0  # seconds after a refused login: more of them may get the user locked out
 NO_REGION = "us-east-1"  # what other servers than Amazon's take where none is given
 
 
@@ -45,7 +48,7 @@ class S3Client:
         self._breaker = Breaker()
         self._session: AioSession = get_session()
         self._session.register_component("data_loader", _loader())
-        if not settings.access_key:
+        if not settings.access_key and settings.login is None:
             self._session.get_component("credential_provider")  # made here, not on the loop
         self._session.warm_up_loader_caches("s3")
         self._clients = contextlib.AsyncExitStack()
@@ -53,6 +56,7 @@ class S3Client:
         self._operations: Any = None
         self._readers: Any = None
         self._signer: Any = None
+        self._denied: tuple[float, DeniedError] | None = None  # until when (monotonic) no login is tried
         self._closed = False
 
     def key(self, path: str) -> str:
@@ -68,13 +72,38 @@ class S3Client:
         return self._breaker.trouble
 
     async def open(self) -> None:
-        """Make the clients, if they are not there. They connect when they are asked."""
+        """Make the clients, if they are not there. They connect when they are asked.
+
+        Raises DriverError where the keys are to be asked for first, and cannot be had.
+        """
         async with self._opening:
             if self._operations is None and not self._closed:
+                await self._log_in()
                 self._operations = await self._make(CONNECTIONS)
                 self._readers = await self._make(READERS)
                 endpoint = self._settings.redirect_endpoint
                 self._signer = await self._make(1, endpoint) if endpoint else self._operations
+
+    async def _log_in(self) -> None:
+        """Ask for the keys, where that is to be done and was not. Raises DriverError."""
+        if self._settings.login is None or self._settings.access_key:
+            return
+        if self._denied is not None and time.monotonic() < self._denied[0]:
+            raise DeniedError("", self._denied[1].cause)
+        self._breaker.check("")
+        try:
+            keys = await self._settings.login.keys()
+        except DriverError as error:
+            self._breaker.failed(error.cause)
+            if isinstance(error, DeniedError):
+                self._denied = time.monotonic() + DENIED_PAUSE, error
+            raise
+        self._settings = replace(
+            self._settings,
+            access_key=keys.access_key,
+            secret_key=keys.secret_key,
+            endpoint=keys.endpoint,
+        )
 
     async def call(self, path: str, operation: str, *, limit: float = CALL, **parameters: Any) -> Any:
         """One operation on the bucket. Raises DriverError; nothing takes longer than `limit` seconds."""
