@@ -131,7 +131,7 @@ def _swift(swift: Swift, lifetime: float) -> StorageDriver:
     settings = S3Settings(
         bucket=swift.container,
         region=swift.s3region,
-        endpoint=swift.s3endpoint or (f"{url.scheme}://{url.netloc}" if own else ""),
+        endpoint=(swift.s3endpoint or f"{url.scheme}://{url.netloc}") if own else "",
         path_style=True,
         access_key=swift.username if own else "",
         secret_key=password if own else "",
@@ -153,19 +153,21 @@ def _keystone(swift: Swift, password: str) -> Keystone:
     """registry:2's `domain` is the user's; the project's is the same, unless it has its own."""
     from mirror.drivers.swiftlogin import Keystone, KeystoneSettings
 
-    scoped = bool(swift.tenant) and not swift.trustid
-    own = bool(swift.tenantdomain or swift.tenantdomainid)
+    user = _domain(swift.domainid, swift.domain)
+    project = _domain(swift.tenantdomainid, swift.tenantdomain, user) if swift.tenant else ("", "")
+    if swift.trustid:
+        project = "", ""
     return Keystone(
         KeystoneSettings(
             url=swift.authurl,
             username=swift.username,
             password=password,
-            user_domain_id=swift.domainid or ("" if swift.domain else DEFAULT_DOMAIN),
-            user_domain_name="" if swift.domainid else swift.domain,
+            user_domain_id=user[0],
+            user_domain_name=user[1],
             project_id="" if swift.trustid else swift.tenantid,
-            project_name=swift.tenant if scoped else "",
-            project_domain_id=(swift.tenantdomainid if own else swift.domainid) if scoped else "",
-            project_domain_name=(swift.tenantdomain if own else swift.domain) if scoped else "",
+            project_name="" if swift.trustid else swift.tenant,
+            project_domain_id=project[0],
+            project_domain_name=project[1],
             trust_id=swift.trustid,
             region=swift.region,
             interface=swift.endpointtype,
@@ -173,6 +175,11 @@ def _keystone(swift: Swift, password: str) -> Keystone:
             verify=not swift.insecureskipverify,
         )
     )
+
+
+def _domain(by_id: str, name: str, default: tuple[str, str] = (DEFAULT_DOMAIN, "")) -> tuple[str, str]:
+    """A domain's id, or its name: one of the two."""
+    return (by_id, "" if by_id else name) if by_id or name else default
 
 
 def _azure(azure: Azure, lifetime: float) -> StorageDriver:

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 from urllib.request import Request, urlopen
 
+from botocore.session import get_session
+
 from tests.support.procs import Workspace, accepts, client_env, free_port, wait_until
 from tests.support.swift import KEYSTONE, SwiftServer, programs
 
@@ -89,9 +91,25 @@ class KeystoneServer:
         """After `stop`: on the same port, with all that it knew."""
         self._service = self._start()
 
-    def keys(self) -> list[dict[str, Any]]:
-        """The user's keys of the S3 API."""
-        return list(self._ask("GET", f"/users/{self.user}/credentials/OS-EC2")["credentials"])
+    def make_container(self, name: str) -> None:
+        """An empty one, by the S3 API."""
+        ours = self.pairs()
+        if not ours:
+            self._ask("POST", f"/users/{self.user}/credentials/OS-EC2", {"tenant_id": self.project})
+            ours = self.pairs()
+        client = get_session().create_client(
+            "s3",
+            endpoint_url=self.swift.url,
+            region_name="us-east-1",
+            aws_access_key_id=ours[0][0],
+            aws_secret_access_key=ours[0][1],
+        )
+        client.create_bucket(Bucket=name)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The user's keys of the S3 API, each with its secret."""
+        found = self._ask("GET", f"/users/{self.user}/credentials/OS-EC2")["credentials"]
+        return [(each["access"], each["secret"]) for each in found]
 
     def parameters(self, container: str, url: str | None = None) -> dict[str, Any]:
         """registry:2's `swift` section for a container here."""
