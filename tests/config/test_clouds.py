@@ -247,12 +247,12 @@ def test_swift_with_a_login_of_its_own_is_its_s3_api(tmp_path: Path, monkeypatch
         ("tenantid: p, domain: d", {"user_domain_name": "d", "project_id": "p"}),
         ("tenantid: p, trustid: t", {"user_domain_id": "default", "trust_id": "t"}),
         (
-            "tenantid: p, region: r, endpointtype: internal, s3endpoint: https://s3.x, insecureskipverify: true",
+            "tenantid: p, region: r, endpointtype: admin, s3endpoint: https://s3.x, insecureskipverify: true",
             {
                 "user_domain_id": "default",
                 "project_id": "p",
                 "region": "r",
-                "interface": "internal",
+                "interface": "admin",
                 "endpoint": "https://s3.x",
                 "verify": False,
             },
