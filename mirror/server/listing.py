@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from aiohttp import web
 
+from mirror import jsontext
 from mirror.oci.errors import ErrorCode
 from mirror.oci.links import page_link
 from mirror.oci.names import Repository
@@ -85,4 +85,4 @@ def _page(context: Context, content: dict[str, Any], page: Page, path: str, n: i
 
 def _encode(content: dict[str, Any]) -> bytes:
     """As Go's encoder writes it: no spaces, a line break at the end."""
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return jsontext.encoded(content, separators=(",", ":")) + b"\n"

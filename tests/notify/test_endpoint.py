@@ -158,6 +158,41 @@ async def test_a_full_queue_loses_its_oldest_which_is_counted_and_said_once(even
         assert (said["endpoint"], said["count"]) == ("one", 1)
 
 
+async def test_a_queue_of_large_events_is_full_by_their_bytes() -> None:
+    """Manifests whose references are told, headers of clients, media types of images."""
+    async with serving(Sink()) as sink:
+        made = notifier(settings(sink.url), references=True)
+        only = Endpoint(settings(sink.url), SOURCE, made._session, queue_bytes=100_000)
+        made.endpoints = (only,)
+        large = {"body": b"[]" * 5000, "user_agent": "a" * 5000, "media_type": "b" * 5000}
+        for number in range(1000):
+            made.tell(replace(PULLED, digest=f"sha256:{number}", **large))
+        assert only.pending == 4
+        async with made.running():
+            await until(lambda: len(sink.bodies) == 4)
+        tell(made, *range(1000, 2000))
+        assert 80 < only.pending < 100
+
+
+async def test_nothing_of_a_manifest_waits_where_no_references_are_told() -> None:
+    made = notifier(settings("http://127.0.0.1:1/"))
+    tell(made, 1, body=b"[]")
+    assert made.endpoints[0]._queue[0].body == b""
+
+
+async def test_an_event_that_cannot_be_told_is_lost_and_no_other(events: Events) -> None:
+    async with serving(Sink()) as sink:
+        made = notifier(settings(sink.url))
+        async with made.running():
+            tell(made, 1)
+            made.tell(replace(PULLED, at=float("inf")))  # not a time
+            tell(made, 2)
+            await until(lambda: len(sink.bodies) == 2)
+        assert sink.digests == ["sha256:1", "sha256:2"]
+        assert counts(made) == (3, 2, 0, 0, 1)
+        assert [event["endpoint"] for event in events.named("notification.crashed")] == ["one"]
+
+
 async def test_an_event_that_nobody_takes_for_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "AGE", 0.05)
     async with serving(Sink([400])) as sink:
