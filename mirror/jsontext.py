@@ -1,7 +1,7 @@
 """JSON as bytes, of texts that others have written.
 
-Headers that are no UTF-8 and JSON's own escapes (`"\\ud800"`) leave halves of surrogate pairs in a text, which
-no encoding takes. They become U+FFFD, as in Go's encoding/json.
+Headers that are no UTF-8 and JSON's own escapes (`"\\ud800"`) leave halves of surrogate pairs in a text,
+which no encoding takes. They become U+FFFD, as in Go's encoding/json.
 """
 
 from __future__ import annotations
