@@ -28,7 +28,7 @@ from mirror.sometimes import Sometimes
 from mirror.tally import Tally
 
 QUEUE = 10_000  # events that wait
-# Of all of them. Most take 1 KiB; a client's header may have 32 KiB, a manifest whose references are told 256.
+# Of all of them. Most take 1 KiB; a client's header may have 32, a manifest whose references are told 256.
 QUEUE_BYTES = 32 << 20
 OVERHEAD = 1 << 10  # bytes of an event besides the texts that others write
 AGE = 86400.0  # seconds after which an event that nobody takes is given up
