@@ -45,7 +45,7 @@ PUBLIC = "93.184.216.34"
         ("0177.0.0.1", False),
         ("127.0.0.1.", False),
         ("127.0.0.0x1", False),
-        ("１２７.0.0.1", False),
+        ("\uff11\uff12\uff17.0.0.\uff11", False),
         ("0xexample.com", True),
         ("registry.3x", True),
         # IPv4 in IPv6, by which a translator of this network may lead back to it.
