@@ -135,7 +135,7 @@ async def test_only_72_bytes_of_a_password_count_as_with_every_bcrypt(file: Path
 async def test_a_hash_that_is_written_otherwise_is_checked_as_go_does(
     file: Path, access: Htpasswd, prefix: bytes, last: bytes
 ) -> None:
-    """A salt's last letter has four bits that mean nothing. Python's bcrypt raises where one of them is set."""
+    """A salt's last letter has four bits that mean nothing. Python's bcrypt raises where one is set."""
     hashed = bcrypt.hashpw(BOB[1].encode(), b"$2b$04$abcdefghijklmnopqrstuu")
     write(file, b"bob:" + prefix + b"04$abcdefghijklmnopqrstu" + last + hashed[29:] + b"\n")
     assert (await access.authorize(Asked(basic_auth(BOB)))).user == "bob"
