@@ -16,6 +16,8 @@ from mirror.server import errors
 from mirror.server.settings import Context
 
 INDEX = "application/vnd.oci.image.index.v1+json"
+PAGES_GROW = 10  # times as long as the one before is each page that is looked over
+PAGE_MAX = 100_000  # names of one; the store gives no longer ones
 CATALOG_DEFAULT = 100  # names; distribution's page when a client does not say `n`
 
 
@@ -42,11 +44,16 @@ async def catalog(context: Context, _request: web.Request, endpoint: Catalog) ->
 
 
 async def _listed(context: Context, n: int, last: str) -> Page:
-    """The next `n` repositories that are shown at all: others are looked over, page by page."""
+    """The next `n` repositories that are shown at all: others are looked over, page by page.
+
+    NB: each page is read from the tree's top. So pages grow: else a client that asks for one name, where
+    thousands are not shown, would have each of these found by a look of its own (3000: for 20 s).
+    """
     names: list[str] = []
-    more = True
+    more, size = True, n
     while more and len(names) <= n:
-        page = await context.registry.repositories(n, last)
+        page = await context.registry.repositories(size, last)
+        size = min(size * PAGES_GROW, PAGE_MAX)
         names += [name for name in page.names if context.settings.listed(Repository(name))]
         more = page.more and bool(page.names)
         last = page.names[-1] if page.names else last
