@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
+from mirror import outgoing
 from mirror.notify import endpoint as endpoints
 from mirror.notify.endpoint import Endpoint, Settings
 from mirror.notify.event import CONTENT_TYPE, Source
 from mirror.notify.notifier import Notifier
 from tests.notify.test_event import PULLED
 from tests.server.events import Events
+from tests.support.certificates import self_signed
 from tests.support.waiting import PATIENCE, until
 
 SOURCE = Source("host:5000", "i")
@@ -55,13 +60,13 @@ class Sink:
 
 
 @asynccontextmanager
-async def serving(sink: Sink) -> AsyncIterator[Sink]:
+async def serving(sink: Sink, tls: ssl.SSLContext | None = None) -> AsyncIterator[Sink]:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", sink.answer)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.05)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    sink.url = f"http://127.0.0.1:{runner.addresses[0][1]}/events"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    sink.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}/events"
     try:
         yield sink
     finally:
@@ -213,6 +218,25 @@ async def test_a_redirect_that_keeps_the_event_is_followed_without_the_login(sta
         assert sink.heads[0]["Authorization"] == "Bearer hunter2"
         assert "Authorization" not in target.heads[0]
         assert target.heads[0]["Content-Type"] == CONTENT_TYPE
+
+
+async def test_no_redirect_takes_an_event_from_https_to_http(tmp_path: Path) -> None:
+    """It says who has pulled what, from where."""
+    pair = self_signed(tmp_path, "endpoint")
+    here = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    here.load_cert_chain(*pair)
+    trusting = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=pair[0]))
+    async with (
+        serving(Sink()) as plain,
+        serving(Sink([307], location=plain.url), here) as sink,
+        aiohttp.ClientSession(connector=trusting) as client,
+    ):
+        with pytest.raises(outgoing.OutgoingError, match="from https to http"):
+            await outgoing.ask(
+                client, "POST", sink.url, body=b"{}", timeout=5, followed=outgoing.FOLLOWED_BY_POST
+            )
+        assert sink.methods == ["POST"]
+        assert plain.methods == []
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
