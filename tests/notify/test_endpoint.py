@@ -169,7 +169,7 @@ async def test_a_queue_of_large_events_is_full_by_their_bytes() -> None:
         made = notifier(settings(sink.url), references=True)
         only = Endpoint(settings(sink.url), SOURCE, made._session, queue_bytes=100_000)
         made.endpoints = (only,)
-        large = {"body": b"[]" * 5000, "user_agent": "a" * 5000, "media_type": "b" * 5000}
+        large: dict[str, Any] = {"body": b"[]" * 5000, "user_agent": "a" * 5000, "media_type": "b" * 5000}
         for number in range(1000):
             made.tell(replace(PULLED, digest=f"sha256:{number}", **large))
         assert only.pending == 4
