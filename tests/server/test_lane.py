@@ -11,11 +11,13 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from ipaddress import ip_network
 
 import pytest
 import structlog
 
 from mirror import log
+from mirror.oci.names import Repository
 from mirror.server import connections, lane, lanelog, lanerider
 from mirror.server.routes import Settings
 from tests.server.events import Events
@@ -82,9 +84,9 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Client]:
-    """A client."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def connected(port: int, address: str = "127.0.0.1") -> AsyncIterator[Client]:
+    """A client at this address."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
     with closing(writer):
         yield Client(reader, writer)
 
@@ -517,3 +519,30 @@ def test_no_id_is_given_twice() -> None:
         re.fullmatch(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", each)
         for each in given
     )
+
+
+async def test_no_client_gets_a_trusted_peers_answer_whatever_it_sends_behind_its_request(
+    hits: MemoryRegistry,
+) -> None:
+    """The table tells them apart by a mark behind the request: a client that knows it gains nothing."""
+    hosts: list[str] = []
+
+    def locate(_namespace: str | None, host: str, repository: Repository) -> Repository:
+        hosts.append(host)
+        return repository
+
+    request = head(X_Forwarded_Host="inside.test")
+    proxies = (ip_network("127.0.0.2/32"),)
+    async with site(hits, proxies=proxies, locate=locate) as port:
+        async with connected(port, "127.0.0.2") as proxy:
+            await warmed(proxy, request)
+            asked = len(hosts)
+            await proxy.ask(request)
+            assert hosts == ["inside.test"] * asked, "the lane has the proxy's answer"
+        for mark in (lane.PLAIN, lane.TRUSTED, lane.SECURE, lane.SECURE_TRUSTED):
+            async with connected(port) as client:
+                client.writer.write(request + mark)
+                assert b" 400 " in (await client.answer()).split(b"\r\n")[0], "aiohttp's answer to it"
+        async with connected(port) as client:
+            await client.ask(request)
+    assert hosts == ["inside.test"] * asked + ["mirror.test"]
