@@ -17,6 +17,7 @@ import pytest
 import structlog
 
 from mirror import log
+from mirror.access.base import Allowed, Asked
 from mirror.oci.names import Repository
 from mirror.server import connections, lane, lanelog, lanerider
 from mirror.server.routes import Settings
@@ -546,3 +547,30 @@ async def test_no_client_gets_a_trusted_peers_answer_whatever_it_sends_behind_it
         async with connected(port) as client:
             await client.ask(request)
     assert hosts == ["inside.test"] * asked + ["mirror.test"]
+
+
+class Guard:
+    """Lets everybody in, as long as `open`."""
+
+    def __init__(self) -> None:
+        self.open, self.asked = True, 0
+
+    async def authorize(self, _asked: Asked) -> Allowed:
+        self.asked += 1
+        return Allowed("bob", lambda: self.open)
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+
+async def test_no_answer_outlives_the_credentials_that_it_was_given_for(hits: MemoryRegistry) -> None:
+    """The lease is others' too, and goes on; the access controller is asked again at once."""
+    guard = Guard()
+    async with site(hits, access=guard) as port, connected(port) as client:
+        await warmed(client, head(Authorization="yes"))
+        asked = guard.asked
+        await client.ask(head(Authorization="yes"))
+        assert guard.asked == asked, "the lane has the answer"
+        guard.open = False
+        await client.ask(head(Authorization="yes"))
+        assert guard.asked == asked + 1
