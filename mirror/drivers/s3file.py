@@ -65,7 +65,7 @@ class S3File:
     async def _came(self, limit: int) -> bytes:
         """What has come, as the socket gave it; at most `limit` bytes. b"": the body has ended.
 
-        Read from aiohttp's own stream: aiobotocore's `read` copies it to pieces of the size that is asked for.
+        Read from aiohttp's own stream: aiobotocore's `read` joins it to pieces of the size asked for.
         """
         stream = self._body.raw_stream.content
         if limit < PIECE or stream.get_read_buffer_limits()[0] < PIECE:
