@@ -57,7 +57,7 @@ async def test_an_image_goes_with_the_same_few_requests_however_many_layers_it_h
 async def test_a_collection_asks_twice_for_each_that_goes(
     tmp_path: Path, bucket: Bucket, proxy: Recorder
 ) -> None:
-    """Whether it is still what the listing has shown, and to delete it; beside that two requests a thousand."""
+    """Whether it is still what the listing has shown, and to delete it."""
     driver = S3Driver(bucket.settings(proxy.url))
     async with shop(tmp_path, Limits(), driver=driver, clock=Clock(time.time() + 2 * GRACE)) as at:
         for data in LAYERS:
