@@ -12,8 +12,8 @@ from mirror.cache.eviction import Limits
 from mirror.cache.evictor import Freed
 from mirror.drivers.s3 import S3Driver
 from mirror.store.collect import GRACE
-from tests.cache.kit import A, B
-from tests.cache.test_keeper import KIB, Clock, shop
+from tests.cache.kit import A, B, Clock
+from tests.cache.test_keeper import KIB, shop
 from tests.support.buckets import Bucket
 from tests.support.recorder import Recorder
 
