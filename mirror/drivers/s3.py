@@ -185,14 +185,16 @@ class S3Driver:
         """An empty folder is none."""
         paths.check_below(path, keep)
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         """As the Protocol says, with as few requests as there can be."""
         for path in doomed:
             paths.check_below(path, keep)
         for path in doomed:
             self._urls.forget(path)
             self._urls.forget_below(path)
-        return await self._deletion.remove(doomed)
+        return await self._deletion.remove(doomed, listed=listed)
 
     async def sweep(self, before: float) -> int:
         return await self._uploads.sweep(before, self._spare)

@@ -223,7 +223,8 @@ class S3Client:
                 region_name=settings.region or (NO_REGION if settings.endpoint else None),
                 endpoint_url=endpoint or settings.endpoint or None,
                 use_ssl=settings.secure,
-                verify=None if settings.verify else False,
+                # Without TLS there is nothing to verify, and reading the system's CAs takes 30 ms.
+                verify=None if settings.verify and settings.is_tls else False,
                 aws_access_key_id=settings.access_key or None,
                 aws_secret_access_key=settings.secret_key or None,
                 aws_session_token=settings.session_token or None,

@@ -52,3 +52,8 @@ class S3Settings:
     presigned: float = PRESIGNED
     login: Login | None = None  # who gives the keys and the endpoint, asked before the first request
     hidden_sizes: bool = False  # listings may say of a file that has bytes that it has none
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the server is asked by way of TLS."""
+        return self.endpoint.startswith("https:") if "://" in self.endpoint else self.secure
