@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.cache import intake, resume
+from mirror.cache import resume, shown
 from mirror.cache.fill import HOLD_BACK
 from mirror.cache.fillblob import MEDIA_TYPE
 from mirror.cache.resume import backoff
@@ -520,7 +520,7 @@ async def test_rule_8_a_reader_that_never_reads_is_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mirror.cache.window.WINDOW_LIMIT", 200_000)
-    monkeypatch.setattr(intake, "SLOWEST", 0.05)
+    monkeypatch.setattr(shown, "SLOWEST", 0.05)
     upstream = Puppet()
     digest = upstream.add(DATA)
     async with joined(tmp_path, upstream) as parts:
@@ -541,7 +541,7 @@ async def test_rule_8_one_who_was_left_behind_holds_nobody_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mirror.cache.window.WINDOW_LIMIT", 100_000)
-    monkeypatch.setattr(intake, "SLOWEST", 1.0)
+    monkeypatch.setattr(shown, "SLOWEST", 1.0)
     upstream = Puppet()
     digest = upstream.add(DATA)
     async with joined(tmp_path, upstream) as parts:
