@@ -90,10 +90,7 @@ class Lane:
         if self._key is not None:
             head = self._place(head)
         answer = self._answers.get(head)
-        if answer is not None and rider.is_idle and self._repeat(rider, head, answer):
-            return True
-        rider.hand_on(data)
-        return False
+        return answer is not None and rider.is_idle and self._repeat(rider, head, answer)
 
     def _repeat(self, rider: Rider, head: bytes, answer: Answer) -> bool:
         began = time.perf_counter_ns()
