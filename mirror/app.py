@@ -171,7 +171,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             write_timeout=config.http.limits.writetimeout,
             keepalive_timeout=config.http.limits.idletimeout,
             gate=operations.gate,
-            warnings=lambda: [*operations.warnings(), *appupstreams.warnings(upstream)],
+            warnings=lambda: [*operations.warnings(), *appupstreams.warnings(upstream, names)],
             account=operations.account,
             notify=operations.notifier.tell if operations.notifier is not None else None,
         ),

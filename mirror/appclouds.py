@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -16,11 +18,16 @@ from mirror.apperror import StartError
 from mirror.config import Config
 from mirror.configclouds import Azure, Gcs, Oss, connection
 from mirror.configs3 import S3
+from mirror.configswift import Login, Swift
 from mirror.drivers.base import StorageDriver
 from mirror.store import layout
 
+if TYPE_CHECKING:
+    from mirror.drivers.swiftlogin import Keystone
+
 AGENT = f"mirror/{__version__}"
 EMULATOR = "STORAGE_EMULATOR_HOST"  # as in Google's own libraries, and so in the registry
+DEFAULT_DOMAIN = "default"  # the id of the domain that Keystone begins with
 KEY_LIMIT = 64 << 10  # bytes of a key's file; it has two or three thousand
 
 
@@ -35,6 +42,8 @@ def driver(config: Config) -> StorageDriver:
         return _gcs(storage.gcs, lifetime)
     if storage.oss is not None:
         return _oss(storage.oss, lifetime)
+    if storage.swift is not None:
+        return _swift(storage.swift, lifetime)
     assert storage.s3 is not None
     return _s3(storage.s3, lifetime)
 
@@ -44,6 +53,8 @@ def described(config: Config) -> str:
     storage = config.storage
     if storage.azure is not None:
         return f"azure://{storage.azure.container}{storage.azure.rootdirectory}"
+    if storage.swift is not None:
+        return f"swift://{storage.swift.container}{storage.swift.prefix}"
     for scheme, bucket in (("s3", storage.s3), ("gcs", storage.gcs), ("oss", storage.oss)):
         if bucket is not None:
             return f"{scheme}://{bucket.bucket}{bucket.rootdirectory}"
@@ -107,6 +118,71 @@ def _oss(oss: Oss, lifetime: float) -> StorageDriver:
     made = S3Driver(settings, own=layout.BLOBS)
     made.name = "oss"
     return made
+
+
+def _swift(swift: Swift, lifetime: float) -> StorageDriver:
+    """Swift's S3 API, on the tree that registry:2 has there.
+
+    Of Swift's own logins name and password are the keys, and the API is where they are.
+    """
+    from mirror.drivers.s3 import S3Driver
+    from mirror.drivers.s3settings import S3Settings
+
+    password = _reveal(swift.password)
+    own = swift.login is Login.SWIFT
+    url = urlsplit(swift.authurl)
+    settings = S3Settings(
+        bucket=swift.container,
+        region=swift.s3region,
+        endpoint=(swift.s3endpoint or f"{url.scheme}://{url.netloc}") if own else "",
+        path_style=True,
+        access_key=swift.username if own else "",
+        secret_key=password if own else "",
+        root=swift.root,
+        verify=not swift.insecureskipverify,
+        part_size=swift.chunksize,
+        user_agent=AGENT,
+        redirect=lifetime > 0,
+        presigned=lifetime,
+        login=None if own else _keystone(swift, password),
+        hidden_sizes=True,
+    )
+    made = S3Driver(settings, own=layout.BLOBS)
+    made.name = "swift"
+    return made
+
+
+def _keystone(swift: Swift, password: str) -> Keystone:
+    """registry:2's `domain` is the user's; the project's is the same, unless it has its own."""
+    from mirror.drivers.swiftlogin import Keystone, KeystoneSettings
+
+    user = _domain(swift.domainid, swift.domain)
+    project = _domain(swift.tenantdomainid, swift.tenantdomain, user) if swift.tenant else ("", "")
+    if swift.trustid:
+        project = "", ""
+    return Keystone(
+        KeystoneSettings(
+            url=swift.authurl,
+            username=swift.username,
+            password=password,
+            user_domain_id=user[0],
+            user_domain_name=user[1],
+            project_id="" if swift.trustid else swift.tenantid,
+            project_name="" if swift.trustid else swift.tenant,
+            project_domain_id=project[0],
+            project_domain_name=project[1],
+            trust_id=swift.trustid,
+            region=swift.region,
+            interface=swift.endpointtype,
+            endpoint=swift.s3endpoint,
+            verify=not swift.insecureskipverify,
+        )
+    )
+
+
+def _domain(by_id: str, name: str, default: tuple[str, str] = (DEFAULT_DOMAIN, "")) -> tuple[str, str]:
+    """A domain's id, or its name: one of the two."""
+    return (by_id, "" if by_id else name) if by_id or name else default
 
 
 def _azure(azure: Azure, lifetime: float) -> StorageDriver:

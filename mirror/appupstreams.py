@@ -6,6 +6,7 @@ Like `app` it reads `Config`, and decides nothing.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -95,16 +96,24 @@ def traffic(proxy: Proxy, names: Routes) -> dict[str, Traffic]:
     return {name: Traffic() for name in (*map(partial(label, names), _namespaces(proxy)), OTHER)}
 
 
-def warnings(registries: Upstreams) -> list[str]:
-    """Which upstreams cannot be asked now, as far as is known."""
+def warnings(registries: Upstreams, names: Routes) -> list[str]:
+    """Which upstreams cannot be asked now, as far as is known. Anybody may see it.
+
+    Those that nobody configured by name are a number: which registries other clients use is not everybody's
+    business, and somebody's inventions are nobody's.
+    """
     found = []
+    unnamed = Counter[str]()  # by their entries
     for namespace, described in registries.described(time.monotonic()):
         endpoints = described["endpoints"]
         away = [endpoint for endpoint in endpoints if endpoint["state"] != "ok"]
-        if away and len(away) == len(endpoints):
+        if (entry := names.entry(namespace)) != namespace:
+            unnamed[entry] += bool(away)
+        elif away and len(away) == len(endpoints):
             found.append(f"{namespace} cannot be asked now ({away[0]['state']})")
         elif away:
             found.append(f"{namespace}: {len(away)} of {len(endpoints)} addresses cannot be asked now")
+    found += [f"{count} of {entry!r} cannot be asked now" for entry, count in unnamed.items() if count]
     more = len(found) - WARNINGS_MAX
     return [*found[:WARNINGS_MAX], f"and {more} more"] if more > 0 else found
 

@@ -37,12 +37,7 @@ class Rule:
     but: str | None = None
 
 
-_REFUSED_DRIVERS: Final = ("swift",)
-_SWIFT = (
-    "not supported: Swift is spoken to by its S3 API, and that takes no password of Keystone's; write "
-    "storage.s3 with regionendpoint (see openstack catalog list), accesskey and secretkey (from openstack "
-    "ec2 credentials create), region, bucket (the container) and a rootdirectory where nothing is yet"
-)
+_TEMPORARY = "URLs for clients are signed with the keys of the S3 API"
 _COPIES = "nothing is copied within the bucket: what is uploaded is in its place at once"
 
 RULES: Final = (
@@ -52,7 +47,6 @@ RULES: Final = (
         "not supported; have certbot, lego or acme.sh write a certificate and its key, and name the files in "
         "http.tls.certificate and http.tls.key: they are read anew when they change",
     ),
-    Rule("storage.swift", Effect.REFUSED, _SWIFT),
     Rule(
         "middleware.storage",
         Effect.REFUSED,
@@ -63,6 +57,10 @@ RULES: Final = (
     Rule("redis", Effect.LATER, "descriptors are kept in memory"),
     Rule("storage.cache.blobdescriptor", Effect.LATER, "descriptors are kept in memory", value="redis"),
     Rule("storage.cache.layerinfo", Effect.LATER, "descriptors are kept in memory", value="redis"),
+    Rule("storage.swift.accesskey", Effect.NEVER, _TEMPORARY),
+    Rule("storage.swift.secretkey", Effect.NEVER, _TEMPORARY),
+    Rule("storage.swift.tempurlcontainerkey", Effect.NEVER, _TEMPORARY),
+    Rule("storage.swift.tempurlmethods", Effect.NEVER, _TEMPORARY),
     Rule("storage.s3.loglevel", Effect.LATER, "requests to the storage are not logged one by one"),
     Rule("log.hooks", Effect.LATER, "no mail is sent"),
     Rule("log.reportcaller", Effect.LATER, "log lines do not name their place in the source"),
@@ -95,7 +93,7 @@ RULES: Final = (
 STORAGE_OPTIONS: Final = frozenset({"cache", "delete", "maintenance", "redirect", "tag"})
 _STORAGE = ROOT.fields["storage"].shape
 assert isinstance(_STORAGE, Struct)
-_NAMES: Final = "filesystem, inmemory, s3, azure, gcs and oss"
+_NAMES: Final = "filesystem, inmemory, s3, azure, gcs, oss and swift"
 _DRIVERS: Final = [key for key in _STORAGE.fields if key not in STORAGE_OPTIONS]
 _PRESENCE: Final = frozenset(
     f"storage.{driver}" for driver in _DRIVERS
@@ -118,7 +116,7 @@ def apply_rules(tree: Table) -> tuple[list[Problem], list[Warning_]]:
 
 
 def check_driver(tree: Table) -> list[Problem]:
-    """Exactly one storage driver, and one that exists. The ones that exist but are refused pass here."""
+    """Exactly one storage driver, and one that exists."""
     storage, source = find(tree, ("storage",))
     if isinstance(storage, Scalar | Items) and not _is_empty(storage):
         return []  # of the wrong shape, which is reported elsewhere
@@ -135,11 +133,10 @@ def check_driver(tree: Table) -> list[Problem]:
             hint = f"; did you mean {near}?" if near else ""
             text = f"got {driver[:100]!r}, wanted one of the drivers {_NAMES}{hint}"
             problems.append(Problem(entries[driver].source, "storage", text))
-    usable = [driver for driver in drivers if driver not in _REFUSED_DRIVERS]  # those have their line already
-    if len(usable) > 1 and not problems:
-        text = f"got {' and '.join(usable)}, wanted exactly one driver; remove the other, which may come from"
+    if len(drivers) > 1 and not problems:
+        text = f"got {' and '.join(drivers)}, wanted exactly one driver; remove the other, which may come"
         problems.append(
-            Problem(entries[usable[-1]].source, "storage", f"{text} a REGISTRY_STORAGE_* variable")
+            Problem(entries[drivers[-1]].source, "storage", f"{text} from a REGISTRY_STORAGE_* variable")
         )
     return problems
 

@@ -13,6 +13,7 @@ from mirror.config import Config
 from mirror.configclouds import Azure, Gcs, Oss, connection
 from mirror.configproblems import Problem, Warning_, find
 from mirror.configs3 import S3, is_amazon
+from mirror.configswift import Login, Swift
 from mirror.configtree import Table
 
 REGISTRY_ROOT: Final = Path("/var/lib/registry")  # the image's volume
@@ -58,6 +59,8 @@ def check_remote(config: Config, tree: Table) -> tuple[list[Problem], list[Warni
         _check_gcs(storage.gcs, tree, problems)
     elif storage.oss is not None:
         _check_oss(storage.oss, tree, problems)
+    elif storage.swift is not None:
+        _check_swift(storage.swift, tree, problems)
     for name, limit in (("maxsize", config.cache.maxsize), ("minfree", config.cache.minfree)):
         if limit is None:
             continue
@@ -167,6 +170,21 @@ def _check_oss(oss: Oss, tree: Table, problems: list[Problem]) -> None:
             f"{oss.bucket}.{oss.s3_region()}.aliyuncs.com; or leave it out"
         )
         problems.append(Problem(at, "storage.oss.endpoint", text))
+
+
+def _check_swift(swift: Swift, tree: Table, problems: list[Problem]) -> None:
+    def wrong(key: str, text: str) -> None:
+        problems.append(Problem(find(tree, ("storage", "swift", key))[1], f"storage.swift.{key}", text))
+
+    if swift.login is None and swift.authversion:
+        wrong("authversion", f"got '{swift.authversion}', wanted 1 (Swift's own logins) or 3 (Keystone's)")
+    elif swift.login is None:
+        text = f"got {swift.authurl!r}, wanted one with /v3 (Keystone) or /v1.0 (Swift itself) in it"
+        wrong("authurl", f"{text}, or authversion beside it")
+    elif swift.login is Login.KEYSTONE and not (swift.tenant or swift.tenantid or swift.trustid):
+        wrong("tenant", "missing, wanted the name of the project, or its id in tenantid")
+    if swift.tenant and swift.tenantid:
+        wrong("tenant", "given beside tenantid; remove one of them")
 
 
 def _text(secret: SecretStr | None) -> str:

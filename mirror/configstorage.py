@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, PlainValidator
 
 from mirror.configclouds import Azure, Gcs, Oss
 from mirror.configs3 import S3
 from mirror.configsections import Go, Section
+from mirror.configswift import Swift
 from mirror.configvalues import Count, Duration, Flag, Integer, PathValue, between, one_of, within
 
 DESCRIPTORS_MAX: Final = 1_000_000  # of some 330 bytes each; what the registry's "0: no limit" means here
@@ -72,7 +73,7 @@ class TagOptions(Section):
 
 
 class Storage(Section):
-    """Exactly one driver is given; `swift` stops the start."""
+    """Exactly one driver is given."""
 
     go_map: ClassVar[bool] = True
 
@@ -82,7 +83,7 @@ class Storage(Section):
     azure: Azure | None = None
     gcs: Gcs | None = None
     oss: Oss | None = None
-    swift: dict[str, Any] | None = None
+    swift: Swift | None = None
     cache: DescriptorCache = DescriptorCache()
     delete: Delete = Delete()
     maintenance: Maintenance = Maintenance()
@@ -92,4 +93,4 @@ class Storage(Section):
     @property
     def is_remote(self) -> bool:
         """Whether images are kept in object storage."""
-        return any(driver is not None for driver in (self.s3, self.azure, self.gcs, self.oss))
+        return any(driver is not None for driver in (self.s3, self.azure, self.gcs, self.oss, self.swift))

@@ -1,7 +1,8 @@
 """Small requests to addresses that an operator has configured beside the upstreams: checks and notifications.
 
 1. Configured headers may hold a login: they go to the configured origin, never along a redirect to another.
-2. An answer is its status: of the body a bounded part is read, so that the connection can be used again.
+2. No redirect takes a body from https to http: events say who has pulled what.
+3. An answer is its status: of the body a bounded part is read, so that the connection can be used again.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ async def ask(
                     location = response.headers.get("Location")
                     if response.status not in followed or location is None:
                         return response.status
-                    here = here.join(URL(location))
+                    before, here = here, here.join(URL(location))
                     if here.scheme not in ("http", "https") or not here.host:
                         raise OutgoingError(f"it answered {response.status} with a Location that is no URL")
+                    if body is not None and (before.scheme, here.scheme) == ("https", "http"):
+                        raise OutgoingError(f"it answered {response.status}, from https to http")
     except TimeoutError as error:
         raise OutgoingError(f"no answer within {timeout:g} s") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:

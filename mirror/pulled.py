@@ -22,4 +22,4 @@ class Pulled:
     size: int  # bytes of the whole manifest or blob
     tag: str  # by which it was asked for
     url: str
-    body: bytes = b""  # a manifest's, where it was given and its references are wanted
+    body: bytes = b""  # a manifest's, where it was given, for its references

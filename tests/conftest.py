@@ -12,6 +12,7 @@ from mirror import loops
 from tests.support.azurite import Azurite, Container
 from tests.support.gcs import GcsBucket, GcsServer
 from tests.support.images import Catalog, generate
+from tests.support.keystone import KeystoneServer
 from tests.support.modes import ENVIRONMENT, MODES, UVLOOP
 from tests.support.procs import Workspace
 from tests.support.recorder import Recorder
@@ -92,6 +93,12 @@ def bucket(swift: SwiftServer) -> Bucket:
     from tests.support.buckets import Bucket  # its library takes a while to import
 
     return Bucket(swift)
+
+
+@pytest.fixture(scope="session")
+def keystone(space: Workspace) -> KeystoneServer:
+    """A real Keystone, and a Swift that asks it."""
+    return KeystoneServer(space)
 
 
 @pytest.fixture(scope="session")

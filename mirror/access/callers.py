@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable
 from cachetools import TTLCache
 
 from mirror.access.base import Allowed, Asked, Refused, challenge
+from mirror.access.checks import client_of
 from mirror.coalesce import Coalescer
 from mirror.oci import challenge as challenges
 from mirror.oci.challenge import Said
@@ -32,6 +33,7 @@ GRANTED = 60.0  # seconds
 DENIED = 5.0
 QUESTIONS = 16  # at a time; a registry's connections are needed for what those who may have it want
 WAITING = 256  # with those; the next is told to come back
+WAITING_EACH = 128  # of these, of one client: who makes up credentials keeps nobody else out
 RETRY_AFTER = 2.0
 GRANTS = 16384  # of both; the oldest goes, and is asked again
 PARAMETERS = ("realm", "service", "scope", "error")  # of a challenge that are passed on
@@ -60,7 +62,7 @@ class Callers:
         self._denials: TTLCache[_Key, Said] = TTLCache(GRANTS, DENIED, timer=now)
         self._asking: Coalescer[tuple[_Key, str], Said] = Coalescer()
         self._turns = asyncio.Semaphore(QUESTIONS)
-        self._under_way: Counter[tuple[_Key, str]] = Counter()
+        self._waiting: Counter[str] = Counter()  # questions under way, by the client that began them
         self._base = Said(0)  # the registry's last challenge at `/v2/`
 
     async def authorize(self, asked: Asked) -> Allowed:
@@ -83,9 +85,16 @@ class Callers:
     async def _asked(self, key: _Key, asked: Asked) -> Said:
         """What the registry says, asked once for all who ask the same at the same time."""
 
+        client, question = client_of(asked.address), (key, asked.target)
+
         async def ask() -> Said:
-            async with self._turns:
-                said = await self._ask(asked.repository, asked.target, _sendable(asked.authorization))
+            try:
+                async with self._turns:
+                    said = await self._ask(asked.repository, asked.target, _sendable(asked.authorization))
+            finally:  # NB: not when who asked has left: the question goes on
+                self._waiting[client] -= 1
+                if not self._waiting[client]:
+                    del self._waiting[client]
             if 200 <= said.status < 300:
                 self._grants[key] = True
             elif said.status in (401, 403):
@@ -94,16 +103,11 @@ class Callers:
                 self._base = said
             return said
 
-        question = (key, asked.target)
-        if len(self._under_way) >= WAITING and question not in self._under_way:
-            return Said(429, retry_after=RETRY_AFTER)
-        self._under_way[question] += 1
-        try:
-            said = await self._asking.run(question, ask)
-        finally:
-            self._under_way[question] -= 1
-            if not self._under_way[question]:
-                del self._under_way[question]
+        if not self._asking.is_running(question):
+            if self._waiting.total() >= WAITING or self._waiting.get(client, 0) >= WAITING_EACH:
+                return Said(429, retry_after=RETRY_AFTER)
+            self._waiting[client] += 1
+        said = await self._asking.run(question, ask)
         if said.status >= 500 and asked.repository is None and not asked.authorization:
             # How to log in does not change because the registry is away.
             return self._base if self._base.challenges else said

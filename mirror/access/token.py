@@ -5,6 +5,8 @@
    its algorithm must be one of these, and one that is configured: `none` never is, and a public key is never
    a shared secret.
 3. A token that was verified is remembered by its hash; its times are looked at each time.
+4. To verify one takes up to 5 ms where a chain of certificates comes along. That is done in threads, once for
+   all who send the same token, each client in its turn (`checks`): bad tokens hold up nobody's answers.
 """
 
 from __future__ import annotations
@@ -24,10 +26,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from mirror.access import certificates
 from mirror.access.base import AUTHORIZATION_LIMIT, Access, Allowed, Asked, Refused, challenge, scope
+from mirror.access.checks import Busy, Turns, client_of
 from mirror.access.keys import KeyNotTrustedError, Keys
+from mirror.coalesce import Coalescer
+from mirror.oci.errors import ErrorCode
 
 LEEWAY = 60.0  # seconds that the token server's clock may differ from ours; distribution's
 TOKENS = 4096  # verified ones that are remembered, each of about 1 KiB
+WORKERS = 2  # threads that verify; one client has one of them
+RETRY_AFTER = 2.0  # seconds
 REMEMBERED = 300.0  # seconds, after which the signature and the certificates are looked at again
 AUTOREDIRECT_PATH = "/auth/token"  # registry:3's
 ALGORITHMS = ("EdDSA", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512")
@@ -123,16 +130,28 @@ class Token:
         self._realm, self._path = realm, path
         self._now = now
         self._tokens: TTLCache[bytes, Claims] = TTLCache(TOKENS, REMEMBERED)
+        self._checks: Coalescer[bytes, Claims] = Coalescer()
+        self._turns = Turns(WORKERS)
 
     async def authorize(self, asked: Asked) -> Allowed:
-        """Raises Refused, with what the token lacks in its challenge (RFC 6750 §3.1)."""
+        """Raises Refused, with what the token lacks in its challenge (RFC 6750 §3.1).
+
+        TOOMANYREQUESTS where too many tokens wait to be verified.
+        """
         words = asked.authorization.split(" ")
         if len(words) != 2 or words[0].lower() != "bearer":
             raise Refused("no token was sent", [self._challenge(asked, "")])
         now = self._now()
         try:
-            claims = self._verified(words[1], now)
+            claims = await self._verified(words[1], asked.address)
             claims.check_time(now)
+        except Busy:
+            raise Refused(
+                "too many tokens wait to be verified",
+                code=ErrorCode.TOOMANYREQUESTS,
+                message="too many tokens are being verified: try again in a moment",
+                retry_after=RETRY_AFTER,
+            ) from None
         except TokenError as error:
             raise Refused(str(error), [self._challenge(asked, "invalid_token")]) from error
         if not all(claims.covers(each) for each in asked.records):
@@ -147,11 +166,22 @@ class Token:
             return False
         return True
 
-    def _verified(self, text: str, now: float) -> Claims:
+    async def _verified(self, text: str, address: str) -> Claims:
+        """Raises TokenError, and Busy."""
         key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
         claims = self._tokens.get(key)
-        if claims is None:
-            claims = self._tokens[key] = self._verifier.verify(text, now)
+        return claims or await self._checks.run(key, lambda: self._verify(key, text, address))
+
+    async def _verify(self, key: bytes, text: str, address: str) -> Claims:
+        now = self._now()
+        found: list[Claims] = []
+
+        def work() -> bool:
+            found.append(self._verifier.verify(text, now))
+            return True
+
+        await self._turns.run(client_of(address), work)
+        claims = self._tokens[key] = found[0]
         return claims
 
     def _challenge(self, asked: Asked, error: str) -> str:
@@ -169,7 +199,9 @@ class Token:
         return f"{scheme}://{host}{self._path}"
 
     async def close(self) -> None:
-        """Nothing runs."""
+        """End the checks that wait."""
+        await self._turns.close()
+        await self._checks.close()
 
 
 def _claims(document: Mapping[str, Any]) -> Claims:

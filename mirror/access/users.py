@@ -15,6 +15,9 @@ FILE_LIMIT = 4 << 20  # bytes; some 50,000 users
 COST_MAX = 17
 PASSWORD_BYTES = 72  # of a password count for bcrypt; libraries differ in whether the rest is an error
 
+SALT_LETTERS = 22  # of base64 with bcrypt's own alphabet, 16 bytes
+
+_LETTERS = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _BCRYPT = re.compile(rb"\$2[abxy]?\$([0-9]{2})\$[./A-Za-z0-9]{53}\Z")
 
 
@@ -46,7 +49,7 @@ def parse(body: bytes) -> Users:
             raise UsersError(f"line {number} is not of the form name:hash")
         hashes.pop(name, None)
         if is_usable(hashed):
-            hashes[name] = hashed
+            hashes[name] = _canonical(hashed)
         else:
             unusable.append(number)
     costs = tuple(sorted(map(cost_of, hashes.values())))
@@ -57,6 +60,17 @@ def is_usable(hashed: bytes) -> bool:
     """Whether this is a bcrypt hash that is checked here."""
     match = _BCRYPT.match(hashed)
     return match is not None and 4 <= int(match.group(1)) <= COST_MAX
+
+
+def _canonical(hashed: bytes) -> bytes:
+    """The same hash as libraries want it: Python's raises about what Go's reads.
+
+    `$2$` is bcrypt's first name, and the salt's 22nd letter has four bits that belong to no byte of it.
+    """
+    _, version, cost, rest = hashed.split(b"$", 3)
+    last = _LETTERS.index(rest[SALT_LETTERS - 1]) & ~0xF
+    salt = rest[: SALT_LETTERS - 1] + _LETTERS[last : last + 1]
+    return b"$%b$%b$%b%b" % (b"2b" if version == b"2" else version, cost, salt, rest[SALT_LETTERS:])
 
 
 def cost_of(hashed: bytes) -> int:

@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from mirror.store.errors import StoreError
 from mirror.store.tree import Tree
 from mirror.store.turns import Turns
 
+AT_ONCE = 100  # blobs that go together, with one or two requests of a bucket
 FINISH = 2.0  # seconds that one deletion has to end when the process does; dozens of files take a tenth
 
 log = structlog.get_logger()
@@ -148,10 +149,8 @@ class Evictor:
             with self._wholly():
                 await self._manifest(repository, digest, dropped, freed)
         with self._wholly():
-            for link in dropped.links:
-                await self._link(repository, link)
-        for loose in dropped.blobs:
-            await self._blob(loose.digest, freed, blobs_unused_since)
+            await self._links([(repository, link) for link in dropped.links])
+        await self._loose([loose.digest for loose in dropped.blobs], freed, blobs_unused_since)
         freed.images += 1
         self.total.images += 1
         return True
@@ -191,43 +190,68 @@ class Evictor:
 
     async def _blob(self, digest: Digest, freed: Freed, unused_since: float = math.inf) -> bool:
         """A blob that no image names, with its links."""
-        if digest in self._busy():
-            return False
-        async with self.turns.of(digest):
-            loose = await self._inventory.drop_blob(digest, unused_since)
-            if loose is None:
-                return False
-            with self._wholly():
-                await self._data(loose)
-        freed.blobs += 1
-        freed.bytes += loose.size
-        freed.tell("blob", str(digest), loose.size)
-        self.total.blobs += 1
-        self.total.bytes += loose.size
-        return True
+        return bool(await self._blobs([digest], freed, unused_since))
 
-    async def _data(self, loose: Loose) -> None:
-        """The links, then the bytes. In the digest's turn."""
-        left = list(loose.repositories)
+    async def _loose(self, digests: Collection[Digest], freed: Freed, unused_since: float) -> None:
+        """What an image has left, together; what somebody writes meanwhile holds up nothing but itself."""
+        free = [digest for digest in digests if not self.turns.of(digest).locked()]
+        for start in range(0, len(free), AT_ONCE):
+            await self._blobs(free[start : start + AT_ONCE], freed, unused_since)
+        for digest in set(digests).difference(free):
+            await self._blobs([digest], freed, unused_since)
+
+    async def _blobs(self, digests: Collection[Digest], freed: Freed, unused_since: float) -> int:
+        """Blobs that no image names, with their links; how many went.
+
+        NB: one at a time, or such as nobody has the turn of: then all turns are had without a wait.
+        """
+        doomed: list[Loose] = []
+        async with AsyncExitStack() as turns:
+            for digest in digests:
+                await turns.enter_async_context(self.turns.of(digest))
+            try:
+                for digest in digests:
+                    if digest not in self._busy():
+                        loose = await self._inventory.drop_blob(digest, unused_since)
+                        doomed += [] if loose is None else [loose]
+            finally:  # what the inventory has forgotten goes
+                with self._wholly():
+                    await self._data(doomed)
+        for loose in doomed:
+            freed.blobs += 1
+            freed.bytes += loose.size
+            freed.tell("blob", str(loose.digest), loose.size)
+            self.total.blobs += 1
+            self.total.bytes += loose.size
+        return len(doomed)
+
+    async def _data(self, doomed: Collection[Loose]) -> None:
+        """The links of all, then the bytes of all. In the digests' turns."""
+        left = {loose.digest: loose.repositories for loose in doomed}
         try:
-            while left:
-                await self._link(left[0], loose.digest)
-                left.pop(0)
-            await self._tree.drop_blob(loose.digest)
+            await self._links([(each, loose.digest) for loose in doomed for each in loose.repositories])
+            left = dict.fromkeys(left, ())
+            if left:
+                await self._tree.drop_blobs(left)
         except StoreError:  # what may still be there counts, and goes first the next time
-            self._inventory.note_blob(None, loose.digest, loose.size, 0.0)
-            for repository in left:
-                self._inventory.note_blob(repository, loose.digest, loose.size, 0.0)
+            for loose in doomed:
+                self._inventory.note_blob(None, loose.digest, loose.size, 0.0)
+                for repository in left[loose.digest]:
+                    self._inventory.note_blob(repository, loose.digest, loose.size, 0.0)
             raise
         finally:
-            self._memory.forget_blob(loose.digest)
+            for loose in doomed:
+                self._memory.forget_blob(loose.digest)
 
-    async def _link(self, repository: Repository, digest: Digest) -> None:
+    async def _links(self, linked: Collection[tuple[Repository, Digest]]) -> None:
         try:
-            await self._tree.drop_layer(repository, digest)
+            if linked:
+                await self._tree.drop_layers(linked)
         finally:
-            self._memory.forget_link(repository, digest)
-        self._inventory.note_layer_gone(repository, digest)
+            for repository, digest in linked:
+                self._memory.forget_link(repository, digest)
+        for repository, digest in linked:
+            self._inventory.note_layer_gone(repository, digest)
 
 
 def failed(what: str, error: Exception) -> None:

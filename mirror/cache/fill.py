@@ -23,7 +23,8 @@ The rules:
     connection brings them, and what had come ahead comes again.
  9. Room is made ahead of what is written, in steps. Where the announced size cannot fit, nothing is written
     in the first place; where a later step finds no room, the rest goes by rule 8.
-10. Hashing and writing run in threads, a batch at a time: whatever came while the last batch was written.
+10. Writing and hashing run in threads, a batch at a time: whatever came while the last batch was written. The
+    thread takes the next one by itself (`writing`). Readers may have what is written before it is hashed.
 11. A large blob comes over several connections where that is of use (`helpers`): each brings a part of its
     own, by Range, the one that readers come to soonest first (`segments`). No part is asked for twice, but
     for what was under way when the first connection, which asked for all, ends where another has begun.
@@ -43,12 +44,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
 
 import structlog
 
 from mirror.cache.fillblob import FillBlob
+from mirror.cache.hands import Hands
 from mirror.cache.intake import Intake
+from mirror.cache.kept import Kept
 from mirror.cache.room import Room
 from mirror.cache.segments import Settings, Want
 from mirror.cache.spare import Spare
@@ -76,7 +78,7 @@ class Fill:
         upstream: Upstream,
         store: ContentStore,
         spool: Spool,
-        executor: Executor,
+        hands: Hands,
         room: Room,
         settings: Settings,
         spare: Spare,
@@ -91,15 +93,11 @@ class Fill:
         self.done = False
         self.begun = False  # its turn has come
         self._store = store
+        self._kept = Kept(digest, spool, hands, room)
         self._intake = Intake(
-            digest,
-            spool,
-            executor,
-            room=room,
-            readers=lambda: self._readers,
-            changed=self._notify,
-            batch=batch,
+            self._kept, hands, readers=lambda: self._readers, changed=self._notify, batch=batch
         )
+        self._shown = self._intake.shown
         self._transfer = Transfer(
             digest,
             repository,
@@ -136,14 +134,14 @@ class Fill:
     @property
     def keeps(self) -> bool:
         """Whether what comes is being kept, as far as can be told."""
-        return self._intake.keeps
+        return self._kept.keeps
 
     def serves(self, start: int) -> bool:
         """Whether a reader that begins at `start` can have all it wants.
 
         No longer so when the fill has failed, or is volatile and has let go of bytes.
         """
-        return self.failure is None and self._intake.holds(start)
+        return self.failure is None and self._shown.holds(start)
 
     def reader(self) -> FillBlob:
         """A reader of its own; it must be closed."""
@@ -154,7 +152,7 @@ class Fill:
     def leave(self, reader: FillBlob) -> None:
         """The reader wants nothing any more."""
         self._readers.discard(reader)
-        self._intake.moved_on()
+        self._shown.moved_on()
         self._release()
 
     async def changed(self) -> None:
@@ -165,16 +163,16 @@ class Fill:
         """What a reader at `position` can have now; None: wait. Raises the failure after what it left."""
         if isinstance(self.failure, Corrupt):
             raise self.failure
-        visible = min(stop, self._visible(), self._intake.reach(position))
+        visible = min(stop, self._visible(), self._shown.reach(position))
         if position >= visible:
             if self.failure is not None:
                 raise self.failure
             return None
-        return self._intake.part(position, visible)
+        return self._shown.part(position, visible)
 
     def moved_on(self) -> None:
         """A reader has taken its part."""
-        self._intake.moved_on()
+        self._shown.moved_on()
 
     def _visible(self) -> int:
         """Readers may have bytes before this position, those that are there."""
@@ -187,13 +185,13 @@ class Fill:
 
     def _announced(self) -> None:
         """The size is known: a store that takes bytes as they come begins."""
-        if self._intake.path is not None and self.size is not None:
-            self._incoming = self._store.incoming_blob(self.digest, self._intake.path, self.size)
+        if self._kept.path is not None and self.size is not None:
+            self._incoming = self._store.incoming_blob(self.digest, self._kept.path, self.size)
         self._notify()
 
     def _notify(self) -> None:
         if self._incoming is not None:
-            self._incoming.reached(self._intake.front)
+            self._incoming.reached(self._kept.there.end(0))
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -202,7 +200,7 @@ class Fill:
     async def run(self) -> None:
         """Fetch, verify, keep. Raises nothing but CancelledError: the outcome is in `failure` and `done`."""
         try:
-            await self._intake.open()
+            await self._kept.open()
             await self._transfer.run()
             await self._verify()
             await self._keep()
@@ -211,8 +209,8 @@ class Fill:
             self.failure = error
             level = log.info if error.status == 404 else log.warning
             level("fill.failed", digest=str(self.digest), repository=str(self.repository), reason=str(error))
-            if not self._intake.there:  # an empty file would be all that is left of each unknown digest
-                await self._intake.forget()
+            if not self._kept.there:  # an empty file would be all that is left of each unknown digest
+                await self._kept.forget()
         except asyncio.CancelledError:
             self.failure = Unavailable("the mirror is stopping")
             raise
@@ -221,7 +219,7 @@ class Fill:
             log.exception("fill.crashed", digest=str(self.digest), error=type(error).__name__)
         finally:
             self._ended = True
-            self._intake.give_back()
+            self._kept.give_back()
             self._notify()
             if self._incoming is not None:
                 self._incoming.end()
@@ -236,16 +234,16 @@ class Fill:
     async def _verify(self) -> None:
         """Rule 6."""
         if not self._intake.matches():
-            await self._intake.forget()
+            await self._kept.forget()
             raise Corrupt("the upstream registry sent bytes that do not match the digest")
         self.verified = True
         self._notify()
 
     async def _keep(self) -> None:
         """Hand the spool file to the store. A failing store fails nobody (rule 8)."""
-        file = await self._intake.complete_file()
+        file = await self._kept.completed()
         if file is None:
-            await self._intake.forget()
+            await self._kept.forget()
             return
         try:
             await self._store.adopt_blob(self.repository, self.digest, file, self._incoming)
@@ -257,9 +255,9 @@ class Fill:
             self.kept = True
         except StoreError as error:
             log.warning("fill.not_kept", digest=str(self.digest), reason=str(error))
-            await self._intake.forget()
+            await self._kept.forget()
 
     def _release(self) -> None:
         """Close the spool file once nobody can want it; its bytes stay for a later fill, unless forgotten."""
         if self._ended and not self._readers:
-            self._intake.close()
+            self._kept.close()

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
 from cachetools import LRUCache
 
 from mirror.cache.fill import Fill
+from mirror.cache.hands import Hands
 from mirror.cache.intake import BATCH
 from mirror.cache.room import Room, Unlimited
 from mirror.cache.segments import Settings
@@ -35,7 +35,6 @@ COME_BACK = 5.0  # seconds
 ENDED = 10_000  # digests whose last fill's end is remembered, see `ended`
 BATCH_LIMIT = 4 << 20  # bytes that a connection gathers while as much is written
 GATHERED = 64 << 20  # bytes, of the first connections of all fills, as long as each may have BATCH
-THREADS = 4  # hashing and writing; more only fight for the disk
 KEEPING = 20.0  # seconds that a stop waits for the store to take what is complete
 SPOOL_AGE = 7 * 86400.0  # seconds that an unfinished spool file waits for somebody who wants it
 
@@ -91,7 +90,8 @@ class Fills:
         self._tasks: dict[asyncio.Task[None], Fill] = {}
         self._slots = asyncio.Semaphore(RUNNING_LIMIT)
         self._turns: dict[str, _Turns] = {}  # by namespace, while anybody wants one
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="fill")
+        self._hands = Hands()
+        self._closing = False
 
     def running(self, repository: Repository, digest: Digest, start: int = 0) -> Fill | None:
         """The fill of this digest that a reader beginning at `start` can join."""
@@ -115,8 +115,10 @@ class Fills:
     def start(self, repository: Repository, digest: Digest) -> Fill:
         """Begin a fill through this repository; call it only when `running` gave None, with no await between.
 
-        Raises Unavailable when too many wait already.
+        Raises Unavailable when too many wait already, and while the application stops.
         """
+        if self._closing:
+            raise Unavailable("the mirror is stopping")
         namespace = self._upstream.condition(repository).namespace
         turns = self._turns.get(namespace)
         if len(self._tasks) >= RUNNING_LIMIT + WAITING_LIMIT or (turns is not None and turns.are_gone):
@@ -128,7 +130,7 @@ class Fills:
             upstream=self._upstream,
             store=self._store,
             spool=self._spool.apart(party) if party else self._spool,
-            executor=self._threads,
+            hands=self._hands,
             room=self._room,
             settings=self._segments,
             spare=self._spare,
@@ -212,8 +214,7 @@ class Fills:
 
     async def sweep(self) -> None:
         """Remove spool files that nobody came back for."""
-        loop = asyncio.get_running_loop()
-        removed = await loop.run_in_executor(self._threads, self._spool.sweep, SPOOL_AGE, time.time())
+        removed = await self._hands.run(self._spool.sweep, SPOOL_AGE, time.time())
         for name in removed:
             log.info("spool.removed", file=name)
 
@@ -223,6 +224,7 @@ class Fills:
         What clients have whole already is still handed to the store: that takes no upstream. A store that
         takes long for it is not waited for: the next fill begins with what is in the spool.
         """
+        self._closing = True
         for task, fill in self._tasks.items():
             if not fill.verified:
                 task.cancel()
@@ -231,4 +233,4 @@ class Fills:
             for task in late:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._threads.shutdown(wait=True)
+        self._hands.shutdown()

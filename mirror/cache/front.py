@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from typing import Any
 
 from mirror.cache.spool import SpoolFile
-from mirror.oci.digest import Digest, Hasher
+from mirror.oci.digest import Digest
 
 
 class Front:
@@ -17,6 +17,7 @@ class Front:
         self.is_busy = False
         self._digest = digest
         self._hasher = digest.hasher()
+        self._lock = threading.Lock()  # of `is_busy`
 
     def start_over(self) -> None:
         """Nothing was hashed."""
@@ -28,33 +29,27 @@ class Front:
         return self._hasher.copy().hexdigest() == self._digest.hex
 
     def begin(self, start: int) -> bool:
-        """Whether bytes from `start` on come next, and nobody else is at it: then the caller is."""
-        if self.is_busy or start != self.hashed:
-            return False
-        self.is_busy = True
-        return True
+        """Whether bytes from `start` on come next, and nobody else is at it: then the caller is.
 
-    def end(self, _done: Any = None) -> None:
-        """The caller's thread has ended; it may be told as a future's callback."""
+        For any thread.
+        """
+        with self._lock:
+            if self.is_busy or start != self.hashed:
+                return False
+            self.is_busy = True
+            return True
+
+    def end(self, _done: object = None) -> None:
+        """The caller is no more at it; it may be told as a future's callback."""
         self.is_busy = False
 
     # In the thread of who has begun.
 
     def feed(self, batch: Sequence[bytes]) -> None:
-        """These came next."""
-        self.advance(self.after(batch), sum(map(len, batch)))
-
-    def after(self, batch: Sequence[bytes]) -> Hasher:
-        """As it would be after these; for `advance`, once they are where they belong."""
-        hasher = self._hasher.copy()
+        """These came next, and are where they belong."""
         for chunk in batch:
-            hasher.update(chunk)
-        return hasher
-
-    def advance(self, hasher: Hasher, count: int) -> None:
-        """What `after` gave is so: so many bytes more."""
-        self._hasher = hasher
-        self.hashed += count
+            self._hasher.update(chunk)
+        self.hashed += sum(map(len, batch))
 
     def read(self, file: SpoolFile, stop: int) -> OSError | None:
         """One piece of what stands in the file, before `stop`; or why it cannot be read."""

@@ -93,7 +93,7 @@ class Transfer:
             except RegistryError as error:
                 misfit = isinstance(error, Corrupt) or error.code is ErrorCode.RANGE_INVALID
                 if misfit and self._intake.there and self.size is None:
-                    await self._intake.start_over(error)
+                    await self._intake.kept.start_over(error)
                     continue
                 breaks = 1 if claim.position - claim.start >= PROGRESS else breaks + 1
                 whole = misfit and claim.start > 0 and not whole
@@ -116,12 +116,13 @@ class Transfer:
             return self._plan.first(self._intake.hashed)
         if not self._intake.keeps:  # then bytes are of use in order only
             await self._helpers.end()
-            await self._intake.catch_up()
+            await self._intake.kept.catch_up()
             return self._plan.first(self._intake.hashed)
         claim = self._plan.take(self._wants(), self._helpers.count + 1)
         if claim is None and not await self._helpers.one_ended():
-            await self._intake.catch_up()
-            if self._intake.hashed < self.size:
+            await self._intake.kept.catch_up()
+            # Where the disk could not be read just now, the rest comes in order.
+            if self._intake.kept.keeps and self._intake.hashed < self.size:
                 raise Unavailable("internal error of the mirror: a part of the blob is nobody's", status=500)
         return claim
 
@@ -166,7 +167,7 @@ class Transfer:
             return
         if self._intake.there.last > size:
             raise Corrupt(f"the blob has {size} bytes, fewer than an earlier transfer brought")
-        await self._intake.make_room(size)
+        await self._intake.kept.make_room(size)
         self.size = size
         self._plan.sized(size)
         self._told()

@@ -216,9 +216,13 @@ class StorageDriver(Protocol):
         succeeds: a folder with anything in it stays, and a write makes a folder again that went.
         """
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         """Delete these one after the other, each as by `delete` and then `prune`; whether each was there.
 
+        With `listed` all are files that the caller knows of: they may go in any order, a remote storage does
+        not look for them first, and what is told of each says nothing.
         With `durable` none of them is there again after a power cut, once this has returned; without it any
         may be, and they may have gone in any order.
         """

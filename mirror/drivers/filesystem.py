@@ -96,7 +96,9 @@ class FilesystemDriver:
         paths.check_below(path, keep)
         await self._threads.run(partial(removal.prune, self._locate(path), self._locate(keep), path))
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         """As the Protocol says; syncs no folder more than once."""
         for path in doomed:
             paths.check_below(path, keep)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from mirror.drivers.base import DriverError
+from mirror.drivers.pace import Pace
 from mirror.drivers.slice import Slice, Source
 
 
@@ -25,6 +26,8 @@ class GrowingUpload:
     ) -> None:
         """Of `source`, or of `file`, which is opened when it has `first` bytes, and not before.
 
+        Of a file that grows quickly nothing is sent before it is whole: see `pace`.
+
         `send` sends the whole object by means of `piece`, and has to make it in one step at the end.
         """
         self.path, self.size = path, size
@@ -32,6 +35,7 @@ class GrowingUpload:
         self._source = source
         self._file = file
         self._first = first
+        self._pace = Pace(size, self._begin)
         self._front = 0  # bytes that are in the file, and stay
         self._right = False  # whether the last of them may be sent
         self._ended = False
@@ -46,9 +50,8 @@ class GrowingUpload:
     def reached(self, count: int) -> None:
         self._front = max(self._front, count)
         self._changed.set()
-        if self._task is None and self._front >= self._first and not self._ended:
-            self._task = asyncio.create_task(self._run())
-            self._task.add_done_callback(_heard)
+        if self._task is None and not self._ended:
+            self._pace.reached(self._front)
 
     async def piece(self, start: int, stop: int) -> bytes:
         """These bytes, as soon as they are there. Raises DriverError when the upload is to end."""
@@ -81,12 +84,18 @@ class GrowingUpload:
 
     def end(self) -> None:
         self._ended = True
+        self._pace.end()
         self._changed.set()
 
     async def ended(self) -> None:
         """Wait until nothing is sent any more."""
         if self._task is not None:
             await asyncio.wait([self._task])
+
+    def _begin(self, count: int) -> None:
+        if self._task is None and count >= self._first and not self._ended:
+            self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(_heard)
 
     async def _run(self) -> None:
         try:

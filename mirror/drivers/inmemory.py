@@ -153,7 +153,9 @@ class InMemoryDriver:
         """An empty folder is gone with the last file in it."""
         paths.check_below(path, keep)
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         """Nothing here is there after a power cut."""
         for path in doomed:
             paths.check_below(path, keep)

@@ -172,7 +172,9 @@ class ObjectsDriver:
         """An empty folder is none."""
         paths.check_below(path, keep)
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         """As the Protocol says, with as few requests as there can be."""
         for path in doomed:
             paths.check_below(path, keep)
@@ -183,7 +185,8 @@ class ObjectsDriver:
         gone: dict[str, bool] = {}
         for start in range(0, len(once), BATCH):
             some = once[start : start + BATCH]
-            gone.update(zip(some, await self._store.delete(some), strict=True))
+            found = await self._store.delete(some, listed=listed)
+            gone.update(dict.fromkeys(some, True) if listed else zip(some, found, strict=True))
         return [gone[path] or await self._remove_tree(path) for path in doomed]
 
     async def _remove_tree(self, path: str) -> bool:

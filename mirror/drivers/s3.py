@@ -49,16 +49,21 @@ class S3Driver:
     def __init__(self, settings: S3Settings, own: str = "") -> None:
         """Blocks: reads the service's model from the disk. Raises ValueError: AWS' files are wrong."""
         self._client = S3Client(settings)
-        self._listing = Listing(self._client)
+        self._listing = Listing(self._client, hidden_sizes=settings.hidden_sizes)
         self._deletion = Deletion(self._client, self._listing)
         self._uploads = Uploads(self._client, settings)
         self._urls = Urls(self._client, settings.presigned)
         self._redirects = settings.redirect
+        self._opens_first = settings.login is None
         self._own = own
 
     async def start(self) -> None:
-        """Make the clients now, not with the first request. Raises DriverError, as S3Client.open."""
-        await self._client.open()
+        """Make the clients now, not with the first request; but nobody waits for a login here.
+
+        Raises DriverError, as S3Client.open.
+        """
+        if self._opens_first:
+            await self._client.open()
 
     def trouble(self) -> str:
         return self._client.trouble()
@@ -185,14 +190,16 @@ class S3Driver:
         """An empty folder is none."""
         paths.check_below(path, keep)
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         """As the Protocol says, with as few requests as there can be."""
         for path in doomed:
             paths.check_below(path, keep)
         for path in doomed:
             self._urls.forget(path)
             self._urls.forget_below(path)
-        return await self._deletion.remove(doomed)
+        return await self._deletion.remove(doomed, listed=listed)
 
     async def sweep(self, before: float) -> int:
         return await self._uploads.sweep(before, self._own)

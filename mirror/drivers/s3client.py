@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -17,7 +18,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
 from botocore.loaders import create_loader
 
-from mirror.drivers.base import DriverError, UnreachableError
+from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
 from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status, unusable
 from mirror.drivers.s3settings import S3Settings
@@ -30,6 +31,7 @@ CALL = 30.0  # seconds that one small operation may take, with all its attempts
 OPENING = 5.0  # seconds between two attempts to find a login
 CONNECTIONS = 48  # for operations; more wait
 READERS = 1024  # connections for bodies that clients read at their own pace: those must not hold up the rest
+DENIED_PAUSE = 60.0  # seconds after a refused login: more of them may get the user locked out
 NO_REGION = "us-east-1"  # what other servers than Amazon's take where none is given
 
 
@@ -51,7 +53,7 @@ class S3Client:
         self._session: AioSession = get_session()
         self._session.register_component("data_loader", _loader())
         try:
-            if not settings.access_key:
+            if not settings.access_key and settings.login is None:
                 self._session.get_component("credential_provider")  # made here, not on the loop
             self._session.warm_up_loader_caches("s3")
         except boto.BotoCoreError as error:  # ~/.aws/config, or a profile that it has not
@@ -61,6 +63,7 @@ class S3Client:
         self._operations: Any = None
         self._readers: Any = None
         self._signer: Any = None
+        self._denied: tuple[float, DeniedError] | None = None  # until when (monotonic) no login is tried
         self._closed = False
         self._unopened: tuple[float, type[DriverError], str] | None = None  # until when, and why
 
@@ -84,6 +87,7 @@ class S3Client:
         async with self._opening:
             if self._operations is not None or self._closed:
                 return
+            await self._log_in()
             if self._unopened is not None and time.monotonic() < self._unopened[0]:
                 raise self._unopened[1](path, self._unopened[2])
             try:
@@ -108,6 +112,27 @@ class S3Client:
         """It is not tried again at once: a chain that has no login takes seconds to say so."""
         self._unopened = time.monotonic() + OPENING, type(error), error.cause
         return error
+
+    async def _log_in(self) -> None:
+        """Ask for the keys, where that is to be done and was not. Raises DriverError."""
+        if self._settings.login is None or self._settings.access_key:
+            return
+        if self._denied is not None and time.monotonic() < self._denied[0]:
+            raise DeniedError("", self._denied[1].cause)
+        self._breaker.check("")
+        try:
+            keys = await self._settings.login.keys()
+        except DriverError as error:
+            self._breaker.failed(error.cause)
+            if isinstance(error, DeniedError):
+                self._denied = time.monotonic() + DENIED_PAUSE, error
+            raise
+        self._settings = replace(
+            self._settings,
+            access_key=keys.access_key,
+            secret_key=keys.secret_key,
+            endpoint=keys.endpoint,
+        )
 
     async def call(self, path: str, operation: str, *, limit: float = CALL, **parameters: Any) -> Any:
         """One operation on the bucket. Raises DriverError; nothing takes longer than `limit` seconds."""
@@ -248,7 +273,8 @@ class S3Client:
                 region_name=settings.region or (NO_REGION if settings.endpoint else None),
                 endpoint_url=endpoint or settings.endpoint or None,
                 use_ssl=settings.secure,
-                verify=None if settings.verify else False,
+                # Without TLS there is nothing to verify, and reading the system's CAs takes 30 ms.
+                verify=None if settings.verify and settings.is_tls else False,
                 aws_access_key_id=settings.access_key or None,
                 aws_secret_access_key=settings.secret_key or None,
                 aws_session_token=settings.session_token or None,

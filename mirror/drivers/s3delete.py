@@ -30,8 +30,15 @@ class Deletion:
         self._listing = listing
         self._batches = True  # until the server has refused one
 
-    async def remove(self, doomed: Sequence[str]) -> list[bool]:
-        """Delete files, and trees; whether each was there. Raises DriverError."""
+    async def remove(self, doomed: Sequence[str], *, listed: bool = False) -> list[bool]:
+        """Delete files, and trees; whether each was there. Raises DriverError.
+
+        `listed`: all are files, and whether each was there is not looked for.
+        """
+        if listed:
+            for start in range(0, len(doomed), BATCH):
+                await self._delete(list(dict.fromkeys(doomed[start : start + BATCH])))
+            return [True] * len(doomed)
         are_files = await self._each(self._is_file, doomed)
         files = list(dict.fromkeys(path for path, is_file in zip(doomed, are_files, strict=True) if is_file))
         for start in range(0, len(files), BATCH):

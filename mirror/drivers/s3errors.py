@@ -41,8 +41,9 @@ DENIED = {
     "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
 }
-# What reading a body raises beside botocore's own: aiobotocore passes this one on as it is.
-BROKEN = (boto.BotoCoreError, boto.HTTPClientError, aiohttp.ClientPayloadError, OSError)
+# What reading a body raises beside botocore's own: it is read from aiohttp's stream (see `s3file`).
+AIOHTTP = (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)
+BROKEN = (boto.BotoCoreError, boto.HTTPClientError, *AIOHTTP, OSError)
 ERRORS = (boto.ClientError, *BROKEN)
 
 
@@ -56,13 +57,13 @@ def failure(path: str, error: BaseException) -> DriverError:
         return DeniedError(path, "the AWS credential chain gives no credentials")
     if isinstance(error, boto.ConnectTimeoutError):
         return UnreachableError(path, "the storage cannot be connected to in time")
-    if isinstance(error, boto.ReadTimeoutError):
+    if isinstance(error, boto.ReadTimeoutError | TimeoutError):
         return UnreachableError(path, "the storage does not answer in time")
     if isinstance(error, boto.SSLError):
         return UnreachableError(path, "no trusted TLS connection to the storage")
     if isinstance(error, boto.EndpointConnectionError | boto.ProxyConnectionError):
         return UnreachableError(path, "the storage cannot be connected to")
-    if isinstance(error, boto.HTTPClientError | aiohttp.ClientPayloadError | OSError):
+    if isinstance(error, (boto.HTTPClientError, *AIOHTTP, OSError)):
         return UnreachableError(path, "the storage broke off")
     return DriverError(path, f"the request to the storage failed: {type(error).__name__}")
 

@@ -10,7 +10,7 @@ from mirror.drivers.base import DriverError, PathNotFoundError
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3errors import BROKEN
 
-CHUNK = 1 << 20  # bytes; what OpenFile.chunks allows
+PIECE = 256 << 10  # bytes; what the loop reads of a socket at most. Twice that is read ahead.
 BREAKS = 3  # in a row, with less than PROGRESS between them
 PROGRESS = 256 << 10  # bytes
 OTHER = "the storage answered with another range than was asked for"
@@ -45,7 +45,7 @@ class S3File:
             try:
                 if self._body is None or self._at != start:
                     await self._get(start, stop)
-                data = await self._body.read(min(CHUNK, stop - start))
+                data = await self._came(stop - start)
                 if not data:
                     raise OSError("it ended before its end")
             except BROKEN as error:
@@ -64,6 +64,19 @@ class S3File:
     async def close(self) -> None:
         self._closed = True
         self._drop()
+
+    async def _came(self, limit: int) -> bytes:
+        """What has come, as the socket gave it; at most `limit` bytes. b"": the body has ended.
+
+        Read from aiohttp's own stream: aiobotocore's `read` joins it to pieces of the size asked for.
+        """
+        stream = self._body.raw_stream.content
+        if limit < PIECE or stream.get_read_buffer_limits()[0] < PIECE:
+            return bytes(await stream.read(min(limit, PIECE)))  # so much is read ahead from now on
+        data, more = b"", True
+        while more and not data:  # where it is chunked, a chunk's end is told too
+            data, more = await stream.readchunk()
+        return data
 
     def _check_open(self) -> None:
         if self._closed:

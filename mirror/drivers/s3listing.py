@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from mirror.drivers import paths
@@ -11,6 +14,7 @@ from mirror.drivers.flat import Page
 from mirror.drivers.s3client import S3Client
 
 PAGE = 1000  # keys; no server gives more at once
+AT_ONCE = 16  # questions for sizes that a listing does not tell
 
 
 def modified(answer: Any) -> float:
@@ -21,8 +25,10 @@ def modified(answer: Any) -> float:
 class Listing:
     """The listings of one bucket. What is no path of ours is passed over."""
 
-    def __init__(self, client: S3Client) -> None:
+    def __init__(self, client: S3Client, *, hidden_sizes: bool = False) -> None:
+        """`hidden_sizes`: what seems to be empty is asked for its size: so are Swift's large objects."""
         self._client = client
+        self._hidden_sizes = hidden_sizes
 
     async def pages(self, prefix: str, after: str = "") -> AsyncGenerator[Page, None]:
         """All files whose path begins with `prefix` and sorts behind `after`. Raises DriverError."""
@@ -36,6 +42,8 @@ class Listing:
                 path = self._client.path(each["Key"])
                 if path is not None and paths.is_path(path):
                     entries.append(Entry(path, each["Size"], modified(each)))
+            if self._hidden_sizes:
+                await self._measure(entries)
             yield Page(entries, token is not None)
             if token is None:
                 return
@@ -61,6 +69,20 @@ class Listing:
         if not names and folder:
             raise PathNotFoundError(folder)
         return names
+
+    async def _measure(self, entries: list[Entry]) -> None:
+        """Put the true sizes where there seems to be none."""
+        empty = [at for at, entry in enumerate(entries) if not entry.size]
+        while empty:
+            some, empty = empty[:AT_ONCE], empty[AT_ONCE:]
+            sizes = await asyncio.gather(*(self._size(entries[at].path) for at in some))
+            for at, size in zip(some, sizes, strict=True):
+                entries[at] = replace(entries[at], size=size)
+
+    async def _size(self, path: str) -> int:
+        with contextlib.suppress(PathNotFoundError):  # gone meanwhile
+            return await self._client.size_of(path)
+        return 0
 
     async def has_folder(self, path: str) -> bool:
         """Whether anything is below."""

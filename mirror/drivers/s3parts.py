@@ -9,6 +9,7 @@ import asyncio
 from pathlib import Path
 
 from mirror.drivers.base import DriverError, PathNotFoundError
+from mirror.drivers.pace import Pace
 from mirror.drivers.s3sending import Sending, md5, time_for
 from mirror.drivers.slice import Slice, Source
 
@@ -17,7 +18,10 @@ COMPLETING = 300.0  # seconds; Amazon says that it takes minutes for the largest
 
 
 class Upload:
-    """One object on its way in parts; they go as soon as `reached` says that their bytes are in the file."""
+    """One object on its way in parts; they go as soon as `reached` says that their bytes are in the file.
+
+    Of a file that grows quickly all go once it is whole: see `pace`.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Upload:
         self._file = file
         self._size, self._part_size = size, part_size
         self._id = ""
+        self._pace = Pace(size, self._begin_parts)
         self._next = 0  # the first byte of which no part was begun
         self._etags: dict[int, str] = {}
         self._own = asyncio.Semaphore(EACH_AT_ONCE)
@@ -47,14 +52,7 @@ class Upload:
         self._completed = False
 
     def reached(self, count: int) -> None:
-        while self._failure is None and self._next < self._size:
-            stop = min(self._next + self._part_size, self._size)
-            if stop > count:
-                return
-            task = self._sending.begin(self._send(self._next // self._part_size + 1, self._next, stop))
-            self._next = stop
-            self._parts.add(task)
-            task.add_done_callback(self._sent)
+        self._pace.reached(count)
 
     async def complete(self) -> None:
         """All of it is in the file: send the rest, and make the object of the parts. Raises DriverError."""
@@ -93,6 +91,7 @@ class Upload:
 
     def end(self) -> None:
         self._ended = True
+        self._pace.end()
         for task in self._parts:
             task.cancel()
         self._sending.running.discard(self._id)
@@ -101,6 +100,16 @@ class Upload:
             self._id = ""
         self._failure = self._failure or DriverError(self._path, "the upload was ended")
         self._source = None
+
+    def _begin_parts(self, count: int) -> None:
+        while self._failure is None and self._next < self._size:
+            stop = min(self._next + self._part_size, self._size)
+            if stop > count:
+                return
+            task = self._sending.begin(self._send(self._next // self._part_size + 1, self._next, stop))
+            self._next = stop
+            self._parts.add(task)
+            task.add_done_callback(self._sent)
 
     async def _check(self) -> None:
         """Raises DriverError unless the object is there."""

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 PRESIGNED = 1200.0  # seconds that a URL works which a client is given; registry:2's own
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Of the S3 API; `endpoint` is its URL."""
+
+    access_key: str
+    secret_key: str
+    endpoint: str
+
+
+class Login(Protocol):
+    """Who gives keys to somebody who has others: see `swiftlogin`."""
+
+    async def keys(self) -> Keys:
+        """May take half a minute. Raises DriverError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +50,10 @@ class S3Settings:
     user_agent: str = ""
     redirect: bool = True  # whether clients are given URLs
     presigned: float = PRESIGNED
+    login: Login | None = None  # who gives the keys and the endpoint, asked before the first request
+    hidden_sizes: bool = False  # listings may say of a file that has bytes that it has none
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the server is asked by way of TLS."""
+        return self.endpoint.startswith("https:") if "://" in self.endpoint else self.secure

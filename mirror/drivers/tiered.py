@@ -160,9 +160,11 @@ class TieredDriver:
     async def prune(self, path: str, keep: str) -> None:
         await self._below.prune(path, keep)
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         try:
-            return await self._below.remove(doomed, keep, durable=durable)
+            return await self._below.remove(doomed, keep, durable=durable, listed=listed)
         finally:
             await self._drop(doomed)
 

@@ -110,9 +110,11 @@ class TimedDriver:
         with self._timed("Delete"):
             await self._driver.prune(path, keep)
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         with self._timed("Delete"):
-            return await self._driver.remove(doomed, keep, durable=durable)
+            return await self._driver.remove(doomed, keep, durable=durable, listed=listed)
 
     async def sweep(self, before: float) -> int:
         with self._timed("Sweep"):

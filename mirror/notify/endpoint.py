@@ -1,11 +1,12 @@
 """One endpoint: a bounded queue, and one event after the other to it.
 
-1. What it is to be told is put into the queue, which waits for nothing. A full queue loses its oldest event;
-   that is counted, and said now and then.
+1. What it is to be told is put into the queue, which waits for nothing. A queue that is full, by events or
+   by bytes, loses its oldest events; that is counted, and said now and then.
 2. An event counts as told at a status below 400, as in the registry; but a redirect that would make a GET of
    it, and lose it, is a failure. Anything else is tried again: soon, with pauses that grow up to `backoff`,
    and after `threshold` failures in a row once in each `backoff`.
 3. The order is kept: an event that is not taken holds those behind it, for AGE at most.
+4. Much of an event is a client's or an image's own words. One that cannot be told is lost, and no other.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
 import structlog
 
 from mirror import outgoing
-from mirror.notify.event import ACTION, CONTENT_TYPE, Source, envelope
+from mirror.notify.event import ACTION, CONTENT_TYPE, Source, envelope, references_in
 from mirror.pulled import Pulled
 from mirror.sometimes import Sometimes
 from mirror.tally import Tally
 
-QUEUE = 10_000  # events that wait; each takes about 1 KiB
+QUEUE = 10_000  # events that wait
+# Of all of them. Most take 1 KiB; a client's header may have 32, a manifest whose references are told 256.
+QUEUE_BYTES = 32 << 20
+OVERHEAD = 1 << 10  # bytes of an event besides the texts that others write
 AGE = 86400.0  # seconds after which an event that nobody takes is given up
 FIRST_PAUSE = 0.05  # seconds; doubled with each failure
 SAID = 60.0  # seconds between two lines about lost events
@@ -64,16 +67,11 @@ class Counts:
     statuses: Tally = field(default_factory=Tally)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What waits in the queue."""
-
-    pulled: Pulled
-    references: list[dict[str, Any]] | None
-
-
 class Endpoint:
-    """See the module's text. `client` gives the session that requests are made with."""
+    """See the module's text. `client` gives the session that requests are made with.
+
+    `queue` and `queue_bytes`: what may wait.
+    """
 
     def __init__(
         self,
@@ -81,14 +79,16 @@ class Endpoint:
         source: Source,
         client: Callable[[], aiohttp.ClientSession],
         queue: int = QUEUE,
+        queue_bytes: int = QUEUE_BYTES,
     ) -> None:
         self.name = settings.name
         self.counts = Counts()
         self.settings = settings
         self._source = source
         self._client = client
-        self._limit = queue
-        self._queue: deque[Event] = deque()
+        self._limit, self._limit_bytes = queue, queue_bytes
+        self._queue: deque[Pulled] = deque()
+        self._bytes = 0  # of what is in it
         self._sending = False
         self._some = asyncio.Event()  # something waits
         self._idle = asyncio.Event()  # nothing does, or it is not taken now
@@ -106,12 +106,13 @@ class Endpoint:
         settings = self.settings
         return ACTION not in settings.ignored_actions and media_type not in settings.ignored_types
 
-    def take(self, event: Event) -> None:
-        """To be told; never waits, never fails."""
+    def take(self, pulled: Pulled) -> None:
+        """To be told, with the references of its body; never waits, never fails."""
         self.counts.events += 1
-        self._queue.append(event)
-        if len(self._queue) > self._limit:
-            self._queue.popleft()
+        self._queue.append(pulled)
+        self._bytes += _size(pulled)
+        while len(self._queue) > self._limit or self._bytes > self._limit_bytes:
+            self._next()
             self._drop("the queue is full")
         self._some.set()
         if not self._failures:
@@ -126,22 +127,32 @@ class Endpoint:
         while True:
             await self._some.wait()
             while self._queue:
-                event = self._queue.popleft()
+                pulled = self._next()
                 self._sending = True
                 try:
-                    await self._deliver(event)
+                    await self._deliver(pulled)
                 except asyncio.CancelledError:
-                    self._queue.appendleft(event)
+                    self._queue.appendleft(pulled)
+                    self._bytes += _size(pulled)
                     raise
+                except Exception:  # a defect: told whole, and those behind it are told
+                    log.exception("notification.crashed", endpoint=self.name)
+                    self._drop("it cannot be told")
                 finally:
                     self._sending = False
             self._some.clear()
             self._idle.set()
 
-    async def _deliver(self, event: Event) -> None:
+    def _next(self) -> Pulled:
+        """The oldest, taken out of the queue."""
+        pulled = self._queue.popleft()
+        self._bytes -= _size(pulled)
+        return pulled
+
+    async def _deliver(self, pulled: Pulled) -> None:
         """Until it is taken, or too old."""
         settings = self.settings
-        body = envelope(event.pulled, event.references, self._source)
+        body = envelope(pulled, references_in(pulled.body), self._source)
         began = time.monotonic()
         while True:
             if self._failures >= settings.threshold:
@@ -196,6 +207,12 @@ class Endpoint:
         count = self._lost.count(time.monotonic())
         if count:
             log.warning("notification.dropped", endpoint=self.name, count=count, reason=reason)
+
+
+def _size(pulled: Pulled) -> int:
+    """Bytes that it takes, about: what is short by its nature is in OVERHEAD."""
+    texts = (pulled.host, pulled.user_agent, pulled.media_type, pulled.url)
+    return OVERHEAD + len(pulled.body) + sum(map(len, texts))
 
 
 def _status(status: int) -> str:

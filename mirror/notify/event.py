@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from mirror import jsontext
 from mirror.pulled import Pulled
 
 CONTENT_TYPE: Final = "application/vnd.docker.distribution.events.v2+json"  # registry:2 says v1, of the same
@@ -24,7 +25,7 @@ class Source:
     instance: str
 
 
-def envelope(pulled: Pulled, references: list[dict[str, Any]] | None, source: Source) -> bytes:
+def envelope(pulled: Pulled, references: list[dict[str, Any]], source: Source) -> bytes:
     """The body of one notification. What is empty is left out, as Go does."""
     target = {
         "mediaType": pulled.media_type,
@@ -51,7 +52,7 @@ def envelope(pulled: Pulled, references: list[dict[str, Any]] | None, source: So
         "actor": _without_empty({"name": pulled.user}),
         "source": {"addr": source.address, "instanceID": source.instance},
     }
-    return json.dumps({"events": [event]}, indent=3, ensure_ascii=False).encode()
+    return jsontext.encoded({"events": [event]}, indent=3)
 
 
 def references_in(body: bytes) -> list[dict[str, Any]]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from dataclasses import replace
 
 import aiohttp
 import structlog
 from cachetools import LRUCache
 
 from mirror import outgoing
-from mirror.notify.endpoint import Endpoint, Event, Settings
-from mirror.notify.event import Source, references_in
+from mirror.notify.endpoint import Endpoint, Settings
+from mirror.notify.event import REFERENCES_LIMIT, Source
 from mirror.pulled import Pulled
 
-KNOWN = 256  # manifests of which the references are remembered: for HEAD, which brings none, and repetitions
+# Bytes of manifests that are remembered for their references: for HEAD, which brings none, and repetitions.
+KNOWN = 16 << 20
 LEAVE = 2.0  # seconds that endpoints have, at the end, for what still waits
 
 log = structlog.get_logger()
@@ -31,7 +32,7 @@ class Notifier:
         self.endpoints = tuple(Endpoint(settings, source, self._session) for settings in endpoints)
         self._user_agent = user_agent
         self._references = references
-        self._known: LRUCache[str, list[dict[str, Any]]] = LRUCache(KNOWN)
+        self._known: LRUCache[str, bytes] = LRUCache(KNOWN, getsizeof=len)
         self._client: aiohttp.ClientSession | None = None
 
     def tell(self, pulled: Pulled) -> None:
@@ -39,9 +40,9 @@ class Notifier:
         wanting = [endpoint for endpoint in self.endpoints if endpoint.wants(pulled.media_type)]
         if not wanting:
             return
-        event = Event(pulled, self._named(pulled) if self._references else None)
+        told = replace(pulled, body=self._named(pulled) if self._references else b"")
         for endpoint in wanting:
-            endpoint.take(event)
+            endpoint.take(told)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -65,11 +66,12 @@ class Notifier:
             if endpoint.pending:
                 log.warning("notification.lost", endpoint=endpoint.name, count=endpoint.pending)
 
-    def _named(self, pulled: Pulled) -> list[dict[str, Any]]:
+    def _named(self, pulled: Pulled) -> bytes:
+        """A manifest whose references are told; what is too large for that has none."""
         found = self._known.get(pulled.digest)
-        if found is None and pulled.body:
-            found = self._known[pulled.digest] = references_in(pulled.body)
-        return found or []
+        if found is None and 0 < len(pulled.body) <= REFERENCES_LIMIT:
+            found = self._known[pulled.digest] = pulled.body
+        return found or b""
 
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:

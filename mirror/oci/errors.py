@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from typing import Any
+
+from mirror import jsontext
 
 
 class ErrorCode(Enum):
@@ -43,4 +44,4 @@ def envelope(
     error: dict[str, Any] = {"code": code.name, "message": message or code.message}
     if detail is not None or always_detail:
         error["detail"] = detail
-    return json.dumps({"errors": [error]}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return jsontext.encoded({"errors": [error]}, separators=(",", ":")) + b"\n"

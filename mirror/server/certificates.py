@@ -25,6 +25,7 @@ REASONS = 64  # kinds of failed handshakes that are counted apart; OpenSSL has a
 OTHER = "other"
 
 Looked = tuple[tuple[int, ...], ...]  # what a file is known by: not its content, which costs reading it
+_NOTHING: tuple[Looked, str] = ((), "")  # no files, and nothing wrong with them
 
 log = structlog.get_logger()
 
@@ -38,7 +39,7 @@ class Certificates:
         self.context = build(tls)
         self.threads = Threads()
         self.handshakes_failed: Counter[str] = Counter()  # by reason
-        self._doubtful: Looked | None = None  # files that could not be used at the last look
+        self._doubtful = self._told = _NOTHING  # what could not be used at the last look, and was told of
         self._refused = Sometimes(LOG_INTERVAL)
 
     @asynccontextmanager
@@ -71,20 +72,22 @@ class Certificates:
                 log.exception("tls.not_reloaded")
 
     def _look_again(self) -> None:
-        """What changed is loaded. What cannot be used is told at the second look at it: two files are written
-        one after the other, and in between they do not fit."""
+        """What changed is loaded. What cannot be used is told at the second look at it, once: two files are
+        written one after the other, and in between they do not fit. It is tried again as long as it is there:
+        what could not be opened now can be later, and no file has changed by then."""
         found = self._look()
         if found == self._looked:
             return
         try:
             context = build(self._tls)
         except CertificateError as error:
-            if found == self._doubtful:
-                self._looked = found
+            doubtful = found, error.told()
+            if doubtful == self._doubtful and doubtful != self._told:
+                self._told = doubtful
                 log.error("tls.not_reloaded", path=str(error.path or ""), reason=error.told())
-            self._doubtful = found
+            self._doubtful = doubtful
             return
-        self._looked, self._doubtful = found, None
+        self._looked, self._doubtful, self._told = found, _NOTHING, _NOTHING
         self.context = context
         log.info("tls.reloaded", certificate=str(self._tls.certificate))
 

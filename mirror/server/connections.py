@@ -26,7 +26,9 @@ from mirror.server.heads import Heads
 from mirror.server.lane import Lane
 from mirror.server.lanerider import Rider
 from mirror.server.limits import Limits
+from mirror.server.pending import Pending
 from mirror.server.tls import TlsTransport
+from mirror.server.turns import Turns
 from mirror.sometimes import Sometimes
 
 BACKLOG = 1024  # connections waiting to be accepted; a docker pull of n layers opens n+4
@@ -41,6 +43,8 @@ PROXIES: web.AppKey[tuple[Network, ...]] = web.AppKey(
 HEADS: web.AppKey[dict[asyncio.BaseTransport, Heads]] = web.AppKey(
     "heads"
 )  # of the connections that are open
+
+TURNS = web.AppKey("turns", Turns)
 
 log = structlog.get_logger()
 
@@ -72,6 +76,7 @@ class Site(web.BaseSite):
         self._lane = runner.app[LANE]
         self._doors = runner.app.get(DOORS, [])
         self._heads = runner.app[HEADS]
+        self._turns = runner.app.get(TURNS)
 
     @property
     def name(self) -> str:
@@ -84,7 +89,7 @@ class Site(web.BaseSite):
         assert self._runner.server is not None
         _quieten_accept()
         limits = replace(self._limits, connections=self._most)
-        door = Door(self._runner.server, limits, self._heads, self._crowd, self._lane)
+        door = Door(self._runner.server, limits, self._heads, self._crowd, self._lane, self._turns)
         if self._certificates is not None:
             door.tls = partial(TlsTransport, self._certificates, timeout=self._limits.head_timeout)
         self._doors.append(door)
@@ -122,10 +127,12 @@ class Door:
         heads: dict[asyncio.BaseTransport, Heads],
         crowd: Crowd | None = None,
         lane: Lane | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.server, self.most, self.limits, self.lane = server, limits.connections, limits, lane
         self.heads = heads
         self.crowd = crowd if crowd is not None else Crowd(limits.connections, ())
+        self.turns = turns if turns is not None else Turns()
         self.tls: TlsLayer | None = None
         self.inside = 0
         self.refused = 0
@@ -191,6 +198,7 @@ class _Client(asyncio.Protocol):
         self._rider: Rider | None = None
         self._transport: asyncio.Transport | None = None
         self._heads: Heads
+        self._pending: Pending
         self._name: str | None = None  # by which its client is counted
         self._is_new = True  # aiohttp's task for it has not begun
         door.inside += 1
@@ -210,6 +218,8 @@ class _Client(asyncio.Protocol):
         self._heads = Heads(limits.head_timeout, limits.head_size, partial(self._door.dropped, transport))
         self._heads.watch(transport)
         self._door.heads[transport] = self._heads
+        # Whoever is not counted by client takes turns by connection.
+        self._pending = Pending(transport, self._heads, self._door.turns, self._name or self, self._give)
         self._inner = self._door.server()
         if self._lane is not None:
             self._rider = self._lane.enter(transport, self._inner)
@@ -237,12 +247,25 @@ class _Client(asyncio.Protocol):
             self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        assert self._transport is not None
-        if self._lane is not None and self._rider is not None and self._lane.takes(self._rider, data):
+        if self._pending.holds:
+            self._pending.add(data)
+        elif self._lane is not None and self._rider is not None and self._lane.takes(self._rider, data):
             self._heads.heard()
-        elif self._heads.passes(data, self._transport):
+        else:
+            self._pending.take(data)
+
+    def _give(self, data: bytes) -> bool:
+        """These bytes have their turn; whether they are answered already."""
+        assert self._transport is not None
+        if self._lane is not None and self._rider is not None:
+            if self._lane.takes(self._rider, data):
+                self._heads.heard()
+                return True
+            self._rider.hand_on(data)
+        if self._heads.passes(data, self._transport):
             self._inner.data_received(data)
             self._heads.passed(self._transport)
+        return False
 
     def eof_received(self) -> bool | None:
         self._inner.eof_received()  # returns nothing: the transport closes
@@ -262,8 +285,11 @@ async def bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
     heads = request.app[HEADS].get(transport) if transport is not None else None
     if heads is None:
         return await handler(request)
+    had_its_turn = heads.is_answering
     heads.begun(with_body=request.body_exists)
     try:
+        if not had_its_turn and TURNS in request.app:  # it came with another's body, and aiohttp has kept it
+            await request.app[TURNS].turn(heads.client)
         return await handler(request)
     finally:
         heads.answered()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from mirror import jsontext
 from mirror.oci.reference import ImageError
 from mirror.registry import RegistryError
 from mirror.server import listening
@@ -186,7 +186,7 @@ async def _opened_again(path: Path) -> socket.socket:
 
 def _json(status: int, content: dict[str, Any]) -> web.Response:
     """The answer; one that no program of ours would read whole is an error."""
-    body = json.dumps(content, ensure_ascii=False, default=str).encode()
+    body = jsontext.encoded(content, default=str)
     if len(body) > ANSWER_LIMIT:
         status, body = 500, b'{"error": "the answer is too large"}'
     return web.Response(status=status, body=body, content_type="application/json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from mirror import jsontext
 from mirror.server import connections
 from mirror.server.errors import plain
 from mirror.server.limits import Limits
@@ -80,8 +80,8 @@ def _health(debug: Debug, request: web.Request) -> web.Response:
 
 def _json(status: int, value: Any, indent: int | None = None) -> web.Response:
     separators = (",", ":") if indent is None else None
-    text = json.dumps(value, indent=indent, separators=separators, ensure_ascii=False)
-    return web.Response(status=status, body=text.encode(), headers={"Content-Type": JSON})
+    body = jsontext.encoded(value, indent=indent, separators=separators)
+    return web.Response(status=status, body=body, headers={"Content-Type": JSON})
 
 
 async def _prepare(_request: web.Request, response: web.StreamResponse) -> None:

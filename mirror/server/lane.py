@@ -6,7 +6,8 @@ would at that moment. So:
 1. It takes whole heads only (one `data_received`, GET or HEAD, HTTP/1.1, no body), on a connection where
    everything before is answered. All else goes to aiohttp, unchanged.
 2. It looks up the exact bytes. Whatever an answer depends on in the request is in them: path, host, `?ns=`,
-   conditions, credentials; whether a proxy's headers are believed is said by a mark behind them.
+   conditions, credentials; whether a proxy's headers are believed, and the scheme, is said by a mark behind
+   them.
 3. It repeats an answer that the handlers gave, and for which the registry has given leave (`lease`). The
    lease is looked at at each repetition, and is ended by what it depends on in the same call. So is what the
    access controller has said of the credentials (`Allowed.holds`): no answer outlives them.
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import secrets
 import time
 from dataclasses import replace
@@ -44,7 +44,10 @@ BODY_LIMIT = 64 << 10  # bytes of an answer's body: nearly all manifests and con
 ANSWERS = 8192  # in the table
 BYTES = 64 << 20  # of all that the table holds
 SEEN = 8192  # heads that were answered once: only what comes again is worth a place
-TRUSTED = os.urandom(16)  # the mark of a peer that may say for whom it asks; nobody can send it himself
+# Behind the bytes of each request, since they do not say it: whether its peer may say for whom it asks, and
+# whether it came by TLS. NB: each of one byte, and never none: so what a client sends ends before the mark,
+# and no request of one kind can be found as one of another, whatever is in it.
+PLAIN, TRUSTED, SECURE, SECURE_TRUSTED = b"p", b"t", b"s", b"u"
 SECOND = 1.0  # how late the inventory is told of uses
 
 
@@ -83,14 +86,11 @@ class Lane:
 
     def takes(self, rider: Rider, data: bytes) -> bool:
         """Whether these bytes were a request that is answered now; else they are aiohttp's."""
-        head = data + rider.mark if rider.mark else data
+        head = data + rider.mark
         if self._key is not None:
             head = self._place(head)
         answer = self._answers.get(head)
-        if answer is not None and rider.is_idle and self._repeat(rider, head, answer):
-            return True
-        rider.hand_on(data)
-        return False
+        return answer is not None and rider.is_idle and self._repeat(rider, head, answer)
 
     def _repeat(self, rider: Rider, head: bytes, answer: Answer) -> bool:
         began = time.perf_counter_ns()
@@ -200,7 +200,7 @@ class Lane:
             inner,
             write_timeout=self._write_timeout,
             keepalive_timeout=self._keepalive_timeout,
-            mark=TRUSTED if is_trusted(transport, self._proxies) else b"",
+            mark=_mark(transport, is_trusted(transport, self._proxies)),
         )
         return rider
 
@@ -240,3 +240,10 @@ class Lane:
             seconds, answer.nanoseconds = answer.nanoseconds / 1e9, 0
             if answer.counted is not None:
                 self._account.repeat(answer.counted, seconds, hits)
+
+
+def _mark(transport: asyncio.Transport, trusted: bool) -> bytes:
+    """Of a connection's requests."""
+    if transport.get_extra_info("sslcontext") is None:
+        return TRUSTED if trusted else PLAIN
+    return SECURE_TRUSTED if trusted else SECURE

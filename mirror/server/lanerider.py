@@ -51,7 +51,7 @@ class Rider:
         *,
         write_timeout: float,
         keepalive_timeout: float,
-        mark: bytes = b"",
+        mark: bytes,
     ) -> None:
         self._transport, self._inner = transport, inner
         self._write_timeout, self._keepalive_timeout = write_timeout, keepalive_timeout

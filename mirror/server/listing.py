@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from aiohttp import web
 
+from mirror import jsontext
 from mirror.oci.errors import ErrorCode
 from mirror.oci.links import page_link
 from mirror.oci.names import Repository
@@ -16,6 +16,8 @@ from mirror.server import errors
 from mirror.server.settings import Context
 
 INDEX = "application/vnd.oci.image.index.v1+json"
+PAGES_GROW = 10  # times as long as the one before is each page that is looked over
+PAGE_MAX = 100_000  # names of one; the store gives no longer ones
 CATALOG_DEFAULT = 100  # names; distribution's page when a client does not say `n`
 
 
@@ -42,11 +44,16 @@ async def catalog(context: Context, _request: web.Request, endpoint: Catalog) ->
 
 
 async def _listed(context: Context, n: int, last: str) -> Page:
-    """The next `n` repositories that are shown at all: others are looked over, page by page."""
+    """The next `n` repositories that are shown at all: others are looked over, page by page.
+
+    NB: each page is read from the tree's top. So pages grow: else a client that asks for one name, where
+    thousands are not shown, would have each of these found by a look of its own (3000: for 20 s).
+    """
     names: list[str] = []
-    more = True
+    more, size = True, n
     while more and len(names) <= n:
-        page = await context.registry.repositories(n, last)
+        page = await context.registry.repositories(size, last)
+        size = min(size * PAGES_GROW, PAGE_MAX)
         names += [name for name in page.names if context.settings.listed(Repository(name))]
         more = page.more and bool(page.names)
         last = page.names[-1] if page.names else last
@@ -85,4 +92,4 @@ def _page(context: Context, content: dict[str, Any], page: Page, path: str, n: i
 
 def _encode(content: dict[str, Any]) -> bytes:
     """As Go's encoder writes it: no spaces, a line break at the end."""
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return jsontext.encoded(content, separators=(",", ":")) + b"\n"

@@ -14,8 +14,9 @@ from mirror.oci.request import Moved, NotFound, RequestError
 from mirror.registry import RegistryError
 from mirror.server import errors, forwarded
 from mirror.server.cachestatus import cache_status, warning
+from mirror.server.connections import HEADS
 from mirror.server.exchange import Exchange, begin, current
-from mirror.server.progress import limit_unread, reset_on_close, settled, while_taken
+from mirror.server.progress import LESS, LITTLE, limit_unread, reset_on_close, settled, while_taken
 from mirror.server.settings import Context
 
 # What is read of a refused request's body after the answer: enough that a small one is taken whole and the
@@ -98,13 +99,19 @@ async def _finish(request: web.Request, response: web.StreamResponse, timeout: f
         async with while_taken(request.transport, timeout):
             await response.prepare(request)
             await response.write_eof()
-            await settled(request.transport, timeout)
+            await settled(request.transport, timeout, LESS if _has_more(request) else LITTLE)
     except TimeoutError:
         drop(request)
     except ConnectionError:  # the client is gone, which is its right
         response.force_close()
     if unread:
         await _linger(request)
+
+
+def _has_more(request: web.Request) -> bool:
+    """Whether the client has asked for something else before it had this answer."""
+    heads = request.app[HEADS].get(request.transport) if request.transport is not None else None
+    return heads is not None and heads.has_more
 
 
 async def _linger(request: web.Request) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
@@ -23,6 +22,7 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
+from mirror import jsontext
 from mirror.oci.reference import ImageError
 from mirror.registry import RegistryError
 
@@ -210,7 +210,7 @@ def _failed(text: str) -> Event:
 
 
 def _line(event: Event) -> bytes:
-    return json.dumps(event, ensure_ascii=False, default=str).encode() + b"\n"
+    return jsontext.encoded(event, default=str) + b"\n"
 
 
 def _refused(status: int, text: str) -> web.Response:

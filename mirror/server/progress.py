@@ -24,6 +24,7 @@ from contextlib import asynccontextmanager
 LOOKS = 8
 FIRST_LOOK = 0.001  # seconds; a quick client has a full socket buffer (4 MiB) in 3 ms at 10 Gbit/s
 LITTLE = 64 << 10  # bytes; within a time-out of 60 s also for a client of 2 kB/s
+LESS = 4 << 10  # bytes, where the client has asked for more before it has taken this
 
 
 @asynccontextmanager
@@ -68,11 +69,11 @@ class _Watch:
         self._next.cancel()
 
 
-async def settled(transport: asyncio.Transport | None, timeout: float) -> None:
-    """Returns when the client has all but a little of what it was sent, or is gone. Within `while_taken`."""
+async def settled(transport: asyncio.Transport | None, timeout: float, little: int = LITTLE) -> None:
+    """Returns when the client has all but `little` of what it was sent, or is gone. Within `while_taken`."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    while transport is not None and not transport.is_closing() and held(transport) > LITTLE:
+    while transport is not None and not transport.is_closing() and held(transport) > little:
         # In proportion: a quick client's next request does not wait, a slow one costs few looks.
         waited = (loop.time() - began) / LOOKS
         await asyncio.sleep(min(max(waited, FIRST_LOOK), timeout / LOOKS))

@@ -27,6 +27,7 @@ from mirror.server.exchange import Exchange, current, variables
 from mirror.server.lane import Lane
 from mirror.server.locating import Named
 from mirror.server.settings import Context, Handler, Settings
+from mirror.server.turns import Turns
 
 __all__ = ["Settings", "build"]
 
@@ -74,6 +75,7 @@ def build(registry: Registry, settings: Settings | None = None) -> web.Applicati
     application[connections.LIMITS] = settings.limits
     application[connections.PROXIES] = settings.proxies
     application[connections.HEADS] = {}
+    application[connections.TURNS] = Turns()
     application[connections.LANE] = lane
     application[connections.DOORS] = []
     application.on_response_prepare.append(prepare)

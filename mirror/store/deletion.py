@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mirror.drivers.base import PathNotFoundError, StorageDriver
+from mirror.drivers.base import Info, PathNotFoundError, StorageDriver
 from mirror.oci.digest import HEX_LENGTH, Digest
 from mirror.oci.names import Repository, Tag
 from mirror.store import layout
@@ -62,6 +62,18 @@ async def drop_blob(driver: StorageDriver, digest: Digest) -> bool:
     return await drop_file(driver, layout.blob_data(digest), layout.BLOBS)
 
 
+async def drop_layers(driver: StorageDriver, linked: Iterable[tuple[Repository, Digest]]) -> None:
+    """Take blobs from repositories, in any order: at once where the storage can."""
+    doomed = [layout.layer_link(repository, digest) for repository, digest in linked]
+    await driver.remove(doomed, layout.REPOSITORIES, durable=False, listed=True)
+
+
+async def drop_blobs(driver: StorageDriver, digests: Iterable[Digest]) -> None:
+    """Delete the data of blobs, in any order: at once where the storage can."""
+    doomed = [layout.blob_data(digest) for digest in digests]
+    await driver.remove(doomed, layout.BLOBS, durable=False, listed=True)
+
+
 async def prune(driver: StorageDriver, repository: Repository) -> None:
     """Remove the repository's folders that are empty, and those above them, but not REPOSITORIES."""
     for path in layout.branches(repository, HEX_LENGTH):
@@ -81,31 +93,30 @@ async def set_aside(driver: StorageDriver, digest: Digest, folder: Path) -> Path
 
 async def drop(driver: StorageDriver, links: Links, garbage: Garbage) -> bool:
     """Delete what a collection found, if it is that still; whether it was there."""
-    if await _has_changed(driver, links, garbage):
+    found = await _look(driver, garbage.path)
+    if found is not None and await _has_changed(driver, links, garbage, found):
         return False
     blobs = garbage.path.startswith(f"{layout.BLOBS}/")
     keep = layout.BLOBS if blobs else layout.REPOSITORIES
     if garbage.kind is Kind.FOLDER:
-        was_there = await _is_there(driver, garbage.path)
         await driver.prune(garbage.path, keep)
-        return was_there and not await _is_there(driver, garbage.path)
+        return found is not None and await _look(driver, garbage.path) is None
     if garbage.kind is Kind.TAG:
         assert garbage.repository is not None
         assert garbage.tag is not None
         return await drop_tag(driver, garbage.repository, garbage.tag)
-    return await _drop(driver, garbage.path, keep, durable=garbage.kind is Kind.IMAGE)
+    is_file = found is not None and not found.is_folder  # not looked for once more
+    durable = garbage.kind is Kind.IMAGE
+    (was_there,) = await driver.remove([garbage.path], keep, durable=durable, listed=is_file)
+    return was_there
 
 
-async def _has_changed(driver: StorageDriver, links: Links, garbage: Garbage) -> bool:
+async def _has_changed(driver: StorageDriver, links: Links, garbage: Garbage, info: Info) -> bool:
     """Whether somebody has written here since, so that this is no garbage any more.
 
     What a link says is not written again when it says so already: so those that lead to something again are
     not garbage either.
     """
-    try:
-        info = await driver.stat(garbage.path)
-    except PathNotFoundError:
-        return False
     if not info.is_folder and info.modified != garbage.modified:
         return True
     repository, digest = garbage.repository, garbage.digest
@@ -123,12 +134,11 @@ async def _has_changed(driver: StorageDriver, links: Links, garbage: Garbage) ->
     return False
 
 
-async def _is_there(driver: StorageDriver, path: str) -> bool:
+async def _look(driver: StorageDriver, path: str) -> Info | None:
     try:
-        await driver.stat(path)
+        return await driver.stat(path)
     except PathNotFoundError:
-        return False
-    return True
+        return None
 
 
 async def drop_file(driver: StorageDriver, path: str, keep: str) -> bool:

@@ -133,6 +133,16 @@ class Tree:
         with writing():
             return await deletion.drop_blob(self._driver, digest)
 
+    async def drop_layers(self, linked: Iterable[tuple[Repository, Digest]]) -> None:
+        """Take blobs that are known to be there from repositories."""
+        with writing():
+            await deletion.drop_layers(self._driver, linked)
+
+    async def drop_blobs(self, digests: Iterable[Digest]) -> None:
+        """As `drop_blob` of each, when all are known to be there."""
+        with writing():
+            await deletion.drop_blobs(self._driver, digests)
+
     async def prune(self, repository: Repository) -> None:
         """Remove the repository's folders and those above it, as far as nothing is left in them."""
         with writing():

@@ -13,9 +13,20 @@ import socket
 from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+from mirror.upstream import hosts
 from mirror.upstream.lookups import Lookups
 
 NOT_PUBLIC = "no public address"
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+# What Python's list (`is_global`) lacks, in 3.11 at least: IANA's special-purpose registries have them.
+_SPECIAL = ipaddress.IPv4Network("192.0.0.0/24")  # RFC 6890; 192.0.0.192 gives one cloud's credentials
+_NOT_PUBLIC = (
+    _SPECIAL,
+    ipaddress.IPv6Network("::/96"),  # IPv4-compatible, RFC 4291 section 2.5.5.1
+    ipaddress.IPv6Network("64:ff9b:1::/48"),  # NAT64 of a network's own, RFC 8215
+    ipaddress.IPv6Network("fec0::/10"),  # site-local, RFC 3879
+)
 
 
 class Resolver(ThreadedResolver):
@@ -41,10 +52,25 @@ class Resolver(ThreadedResolver):
 
 
 def is_public(host: str) -> bool:
-    """Whether an address is one of the public network; True for a name, which the resolver looks at."""
+    """Whether an address is one of the public network; True for a name, which the resolver looks at.
+
+    NB: aiohttp does not ask the resolver of what consists of digits and dots, and the system takes that, too,
+    for an address: 127.1 and 2130706433 for 127.0.0.1. Newer versions of aiohttp refuse it; here, nothing
+    that ends in a number and is no address counts as a name.
+    """
     try:
         address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
-        return True
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_global and not address.is_multicast
+        name = host.rstrip(".").lower()
+        return not hosts.is_address(name) and not name.rpartition(".")[2].isdigit()
+    embedded = _embedded(address) if isinstance(address, ipaddress.IPv6Address) else None
+    if any((embedded or address) in network for network in _NOT_PUBLIC):
+        return False
+    return (embedded or address).is_global and not address.is_multicast
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that is reached by way of this one."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour

@@ -14,7 +14,7 @@ from mirror.registry import Corrupt, RegistryError, Unavailable
 from mirror.upstream.body import RemoteBlob
 from mirror.upstream.calls import Calls
 from mirror.upstream.fetch import Answer
-from mirror.upstream.fields import length_in, range_in
+from mirror.upstream.fields import is_page, length_in, range_in
 from mirror.upstream.heads import REFUSALS, Heads
 
 BLOB_TYPE = "application/octet-stream"  # what upstreams say about a blob's type is of no worth
@@ -32,7 +32,7 @@ class Blobs:
         refused: int | None = None  # the status of a HEAD that was of no use
         if self._heads.worth(repository):
             answer = await self._calls.send("HEAD", repository, f"blobs/{digest}")
-            size = length_in(answer.headers)
+            size = _size_in(answer)
             if answer.status == HTTPStatus.OK and _is_plausible(size, digest):
                 self._heads.worked()
                 return Descriptor(digest, size, BLOB_TYPE)
@@ -47,7 +47,7 @@ class Blobs:
         if refused is not None:
             self._heads.contradicted(repository, refused)
         span = range_in(answer.headers)
-        size = span.size if span else length_in(answer.headers)
+        size = span.size if span else _size_in(answer)
         if not _is_plausible(size, digest):
             raise Unavailable(f"{self._calls.name} does not say how large this blob is", status=502)
         return Descriptor(digest, size, BLOB_TYPE)
@@ -127,6 +127,11 @@ def _range(start: int, stop: int | None) -> dict[str, str]:
     if stop is not None:
         return {"Range": f"bytes={start}-{stop - 1}"}
     return {"Range": f"bytes={start}-"} if start else {}
+
+
+def _size_in(answer: Answer) -> int | None:
+    """Of the whole blob. A page to log in at, which may be 200 for everybody, says nothing of it."""
+    return None if is_page(answer.headers) else length_in(answer.headers)
 
 
 def _is_plausible(size: int | None, digest: Digest) -> TypeGuard[int]:

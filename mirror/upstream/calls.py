@@ -20,6 +20,7 @@ from mirror.upstream.auth import Authenticator
 from mirror.upstream.causes import address
 from mirror.upstream.failures import TransportError, from_answer, from_trouble
 from mirror.upstream.fetch import Answer, Call, Fetcher
+from mirror.upstream.fields import is_of_manifest, is_page
 from mirror.upstream.heads import REFUSALS
 from mirror.upstream.health import Health
 from mirror.upstream.lookups import Lookups
@@ -35,6 +36,8 @@ LIST = "tags/list"
 _METHOD_REFUSED = frozenset(
     {HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
 )
+
+_PAGE = Said(HTTPStatus.FORBIDDEN)  # what a success means that is not what was asked for
 
 _log = structlog.get_logger()
 
@@ -106,6 +109,9 @@ class Calls:
         `/v2/` (no repository), GET. Some registries refuse every HEAD of a blob, and object storage that of
         what was signed for GET: then the first byte is asked for. Redirects are followed as ever, without the
         credentials. Raises RegistryError when there is no answer.
+
+        NB: 200 is a yes only if it can be what was asked for. Single sign-on in front of a registry answers
+        whomever it does not know with a page, or sends him to one: 403.
         """
         if repository is None:
             return await self._said("GET", f"{self._base}/v2/", {}, authorization, "")
@@ -119,14 +125,21 @@ class Calls:
         headers = {"Accept": ", ".join(ACCEPT)}
         if rest == LIST:
             return await self._said("GET", f"{url}?n=1", {}, authorization, scope)
-        said = await self._said("HEAD", url, headers, authorization, scope)
-        if said.status not in _METHOD_REFUSED:
+        said = await self._said("HEAD", url, headers, authorization, scope, is_of_manifest)
+        if said is not _PAGE and said.status not in _METHOD_REFUSED:
             return said
-        return await self._said("GET", url, headers, authorization, scope)
+        return await self._said("GET", url, headers, authorization, scope, is_of_manifest)
 
     async def _said(
-        self, method: str, url: str, headers: Mapping[str, str], authorization: str, scope: str
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str,
+        scope: str,
+        fits: Callable[[Mapping[str, str]], bool] = lambda headers: not is_page(headers),
     ) -> Said:
+        """`fits`: whether a success is what was asked for, by its headers."""
         sent = {**headers, "Authorization": authorization} if authorization else headers
         blob = "Range" in headers
         call = Call(method, as_written(url), headers=sent, limit=None, blob=blob, scope=scope)
@@ -138,6 +151,10 @@ class Calls:
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             text = f"{self.name} answered {answer.status} when it was asked what this client may have"
             raise Unavailable(text, retry_after=wait)
+        if answer.status < HTTPStatus.MULTIPLE_CHOICES and not fits(answer.headers):
+            media_type = answer.headers.get("Content-Type", "")
+            _log.info("upstream.page", host=address(call.url), path=call.url.raw_path, type=media_type)
+            return _PAGE
         return Said(answer.status, answer.challenges, wait)
 
     async def _authenticated(self, call: Call) -> Answer:

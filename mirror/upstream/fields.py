@@ -24,6 +24,26 @@ def range_in(headers: Mapping[str, str]) -> ContentRange | None:
         return None
 
 
+def media_type_in(headers: Mapping[str, str]) -> str:
+    """Content-Type in lower case, without parameters."""
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def is_page(headers: Mapping[str, str]) -> bool:
+    """Whether this is for people to look at: what stands in front of a registry says who has to log in.
+
+    No registry and no storage gives a manifest, a blob or a list as such.
+    """
+    return media_type_in(headers) in ("text/html", "application/xhtml+xml")
+
+
+def is_of_manifest(headers: Mapping[str, str]) -> bool:
+    """Whether an answer to a question about a manifest is one: by its digest, or by its type."""
+    media_type = media_type_in(headers)
+    typed = "json" in media_type or media_type.startswith("application/vnd.")
+    return not is_page(headers) and (typed or digest_in(headers) is not None)
+
+
 def digest_in(headers: Mapping[str, str]) -> Digest | None:
     """Docker-Content-Digest, if it is one that can be checked."""
     try:

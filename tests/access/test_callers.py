@@ -38,8 +38,13 @@ class Registry:
         return caught.value
 
 
-def want(authorization: str = "x", target: str = "manifests/1", repository: Repository | None = A) -> Asked:
-    return Asked(authorization, repository=repository, target=target)
+def want(
+    authorization: str = "x",
+    target: str = "manifests/1",
+    repository: Repository | None = A,
+    address: str = "192.0.2.1",
+) -> Asked:
+    return Asked(authorization, repository=repository, target=target, address=address)
 
 
 async def test_a_yes_is_for_these_credentials_and_this_repository_for_a_minute() -> None:
@@ -134,7 +139,8 @@ async def test_credentials_that_cannot_be_sent_are_nobodys() -> None:
 async def test_so_many_questions_are_asked_at_a_time_and_so_many_wait() -> None:
     registry = Registry()
     registry.gate.clear()
-    tasks = [asyncio.ensure_future(registry.callers.authorize(want(f"t{number}"))) for number in range(300)]
+    wanted = [want(f"t{number}", address=f"192.0.2.{number % 5}") for number in range(300)]
+    tasks = [asyncio.ensure_future(registry.callers.authorize(each)) for each in wanted]
     same = asyncio.ensure_future(registry.callers.authorize(want("t0")))
     async with asyncio.timeout(5):
         while len(registry.asked) < callers.QUESTIONS:  # noqa: ASYNC110 - of many tasks, no event
@@ -146,7 +152,27 @@ async def test_so_many_questions_are_asked_at_a_time_and_so_many_wait() -> None:
     registry.gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (await same).holds is not None
-    assert not registry.callers._under_way
+    assert not registry.callers._waiting
+
+
+async def test_one_client_takes_no_more_than_half_of_the_places() -> None:
+    """Also where he makes up other credentials each time, and leaves before he is answered."""
+    registry = Registry()
+    registry.gate.clear()
+    made_up = [want(f"t{number}", address=f"2001:db8::{number % 9}") for number in range(300)]
+    tasks = [asyncio.ensure_future(registry.callers.authorize(each)) for each in made_up]
+    async with asyncio.timeout(5):
+        while len(registry.asked) < callers.QUESTIONS:  # noqa: ASYNC110 - of many tasks, no event
+            await asyncio.sleep(0)
+    refused = [task for task in tasks if task.done()]
+    assert len(refused) == 300 - callers.WAITING_EACH
+    another = asyncio.ensure_future(registry.callers.authorize(want("bob", address="192.0.2.1")))
+    for task in tasks:
+        task.cancel()
+    registry.gate.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (await another).holds is not None
+    assert not registry.callers._waiting
 
 
 async def test_credentials_are_kept_as_hashes() -> None:

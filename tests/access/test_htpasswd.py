@@ -130,6 +130,18 @@ async def test_only_72_bytes_of_a_password_count_as_with_every_bcrypt(file: Path
     await refusal(access, basic_auth(("bob", "a" * 71)))
 
 
+@pytest.mark.parametrize("prefix", [b"$2$", b"$2a$", b"$2b$", b"$2y$"])
+@pytest.mark.parametrize("last", [b"u", b"v", b"9"])
+async def test_a_hash_that_is_written_otherwise_is_checked_as_go_does(
+    file: Path, access: Htpasswd, prefix: bytes, last: bytes
+) -> None:
+    """A salt's last letter has four bits that mean nothing. Python's bcrypt raises where one is set."""
+    hashed = bcrypt.hashpw(BOB[1].encode(), b"$2b$04$abcdefghijklmnopqrstuu")
+    write(file, b"bob:" + prefix + b"04$abcdefghijklmnopqrstu" + last + hashed[29:] + b"\n")
+    assert (await access.authorize(Asked(basic_auth(BOB)))).user == "bob"
+    assert (await refusal(access, basic_auth(("bob", "x")))).code is ErrorCode.UNAUTHORIZED
+
+
 async def test_a_change_of_the_file_counts_a_second_later(file: Path, access: Htpasswd, ticks: Ticks) -> None:
     """For whoever is in, and for whoever is new; leave that was given does not last beyond it."""
     allowed = await access.authorize(Asked(basic_auth(BOB)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
+import threading
 import time
 import warnings
 import zlib
+from collections import Counter
 from typing import Any
 
 import jwt
@@ -19,11 +22,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
-from mirror.access import keys
+from mirror.access import checks, keys
 from mirror.access.base import AUTHORIZATION_LIMIT, CATALOG, Asked, Refused, records
 from mirror.access.certificates import PublicKey, key_ids
 from mirror.access.keys import Keys
-from mirror.access.token import ALGORITHMS, Token, TokenError, Verifier
+from mirror.access.token import ALGORITHMS, Claims, Token, TokenError, Verifier
+from mirror.oci.errors import ErrorCode
 from tests.support.jwts import (
     ISSUER,
     SERVICE,
@@ -39,6 +43,7 @@ from tests.support.jwts import (
 )
 
 NAME = "library/a"
+WITHIN = 10.0  # seconds
 SIGNER, STRANGER = Signer(), Signer()
 KEYS = keys.Keys(
     (SIGNER.root,), dict.fromkeys((*key_ids(SIGNER.key.public_key()), "named"), SIGNER.key.public_key())
@@ -383,6 +388,53 @@ async def test_the_challenge_says_what_is_missing() -> None:
     assert await refusal(token, Asked(other, PULL)) == f'{scoped},error="insufficient_scope"'
     assert 'scope="registry:catalog:*"' in await refusal(token, Asked(other, (CATALOG,)))
     assert (await token.authorize(Asked(f"bearer {SIGNER.token(NAME)}", PULL))).user == "bob"
+
+
+async def test_a_flood_of_bad_tokens_holds_up_neither_the_loop_nor_others() -> None:
+    """Each is verified in a thread; one client waits with so many, another is let in meanwhile."""
+    gate, began = threading.Event(), threading.Event()
+
+    class Slow(Verifier):
+        def verify(self, text: str, now: float) -> Claims:
+            if text.startswith("bad"):
+                began.set()
+                assert gate.wait(WITHIN)
+            return super().verify(text, now)
+
+    token = Token(Slow(VERIFIER.keys, VERIFIER.issuer, VERIFIER.service), realm="https://auth.example/token")
+    flood = [
+        asyncio.create_task(token.authorize(Asked(f"Bearer bad{number}", PULL, address="192.0.2.1")))
+        for number in range(checks.WAITING_EACH + 10)
+    ]
+    try:
+        async with asyncio.timeout(WITHIN):
+            assert await asyncio.to_thread(began.wait, WITHIN)
+            good = Asked(f"Bearer {SIGNER.token(NAME)}", PULL, address="192.0.2.2")
+            assert (await token.authorize(good)).user == "bob"
+    finally:
+        gate.set()
+    codes = [error.code for error in await asyncio.gather(*flood, return_exceptions=True)]  # type: ignore[union-attr]
+    assert Counter(codes) == {ErrorCode.TOOMANYREQUESTS: 9, ErrorCode.UNAUTHORIZED: checks.WAITING_EACH + 1}
+    await token.close()
+
+
+async def test_a_token_that_many_send_at_once_is_verified_once() -> None:
+    seen: list[str] = []
+
+    class Counting(Verifier):
+        def verify(self, text: str, now: float) -> Claims:
+            seen.append(text)
+            return super().verify(text, now)
+
+    token = Token(
+        Counting(VERIFIER.keys, VERIFIER.issuer, VERIFIER.service), realm="https://auth.example/token"
+    )
+    asked = Asked(f"Bearer {SIGNER.token(NAME)}", PULL)
+    assert {each.user for each in await asyncio.gather(*(token.authorize(asked) for _ in range(50)))} == {
+        "bob"
+    }
+    assert len(seen) == 1
+    await token.close()
 
 
 async def test_leave_ends_with_the_token() -> None:

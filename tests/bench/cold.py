@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 
 from tests.bench.content import Image
 from tests.bench.figures import DIRECTLY, Figure, Line, Row
-from tests.bench.peers import Peer
+from tests.bench.peers import MIRROR, Peer
 from tests.bench.reading import Got, WrongError, at_once, check, get
 from tests.bench.stage import Stage
 from tests.bench.usage import processor
 from tests.support.linkprocess import Link
+from tests.support.mirror_process import ROOT
 
+ENDS = 10.0  # seconds for a process that was told to
 SLOW = 20e6  # bytes a second for each connection
 RANGES = 6
 
@@ -38,6 +42,25 @@ def _cold(stage: Stage, peer: Peer) -> Iterator[Figure]:
     yield Figure("cold-first", got.first * 1e3)
     yield Figure("cold-first", statistics.mean(each.first for each in direct) * 1e3, DIRECTLY)
     yield Figure("cold-cost", spent / (size / 1e9))
+
+
+def _floor(stage: Stage, peer: Peer) -> Iterator[Figure]:
+    """One pull through a bare tee in the mirror's place, between two from the upstream."""
+    size, link = stage.scale.large, _link(peer)
+    image = stage.cold(peer, "floor", size)
+    argv = [sys.executable, "-m", "tests.bench.tee", str(link.port), str(stage.space.folder("tee"))]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as tee:
+        assert tee.stdout is not None
+        url = f"http://127.0.0.1:{int(tee.stdout.readline())}"
+        direct = [_whole(stage.direct.url, image)]
+        before = processor(tee.pid)
+        got = _whole(url, image)
+        spent = processor(tee.pid) - before
+        direct.append(_whole(stage.direct.url, image))
+        tee.communicate(timeout=ENDS)
+    seconds = statistics.mean(each.seconds for each in direct)
+    yield Figure("floor-ratio", got.seconds / seconds, DIRECTLY)
+    yield Figure("floor-cost", spent / (size / 1e9), DIRECTLY)
 
 
 def _slow(stage: Stage, peer: Peer) -> Iterator[Figure]:
@@ -120,6 +143,16 @@ ROWS = [
             Line("cold-cost", "processor seconds per GB, cold", digits=2),
         ],
         fills=True,
+    ),
+    Row(
+        "floor",
+        _floor,
+        [
+            Line("floor-ratio", "256 MB blob through a bare tee that hashes and keeps ÷ directly", digits=2),
+            Line("floor-cost", "processor seconds per GB of that tee", digits=2),
+        ],
+        fills=True,
+        only=frozenset({MIRROR}),
     ),
     Row(
         "slow",

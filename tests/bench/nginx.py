@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.bench.content import Image
@@ -91,7 +92,11 @@ class Nginx:
         """Make it a tree of files: links to the upstream's."""
         files = {image.by_tag: image.manifest, image.by_digest: image.manifest}
         files |= {image.blob(blob): blob for blob in (image.config, *image.layers)}
-        for path, blob in files.items():
+        self.publish_files({path: blob.file for path, blob in files.items()})
+
+    def publish_files(self, files: Mapping[str, Path]) -> None:
+        """Links to these files, by the paths of their URLs."""
+        for path, file in files.items():
             place = Path(f"{self._folder}/files{path}")
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(blob.file)
+            place.symlink_to(file)

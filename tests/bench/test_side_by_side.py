@@ -31,7 +31,7 @@ def test_every_row_gives_a_figure(tmp_path: Path) -> None:
         results = bench.measure(space, SMALL, kinds(*FEW), rows, runs=1)
         text = bench.report(results, rows, kinds(*FEW), space.root)
     for row in rows:
-        value = results.median(row.lines[0].key, MIRROR)
+        value = results.median(row.lines[0].key, DIRECTLY if row.key == "floor" else MIRROR)
         assert isinstance(value, float), f"{row.key}: {value}"
         assert value > 0
     assert results.median("crowd-bytes", MIRROR) == pytest.approx(1, abs=0.01)

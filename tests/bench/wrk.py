@@ -23,15 +23,17 @@ function done(summary, latency, requests)
     summary.duration, failed.status, failed.connect + failed.read + failed.write + failed.timeout))
 end
 """
-# Each request takes one of many paths, at random.
-ANY_PATH = """
+# Each request takes one of many paths: at random, or one after the other from a number on.
+_LISTED = """
 local requests = {}
 function init(args)
   math.randomseed(5)
   for path in io.lines(args[1]) do requests[#requests + 1] = wrk.format("GET", path) end
+  at = tonumber(args[2])
 end
-function request() return requests[math.random(#requests)] end
 """
+ANY_PATH = f"{_LISTED}function request() return requests[math.random(#requests)] end"
+NEXT_PATH = f"{_LISTED}function request() at = at + 1; return requests[(at - 1) % #requests + 1] end"
 
 
 class MissingError(Exception):
@@ -57,8 +59,17 @@ class Load:
         return self.bytes / self.seconds / 1e6
 
 
-def wrk(base: str, path: str, *, connections: int, seconds: int, paths: Sequence[str] | None = None) -> Load:
-    """One thread with so many connections, asking for `path`, or for any of `paths`.
+def wrk(
+    base: str,
+    path: str,
+    *,
+    connections: int,
+    seconds: int,
+    paths: Sequence[str] | None = None,
+    start: int | None = None,
+) -> Load:
+    """One thread with so many connections, asking for `path`, or for any of `paths`: from the one of number
+    `start` on in their order, else at random.
 
     Raises WrongError when any answer was an error, MissingError when wrk is not there.
     """
@@ -67,12 +78,14 @@ def wrk(base: str, path: str, *, connections: int, seconds: int, paths: Sequence
         raise MissingError("not installed: apt-get install wrk")
     with tempfile.TemporaryDirectory(prefix="mirror-wrk-") as scratch:
         script, listed = Path(scratch, "script.lua"), Path(scratch, "paths")
-        script.write_text(COUNTED + (ANY_PATH if paths else ""))
+        choosing = ANY_PATH if start is None else NEXT_PATH
+        script.write_text(COUNTED + (choosing if paths else ""))
         listed.write_text("\n".join(paths or ()))
         done = subprocess.run(
             [
                 *(program, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", f"{PATIENCE}s"),
-                *("-H", f"Accept: {ACCEPT['Accept']}", "-s", str(script), base + path, "--", str(listed)),
+                *("-H", f"Accept: {ACCEPT['Accept']}", "-s", str(script), base + path),
+                *("--", str(listed), str(start or 0)),
             ],
             capture_output=True,
             text=True,

@@ -34,13 +34,15 @@ class Stubborn(FaultyDriver):
         self.part, self.waits = part, waits
         self.reached, self.go_on = asyncio.Event(), asyncio.Event()
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         if any(self.part in path for path in doomed) and not self.reached.is_set():
             self.reached.set()
             if not self.waits:
                 raise DriverError(doomed[0], "Input/output error")
             await self.go_on.wait()
-        return await super().remove(doomed, keep, durable=durable)
+        return await super().remove(doomed, keep, durable=durable, listed=listed)
 
 
 async def evict(at: Shop, image: Digest) -> None:

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from mirror.cache import intake, resume
+from mirror.cache import resume, shown
 from mirror.cache.fill import HOLD_BACK
 from mirror.cache.fillblob import MEDIA_TYPE
+from mirror.cache.front import Front
+from mirror.cache.hands import Hands
+from mirror.cache.inflow import Inflow
 from mirror.cache.resume import backoff
 from mirror.cache.spool import Spool, SpoolFile
+from mirror.cache.writing import Writing
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -520,7 +524,7 @@ async def test_rule_8_a_reader_that_never_reads_is_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mirror.cache.window.WINDOW_LIMIT", 200_000)
-    monkeypatch.setattr(intake, "SLOWEST", 0.05)
+    monkeypatch.setattr(shown, "SLOWEST", 0.05)
     upstream = Puppet()
     digest = upstream.add(DATA)
     async with joined(tmp_path, upstream) as parts:
@@ -541,7 +545,7 @@ async def test_rule_8_one_who_was_left_behind_holds_nobody_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mirror.cache.window.WINDOW_LIMIT", 100_000)
-    monkeypatch.setattr(intake, "SLOWEST", 1.0)
+    monkeypatch.setattr(shown, "SLOWEST", 1.0)
     upstream = Puppet()
     digest = upstream.add(DATA)
     async with joined(tmp_path, upstream) as parts:
@@ -709,6 +713,74 @@ async def test_a_stop_before_a_fill_has_begun_is_told_to_who_waits(tmp_path: Pat
                 await reader.ready()
         await reader.close()
         assert parts.fills.running(A, digest) is None
+
+
+async def test_no_fill_is_begun_once_the_application_stops(tmp_path: Path) -> None:
+    """Nobody would wait for its end."""
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+    async with joined(tmp_path, upstream) as parts:
+        await parts.fills.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            parts.fills.start(A, digest)
+    assert not upstream.calls
+
+
+async def test_readers_get_what_is_written_before_it_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, goes_on = Front.feed, threading.Event()
+
+    def slow(self: Front, batch: Sequence[bytes]) -> None:
+        goes_on.wait(WAIT)
+        real(self, batch)
+
+    monkeypatch.setattr(Front, "feed", slow)
+    upstream = Puppet()
+    digest = upstream.add(DATA)
+    async with joined(tmp_path, upstream) as parts:
+        opening = asyncio.create_task(parts.registry.blob(A, digest))
+        transfer = await upstream.next_transfer()
+        transfer.send(200_000)
+        blob = await opening
+        try:
+            assert await take(blob, 0, 200_000) == DATA[:200_000]
+            transfer.finish()
+            fill = parts.fills.running(A, digest)
+            assert fill is not None
+            assert fill._intake.hashed == 0
+        finally:
+            goes_on.set()
+        assert await whole(blob) == DATA
+
+
+async def test_a_thread_that_others_wait_for_is_given_back(tmp_path: Path) -> None:
+    """A fill whose bytes never cease does not keep one of the few threads for itself."""
+    hands, inflow = Hands(threads=1), Inflow(0, helps=False)
+    file = Spool(tmp_path).open(Digest.of(DATA))
+    begun, goes_on, turns = threading.Event(), threading.Event(), list[str]()
+
+    def asked() -> bool:
+        begun.set()
+        goes_on.wait(WAIT)
+        return not hands.are_wanted
+
+    def told(_start: int, stop: int) -> None:
+        turns.append(f"written {stop}")
+
+    inflow.add(b"more")
+    front = Front(Digest.of(DATA))
+    writing = Writing(file, front, inflow, 0, [b"some"], told=told, goes_on=asked)
+    first = asyncio.create_task(hands.run(writing.run, then=writing.note))
+    await until(begun.is_set)
+    second = asyncio.create_task(hands.run(turns.append, "another's"))
+    await until(lambda: hands.are_wanted)
+    goes_on.set()
+    await asyncio.gather(first, second)
+    assert sorted(turns) == ["another's", "written 4"]
+    assert inflow.gathered == 4, "it took more"
+    file.close()
+    hands.shutdown()
 
 
 async def test_a_fill_that_is_ended_twice_waits_for_its_thread_all_the_same(

@@ -113,7 +113,7 @@ async def test_a_link_that_was_read_just_before_it_went_gives_no_lasting_right(
         async def gone_meanwhile(links: Links, path: str, stands_for: Digest | None = None) -> Digest | None:
             found = await read(links, path, stands_for)
             if "library/a/_layers" in path:
-                await at.evictor._link(A, digest)
+                await at.evictor._links([(A, digest)])
             return found
 
         monkeypatch.setattr(Links, "read", gone_meanwhile)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mirror.cache import helpers, resume
-from mirror.cache.segments import Settings
+from mirror.cache.segments import Claim, Settings
 from mirror.cache.spool import SpoolFile
 from mirror.oci.digest import Digest
 from mirror.registry import RegistryError, Unavailable
@@ -195,6 +195,22 @@ async def test_an_upstream_whose_ranges_are_wrong_costs_nobody_his_blob(tmp_path
         assert await kept(parts, digest)
     assert 2 <= len(upstream.seen) <= 20
     assert sent(upstream) <= SIZE + len(upstream.seen) * 8 * PIECE
+
+
+async def test_a_further_connection_that_is_given_all_takes_nothing(tmp_path: Path) -> None:
+    """Else all in front of its part would come once more."""
+    upstream, digest = scripted(fault=None)
+    upstream.fault("GET", "/blobs/", SLOW, times=1)
+    upstream.fault("GET", "/blobs/", Fault(ignore_range=True))
+    async with mirrored(tmp_path, upstream, Settings(least=FROM, connections=1)) as parts:
+        blob = await parts.registry.blob(A, digest)
+        fill = parts.fills.running(A, digest)
+        assert fill is not None
+        claim = Claim(1_900_000, 1_950_000, 1_900_000)
+        with pytest.raises(RegistryError, match="does not do ranges"):
+            await fill._transfer._help(claim)
+        assert claim.position == claim.start
+        assert await whole(blob) == DATA
 
 
 async def test_segments_that_break_off_go_on_where_they_were(tmp_path: Path) -> None:

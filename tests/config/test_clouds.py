@@ -18,11 +18,13 @@ from mirror.drivers.gcslogin import Login
 from mirror.drivers.gcssettings import GcsSettings
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
+from mirror.drivers.swiftlogin import KeystoneSettings
 from mirror.drivers.tiered import TieredDriver
 from tests.support.configs import load_env, load_text, remarks
 from tests.support.gcs import key
 
 AZURE = "accountname: images1, accountkey: a2V5, container: images"
+SWIFT = "username: 't:u', password: hush, container: images"
 OSS = "accesskeyid: id, accesskeysecret: hush, region: oss-cn-hangzhou, bucket: images"
 
 
@@ -37,6 +39,7 @@ def made(folder: Path, name: str, parameters: str, monkeypatch: pytest.MonkeyPat
         "azure": "mirror.drivers.azure.AzureObjects",
         "gcs": "mirror.drivers.gcs.GcsObjects",
         "oss": "mirror.drivers.s3.S3Client",
+        "swift": "mirror.drivers.s3.S3Client",
     }[name]
 
     class Found(Exception):
@@ -229,12 +232,99 @@ def test_a_disk_before_the_cloud_is_as_one_before_a_bucket(
     assert isinstance(appstorage.driver(loaded.config), TieredDriver)
 
 
-def test_swift_stops_the_start_and_says_what_to_write(tmp_path: Path) -> None:
-    said = problem(tmp_path, "swift", "username: u, password: hush, authurl: 'https://k/v3', container: c")
-    assert said.startswith("storage.swift: not supported: ")
-    for word in ("storage.s3", "regionendpoint", "ec2 credentials create", "rootdirectory"):
-        assert word in said
-    assert "hush" not in said
+def test_swift_with_a_login_of_its_own_is_its_s3_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = made(
+        tmp_path, "swift", f"{SWIFT}, authurl: 'https://swift:8080/auth/v1.0', prefix: /a/b", monkeypatch
+    )
+    assert (found.access_key, found.secret_key, found.login) == ("t:u", "hush", None)
+    assert (found.endpoint, found.bucket, found.root) == ("https://swift:8080", "images", "a/b/files")
+    assert (found.path_style, found.hidden_sizes, found.verify) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [
+        (
+            "tenant: p",
+            {"user_domain_id": "default", "project_name": "p", "project_domain_id": "default"},
+        ),
+        (
+            "tenant: p, domain: d",
+            {"user_domain_name": "d", "project_name": "p", "project_domain_name": "d"},
+        ),
+        (
+            "tenant: p, domainid: d, tenantdomain: e",
+            {"user_domain_id": "d", "project_name": "p", "project_domain_name": "e"},
+        ),
+        ("tenantid: p, domain: d", {"user_domain_name": "d", "project_id": "p"}),
+        ("tenantid: p, trustid: t", {"user_domain_id": "default", "trust_id": "t"}),
+        (
+            "tenantid: p, region: r, endpointtype: admin, s3endpoint: https://s3.x, insecureskipverify: true",
+            {
+                "user_domain_id": "default",
+                "project_id": "p",
+                "region": "r",
+                "interface": "admin",
+                "endpoint": "https://s3.x",
+                "verify": False,
+            },
+        ),
+    ],
+)
+def test_swift_with_a_login_of_keystone_s_asks_for_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: str, wanted: dict[str, Any]
+) -> None:
+    found = made(tmp_path, "swift", f"{SWIFT}, authurl: 'https://k/v3', {parameters}", monkeypatch)
+    assert (found.access_key, found.endpoint, found.root) == ("", "", "files")
+    login = KeystoneSettings(url="https://k/v3", username="t:u", password="hush", **wanted)
+    assert found.login._settings == login
+
+
+@pytest.mark.parametrize(
+    ("parameters", "key", "said"),
+    [
+        (
+            "authurl: 'https://k'",
+            "authurl",
+            "got 'https://k', wanted one with /v3 (Keystone) or /v1.0 (Swift it",
+        ),
+        ("authurl: k", "authurl", "got 'k', wanted a URL such as https://keystone.example.com/v3"),
+        ("authurl: 'https://k/v2.0'", "authurl", "wanted one with /v3"),
+        (
+            "authurl: 'https://k', authversion: 2",
+            "authversion",
+            "got '2', wanted 1 (Swift's own logins) or 3",
+        ),
+        (
+            "authurl: 'https://k/v3'",
+            "tenant",
+            "missing, wanted the name of the project, or its id in tenantid",
+        ),
+        ("authurl: 'https://k/v3', tenant: a, tenantid: b", "tenant", "given beside tenantid"),
+    ],
+)
+def test_what_swift_cannot_log_in_with_stops_the_start(
+    tmp_path: Path, parameters: str, key: str, said: str
+) -> None:
+    line = problem(tmp_path, "swift", f"{SWIFT}, {parameters}")
+    assert line.startswith(f"storage.swift.{key}: ")
+    assert said in line
+    assert "hush" not in line
+
+
+def test_what_was_for_temporary_urls_is_told_to_have_no_effect(tmp_path: Path) -> None:
+    loaded = load_text(
+        tmp_path,
+        text(
+            "swift",
+            f"{SWIFT}, authurl: 'https://k/v1', secretkey: a, accesskey: b, tempurlcontainerkey: true",
+        ),
+    )
+    assert [warning.key for warning in loaded.warnings if warning.key.startswith("storage.swift")] == [
+        "storage.swift.accesskey",
+        "storage.swift.secretkey",
+        "storage.swift.tempurlcontainerkey",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from mirror.configfile import ConfigError, dump, load
 from mirror.configproxy import UpstreamEntry
 from mirror.configs3 import S3
 from mirror.configschema import ROOT, Shape, Struct, describe
+from mirror.configswift import Swift
 from tests.support.certificates import self_signed
 
 TOP = Path(__file__).parents[2]
@@ -85,6 +86,7 @@ def test_the_documented_defaults_are_the_defaults() -> None:
         "s3": S3(bucket="images"),
         "azure": Azure(container="images"),
         "gcs": Gcs(bucket="images"),
+        "swift": Swift(authurl="https://k/v3", username="u", password=hidden, container="images"),
         "oss": Oss(bucket="images", region="oss-cn-hangzhou", accesskeyid=hidden, accesskeysecret=hidden),
     }
     for name, section in sections.items():
@@ -109,7 +111,7 @@ def test_the_documented_variables_are_those_of_their_keys() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 14)]
+    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 15)]
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES[:3], *EXAMPLES[4:6]], ids=lambda path: path.name)

@@ -14,7 +14,10 @@ from tests.support.configs import MINIMAL, load_text, remarks
 
 GIVEN = {  # something at each key of the table that is not like nothing
     "http.tls.letsencrypt": "{cachefile: /c, email: a@b.example, hosts: [m.example]}",
-    "storage.swift": "{container: c}",
+    "storage.swift.accesskey": "a",
+    "storage.swift.secretkey": "b",
+    "storage.swift.tempurlcontainerkey": "true",
+    "storage.swift.tempurlmethods": "[GET]",
     "middleware.storage": "[{name: cloudfront}]",
     "http.h2c": "{enabled: true}",
     "redis": "{addr: 'a:1'}",
@@ -50,7 +53,11 @@ def document(key: str, value: str) -> str:
             inner = f"{{{part}: {inner}}}"
         if key.startswith("storage.s3."):
             inner = inner.replace("{s3: {", "{s3: {bucket: b01, region: us-east-1, ")
-        driver = "" if RULE[key].effect is Effect.REFUSED or "s3: " in inner else "inmemory: {}, "
+        if key.startswith("storage.swift."):
+            login = "authurl: 'https://s/v1.0', username: u, password: p, container: c01"
+            inner = inner.replace("{swift: {", f"{{swift: {{{login}, ")
+        is_driver = key.startswith(("storage.s3.", "storage.swift."))
+        driver = "" if RULE[key].effect is Effect.REFUSED or is_driver else "inmemory: {}, "
         return f"version: 0.1\nstorage: {{{driver}{inner[1:-1]}}}\n"
     first, *rest = key.split(".")
     for part in reversed(rest):
@@ -117,8 +124,8 @@ def test_a_refused_key_in_a_variable_names_the_variable(tmp_path: Path) -> None:
         ("http: {tls: {letsencrypt: {email: [a]}}}\n", {}, "http.tls.letsencrypt"),
         (
             "",
-            {"REGISTRY_STORAGE_SWIFT_CONTAINER": "b", "REGISTRY_STORAGE_SWIFT_USERNAME": "f"},
-            "storage.swift",
+            {"REGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL": "b", "REGISTRY_HTTP_TLS_LETSENCRYPT_CACHEFILE": "f"},
+            "http.tls.letsencrypt",
         ),
     ],
 )

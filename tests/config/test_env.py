@@ -226,7 +226,7 @@ def test_a_comment_in_a_value_is_not_lost_in_silence() -> None:
             (
                 "REGISTRY_STORAGE_FILESYTEM_ROOTDIRECTORY: storage: got 'filesytem', wanted one of the "
                 "drivers "
-                "filesystem, inmemory, s3, azure, gcs and oss; did you mean filesystem?"
+                "filesystem, inmemory, s3, azure, gcs, oss and swift; did you mean filesystem?"
             ),
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from mirror.drivers import azureclient, breaker, gcsclient
+from mirror.drivers import azureclient, breaker, gcsclient, pace
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -48,6 +49,12 @@ VERBS: dict[str, Callable[[StorageDriver, Path], Awaitable[object]]] = {
 def _once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails is not tried again, unless a test says so."""
     monkeypatch.setattr(gcsclient, "ATTEMPTS", 1)
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two looks at a file that grows a minute goes by."""
+    monkeypatch.setattr(pace, "monotonic", itertools.count(0.0, 60.0).__next__)
 
 
 @pytest.fixture
@@ -162,6 +169,7 @@ async def test_a_large_file_goes_in_parts(
     assert (await driver.stat("a/blob")).size == len(data)
 
 
+@pytest.mark.usefixtures("slowly")
 async def test_a_file_is_sent_while_it_grows_and_is_there_only_once_it_is_moved_in(
     cloud: Cloud, driver: ObjectsDriver, tmp_path: Path, data: bytes
 ) -> None:
@@ -184,11 +192,13 @@ async def test_a_file_is_sent_while_it_grows_and_is_there_only_once_it_is_moved_
     assert size(path) is None
 
 
+@pytest.mark.usefixtures("slowly")
 async def test_what_was_sent_of_a_file_that_is_not_wanted_is_never_there(
     cloud: Cloud, driver: ObjectsDriver, source: Path, data: bytes
 ) -> None:
     incoming = driver.incoming(source, "blob", len(data))
     assert incoming is not None
+    incoming.reached(0)
     incoming.reached(PART)
     incoming.reached(len(data))
     await until(lambda: any(exchange.end for exchange in cloud.proxy.select("PUT", cloud.part)))
@@ -201,12 +211,14 @@ async def test_what_was_sent_of_a_file_that_is_not_wanted_is_never_there(
     await again.close()
 
 
+@pytest.mark.usefixtures("slowly")
 async def test_what_could_not_be_sent_meanwhile_is_sent_at_the_end(
     cloud: Cloud, driver: ObjectsDriver, source: Path, data: bytes
 ) -> None:
     cloud.proxy.clear(Rule(cloud.part, status=400, times=1))
     incoming = driver.incoming(source, "blob", len(data))
     assert incoming is not None
+    incoming.reached(0)
     incoming.reached(2 * PART)
     await until(lambda: any(exchange.end for exchange in cloud.proxy.select("PUT", cloud.part)))
     await driver.move_in(source, "blob", incoming)

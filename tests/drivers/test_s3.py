@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import time
 import urllib.request
@@ -17,7 +18,7 @@ from urllib.error import HTTPError
 import pytest
 from aiohttp import web
 
-from mirror.drivers import breaker, s3client, s3listing
+from mirror.drivers import breaker, pace, s3client, s3listing
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -74,6 +75,12 @@ async def driver(bucket: Bucket, proxy: Recorder) -> AsyncIterator[S3Driver]:
     driver = S3Driver(bucket.settings(proxy.url, part_size=PART))
     yield driver
     await driver.close()
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two looks at a file that grows a minute goes by."""
+    monkeypatch.setattr(pace, "monotonic", itertools.count(0.0, 60.0).__next__)
 
 
 @pytest.fixture
@@ -269,6 +276,7 @@ async def test_a_completion_whose_answer_is_lost_is_found_done(
     assert size(source) is None
 
 
+@pytest.mark.usefixtures("slowly")
 async def test_a_file_is_sent_while_it_grows_and_is_there_only_once_it_is_moved_in(
     bucket: Bucket, driver: S3Driver, proxy: Recorder, tmp_path: Path, data: bytes
 ) -> None:
@@ -292,11 +300,30 @@ async def test_a_file_is_sent_while_it_grows_and_is_there_only_once_it_is_moved_
     assert await bucket.keys() == ["blob"]
 
 
+async def test_a_file_that_grows_quickly_is_sent_once_it_is_whole(
+    driver: S3Driver, proxy: Recorder, source: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who wait for its bytes have the processors till then."""
+    monkeypatch.setattr(pace, "monotonic", itertools.count(0.0, 0.3).__next__)
+    incoming = driver.incoming(source, "blob", len(data))
+    assert incoming is not None
+    for count in (0, PART, 2 * PART, len(data) - 1):
+        incoming.reached(count)
+    await asyncio.sleep(0)
+    assert not proxy.exchanges
+    await driver.move_in(source, "blob", incoming)
+    incoming.end()
+    assert len(proxy.select("PUT", "partNumber=")) == 3
+    assert await content(driver, "blob") == data
+
+
+@pytest.mark.usefixtures("slowly")
 async def test_what_was_sent_of_a_file_that_is_not_wanted_goes(
     bucket: Bucket, driver: S3Driver, proxy: Recorder, source: Path, data: bytes
 ) -> None:
     incoming = driver.incoming(source, "blob", len(data))
     assert incoming is not None
+    incoming.reached(0)
     incoming.reached(PART)
     await until(lambda: any(exchange.end for exchange in proxy.select("PUT", "partNumber=1")))
     incoming.reached(len(data))
@@ -307,12 +334,14 @@ async def test_what_was_sent_of_a_file_that_is_not_wanted_goes(
     assert await bucket.keys() == []
 
 
+@pytest.mark.usefixtures("slowly")
 async def test_what_could_not_be_sent_meanwhile_is_sent_at_the_end(
     driver: S3Driver, proxy: Recorder, source: Path, data: bytes
 ) -> None:
     proxy.clear(Rule("partNumber=1", status=400, times=1))
     incoming = driver.incoming(source, "blob", len(data))
     assert incoming is not None
+    incoming.reached(0)
     incoming.reached(PART)
     await until(lambda: any(exchange.end for exchange in proxy.select("PUT", "partNumber=1")))
     await driver.move_in(source, "blob", incoming)
@@ -321,6 +350,7 @@ async def test_what_could_not_be_sent_meanwhile_is_sent_at_the_end(
 
 
 @pytest.mark.parametrize("times", [1, 100])
+@pytest.mark.usefixtures("slowly")
 async def test_a_disk_that_does_not_give_a_part_is_a_failure_as_any(
     driver: S3Driver, source: Path, data: bytes, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
@@ -337,6 +367,7 @@ async def test_a_disk_that_does_not_give_a_part_is_a_failure_as_any(
     monkeypatch.setattr(Slice, "md5", md5)
     incoming = driver.incoming(source, "blob", len(data))
     assert incoming is not None
+    incoming.reached(0)
     incoming.reached(PART)
     await until(lambda: left < times)
     try:

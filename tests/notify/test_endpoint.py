@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
+from mirror import outgoing
 from mirror.notify import endpoint as endpoints
 from mirror.notify.endpoint import Endpoint, Settings
 from mirror.notify.event import CONTENT_TYPE, Source
 from mirror.notify.notifier import Notifier
 from tests.notify.test_event import PULLED
 from tests.server.events import Events
+from tests.support.certificates import self_signed
 from tests.support.waiting import PATIENCE, until
 
 SOURCE = Source("host:5000", "i")
@@ -55,13 +60,13 @@ class Sink:
 
 
 @asynccontextmanager
-async def serving(sink: Sink) -> AsyncIterator[Sink]:
+async def serving(sink: Sink, tls: ssl.SSLContext | None = None) -> AsyncIterator[Sink]:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", sink.answer)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.05)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    sink.url = f"http://127.0.0.1:{runner.addresses[0][1]}/events"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    sink.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}/events"
     try:
         yield sink
     finally:
@@ -158,6 +163,41 @@ async def test_a_full_queue_loses_its_oldest_which_is_counted_and_said_once(even
         assert (said["endpoint"], said["count"]) == ("one", 1)
 
 
+async def test_a_queue_of_large_events_is_full_by_their_bytes() -> None:
+    """Manifests whose references are told, headers of clients, media types of images."""
+    async with serving(Sink()) as sink:
+        made = notifier(settings(sink.url), references=True)
+        only = Endpoint(settings(sink.url), SOURCE, made._session, queue_bytes=100_000)
+        made.endpoints = (only,)
+        large: dict[str, Any] = {"body": b"[]" * 5000, "user_agent": "a" * 5000, "media_type": "b" * 5000}
+        for number in range(1000):
+            made.tell(replace(PULLED, digest=f"sha256:{number}", **large))
+        assert only.pending == 4
+        async with made.running():
+            await until(lambda: len(sink.bodies) == 4)
+        tell(made, *range(1000, 2000))
+        assert 80 < only.pending < 100
+
+
+async def test_nothing_of_a_manifest_waits_where_no_references_are_told() -> None:
+    made = notifier(settings("http://127.0.0.1:1/"))
+    tell(made, 1, body=b"[]")
+    assert made.endpoints[0]._queue[0].body == b""
+
+
+async def test_an_event_that_cannot_be_told_is_lost_and_no_other(events: Events) -> None:
+    async with serving(Sink()) as sink:
+        made = notifier(settings(sink.url))
+        async with made.running():
+            tell(made, 1)
+            made.tell(replace(PULLED, at=float("inf")))  # not a time
+            tell(made, 2)
+            await until(lambda: len(sink.bodies) == 2)
+        assert sink.digests == ["sha256:1", "sha256:2"]
+        assert counts(made) == (3, 2, 0, 0, 1)
+        assert [event["endpoint"] for event in events.named("notification.crashed")] == ["one"]
+
+
 async def test_an_event_that_nobody_takes_for_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "AGE", 0.05)
     async with serving(Sink([400])) as sink:
@@ -178,6 +218,25 @@ async def test_a_redirect_that_keeps_the_event_is_followed_without_the_login(sta
         assert sink.heads[0]["Authorization"] == "Bearer hunter2"
         assert "Authorization" not in target.heads[0]
         assert target.heads[0]["Content-Type"] == CONTENT_TYPE
+
+
+async def test_no_redirect_takes_an_event_from_https_to_http(tmp_path: Path) -> None:
+    """It says who has pulled what, from where."""
+    pair = self_signed(tmp_path, "endpoint")
+    here = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    here.load_cert_chain(*pair)
+    trusting = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=pair[0]))
+    async with (
+        serving(Sink()) as plain,
+        serving(Sink([307], location=plain.url), here) as sink,
+        aiohttp.ClientSession(connector=trusting) as client,
+    ):
+        with pytest.raises(outgoing.OutgoingError, match="from https to http"):
+            await outgoing.ask(
+                client, "POST", sink.url, body=b"{}", timeout=5, followed=outgoing.FOLLOWED_BY_POST
+            )
+        assert sink.methods == ["POST"]
+        assert plain.methods == []
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from mirror.notify.event import REFERENCES_LIMIT, Source, envelope, references_in
 from mirror.pulled import Pulled
@@ -26,7 +27,7 @@ SOURCE = Source("host:5000", "i")
 
 
 def test_an_event_has_distributions_fields_in_its_order_and_nothing_empty() -> None:
-    (event,) = json.loads(envelope(PULLED, None, SOURCE))["events"]
+    (event,) = json.loads(envelope(PULLED, [], SOURCE))["events"]
     assert list(event) == ["id", "timestamp", "action", "target", "request", "actor", "source"]
     assert event["timestamp"] == "2027-01-15T08:00:00.250000Z"
     assert event["action"] == "pull"
@@ -48,11 +49,11 @@ def test_an_event_has_distributions_fields_in_its_order_and_nothing_empty() -> N
     }
     assert event["actor"] == {}
     assert event["source"] == {"addr": "host:5000", "instanceID": "i"}
-    assert envelope(PULLED, None, SOURCE).startswith(b'{\n   "events": [\n      {\n')
+    assert envelope(PULLED, [], SOURCE).startswith(b'{\n   "events": [\n      {\n')
 
 
 def test_each_event_has_an_id_of_its_own() -> None:
-    ids = {json.loads(envelope(PULLED, None, SOURCE))["events"][0]["id"] for _ in range(100)}
+    ids = {json.loads(envelope(PULLED, [], SOURCE))["events"][0]["id"] for _ in range(100)}
     assert len(ids) == 100
 
 
@@ -70,3 +71,12 @@ def test_what_is_no_manifest_or_too_large_has_no_references() -> None:
         assert references_in(body) == []
     large = json.dumps({"config": {"digest": "sha256:1"}}).encode() + b" " * REFERENCES_LIMIT
     assert references_in(large) == []
+
+
+def test_what_is_no_text_is_told_as_go_tells_it() -> None:
+    """A header with a byte that is no UTF-8, as aiohttp gives it, and half a surrogate pair in a manifest."""
+    manifest = b'{"layers": [{"digest": "sha256:1", "annotations": {"a": "\\ud800"}}]}'
+    pulled = replace(PULLED, user_agent="a\udcffb", host="\udcff")
+    (event,) = json.loads(envelope(pulled, references_in(manifest), SOURCE))["events"]
+    assert (event["request"]["useragent"], event["request"]["host"]) == ("a\ufffdb", "\ufffd")
+    assert event["target"]["references"] == [{"digest": "sha256:1", "annotations": {"a": "\ufffd"}}]

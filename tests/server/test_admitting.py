@@ -200,3 +200,12 @@ async def test_the_catalog_looks_over_what_it_does_not_show(registry: MemoryRegi
         assert (await ask("GET", "/v2/_catalog?n=3&last=library/y13"))[2] == (
             b'{"repositories":["library/y17"]}\n'
         )
+
+
+async def test_who_asks_for_one_name_where_none_is_shown_costs_a_few_looks(registry: MemoryRegistry) -> None:
+    """Each look reads the tree from its top: one for each of thousands would be minutes of work."""
+    registry.names[:] = [f"library/y{number:04}" for number in range(5000)]
+    async with served(registry, listed=lambda repository: repository.name == "library/y4999") as ask:
+        assert (await ask("GET", "/v2/_catalog?n=1"))[2] == b'{"repositories":["library/y4999"]}\n'
+    looks = [call for call in registry.calls if call.startswith("repositories")]
+    assert len(looks) <= 6, looks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import ssl
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 
 from mirror.configtls import CIPHERS, openssl_ciphers
 from mirror.server import tlscontext
+from mirror.server.certificates import Certificates
 from mirror.server.tlscontext import CertificateError, Tls, build
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
@@ -265,6 +267,29 @@ async def test_a_broken_new_pair_keeps_the_old_one_and_is_told_once(
         await events.wait("tls.reloaded")
         assert (await ask(port, trusting(new[0]))).status == 200
     assert len(events.named("tls.not_reloaded")) == 2
+
+
+def test_a_new_pair_that_could_not_be_read_for_a_while_is_used_in_the_end(
+    pair: Pair, tmp_path: Path, events: Events
+) -> None:
+    """No file may be opened for a time, and the files are the same afterwards."""
+    certificates = Certificates(tls(pair))
+    first = certificates.context
+    put(self_signed(tmp_path, "new"), pair)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        for _ in range(4):
+            certificates._look_again()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    (told,) = events.named("tls.not_reloaded")
+    assert "Too many open files" in told["reason"]
+    assert certificates.context is first
+    certificates._look_again()
+    assert certificates.context is not first
+    assert len(events.named("tls.reloaded")) == 1
+    certificates.threads.close()
 
 
 async def test_new_cas_of_clients_count_from_then_on(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mirror.oci.errors import ErrorCode
@@ -60,6 +62,16 @@ async def test_a_defect_tells_the_client_nothing_but_where_to_look(
     assert completed["log_level"] == "error"
     failed = events.named("request.failed")[0]
     assert (failed["http.request.id"], bool(failed["exc_info"])) == (request_id, True)
+
+
+async def test_half_a_character_in_an_image_breaks_no_list_of_others(registry: MemoryRegistry) -> None:
+    """JSON's `"\\ud800"`: whoever may push a signature could else have all of them answered by 500."""
+    registry.referring = ({"digest": "a", "annotations": {"x": "\ud800"}}, {"digest": "b"})
+    async with serving(registry) as port:
+        answer = await ask(port, f"/v2/library/x/referrers/sha256:{'0' * 64}")
+    assert answer.status == 200
+    found = json.loads(answer.body)["manifests"]
+    assert found == [{"digest": "a", "annotations": {"x": "\ufffd"}}, {"digest": "b"}]
 
 
 async def test_referrers_are_an_index_and_can_be_filtered(registry: MemoryRegistry) -> None:

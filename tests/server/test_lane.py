@@ -11,11 +11,14 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from ipaddress import ip_network
 
 import pytest
 import structlog
 
 from mirror import log
+from mirror.access.base import Allowed, Asked
+from mirror.oci.names import Repository
 from mirror.server import connections, lane, lanelog, lanerider
 from mirror.server.routes import Settings
 from tests.server.events import Events
@@ -82,9 +85,9 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Client]:
-    """A client."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def connected(port: int, address: str = "127.0.0.1") -> AsyncIterator[Client]:
+    """A client at this address."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
     with closing(writer):
         yield Client(reader, writer)
 
@@ -517,3 +520,56 @@ def test_no_id_is_given_twice() -> None:
         re.fullmatch(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", each)
         for each in given
     )
+
+
+@pytest.mark.parametrize("mark", [lane.PLAIN, lane.TRUSTED, lane.SECURE, lane.SECURE_TRUSTED])
+async def test_no_client_gets_a_trusted_peers_answer_whatever_it_sends_behind_its_request(
+    hits: MemoryRegistry, mark: bytes
+) -> None:
+    """The table tells them apart by a mark behind the request: a client that knows it gains nothing."""
+    hosts: list[str] = []
+
+    def locate(_namespace: str | None, host: str, repository: Repository) -> Repository:
+        hosts.append(host)
+        return repository
+
+    request = head(X_Forwarded_Host="inside.test")
+    proxies = (ip_network("127.0.0.2/32"),)
+    async with site(hits, proxies=proxies, locate=locate) as port:
+        async with connected(port, "127.0.0.2") as proxy:
+            await warmed(proxy, request)
+            asked = len(hosts)
+            await proxy.ask(request)
+            assert hosts == ["inside.test"] * asked, "the lane has the proxy's answer"
+        async with connected(port) as client:
+            client.writer.write(request + mark)
+            await client.answer()
+            assert hosts == ["inside.test"] * asked + ["mirror.test"], "it was located as what it is"
+            assert b" 400 " in (await client.answer()).split(b"\r\n")[0], "the mark is no request"
+
+
+class Guard:
+    """Lets everybody in, as long as `open`."""
+
+    def __init__(self) -> None:
+        self.open, self.asked = True, 0
+
+    async def authorize(self, _asked: Asked) -> Allowed:
+        self.asked += 1
+        return Allowed("bob", lambda: self.open)
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+
+async def test_no_answer_outlives_the_credentials_that_it_was_given_for(hits: MemoryRegistry) -> None:
+    """The lease is others' too, and goes on; the access controller is asked again at once."""
+    guard = Guard()
+    async with site(hits, access=guard) as port, connected(port) as client:
+        await warmed(client, head(Authorization="yes"))
+        asked = guard.asked
+        await client.ask(head(Authorization="yes"))
+        assert guard.asked == asked, "the lane has the answer"
+        guard.open = False
+        await client.ask(head(Authorization="yes"))
+        assert guard.asked == asked + 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,13 +14,17 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.pulled import Pulled
 from mirror.registry import RegistryError
+from mirror.server import connections
 from mirror.server.account import Account
+from mirror.server.certificates import Certificates
 from mirror.server.health import Gate
 from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import OCI, MemoryRegistry
-from tests.server.raw import ask, exchange, serving
-from tests.server.test_lane import MANIFEST, TAG, connected, head, site, warmed
+from tests.server.raw import ask, exchange, running, serving
+from tests.server.test_lane import MANIFEST, TAG, Client, connected, head, site, warmed
+from tests.server.tlskit import LOOK, tls, trusting
+from tests.support.certificates import self_signed
 from tests.support.waiting import until
 
 CONTENT = b"0123456789" * 10
@@ -149,3 +156,31 @@ async def test_readiness_ends_when_the_mirror_stops(stocked: MemoryRegistry) -> 
         assert (await ask(port, "/readyz")).status == 503
         assert (await ask(port, "/healthz")).status == 200
         assert (await ask(port, TAG)).status == 200
+
+
+async def test_the_scheme_of_one_door_is_not_told_of_anothers_pulls(
+    stocked: MemoryRegistry, tmp_path: Path
+) -> None:
+    """Two doors of one application, one in TLS, have one table of repeated answers."""
+    told: list[Pulled] = []
+    pair = self_signed(tmp_path, "server")
+    certificates = Certificates(tls(pair))
+    chosen = Settings(access_log=False, notify=told.append, lessor=stocked)
+    async with certificates.watched(LOOK), running(stocked, chosen) as runner:
+        secure = connections.Site(runner, "127.0.0.1", 0, certificates=certificates)
+        plain = connections.Site(runner, "127.0.0.1", 0)
+        await secure.start()
+        await plain.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", secure.port, ssl=trusting(pair[0]))
+        with closing(writer):
+            client = Client(reader, writer)
+            await warmed(client, head())
+            await client.ask(head())
+        asked = sum(call.startswith("manifest ") for call in stocked.calls)
+        async with connected(plain.port) as client:
+            await warmed(client, head())
+            await client.ask(head())
+        await until(lambda: len(told) == 6)
+    schemes = [each.url.partition(":")[0] for each in told]
+    assert schemes == ["https"] * 3 + ["http"] * 3
+    assert asked == 2, "the third was repeated by the lane"

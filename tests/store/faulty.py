@@ -128,13 +128,15 @@ class FaultyDriver:
         if fails:
             raise self._failure(path, "injected")
 
-    async def remove(self, doomed: Sequence[str], keep: str, *, durable: bool) -> Sequence[bool]:
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
         """Each is a call of its own."""
         found: Sequence[bool] = []
         for path in doomed:
             fails = self._fails()
             if not fails or self._after:
-                found = [*found, *await self._inner.remove([path], keep, durable=durable)]
+                found = [*found, *await self._inner.remove([path], keep, durable=durable, listed=listed)]
                 self.writes.append(("remove", path))
             if fails:
                 raise self._failure(path, "injected")

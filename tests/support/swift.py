@@ -29,6 +29,7 @@ from tests.support.programs import find, missing
 
 ACCESS_KEY, SECRET_KEY, REGION = "test:tester", "testing", "us-east-1"
 REQUIREMENTS = Path(__file__).with_name("swift-requirements.txt")
+KEYSTONE = Path(__file__).with_name("keystone-requirements.txt")  # Swift, and a Keystone
 INSTALL_TIMEOUT = 300.0  # seconds; it takes ten
 READY_TIMEOUT = 60.0  # seconds; it takes two
 OTHERS = "MIRROR_TESTS_SWIFT"
@@ -91,13 +92,14 @@ allow_object_versioning = true
 class SwiftServer:
     """The server, started; it ends with the workspace. `test:reader` is a user who may do nothing."""
 
-    def __init__(self, space: Workspace, page: int = 1000) -> None:
-        """`page`: how many keys it lists at once, at most."""
+    def __init__(self, space: Workspace, page: int = 1000, keystone: str = "") -> None:
+        """`page`: how many keys it lists at once, at most. `keystone`: what asks one who you are."""
         self._page = page
+        self._keystone = keystone
         find("memcached")
         self.folder = space.folder("swift")
         _check_attributes(self.folder)
-        self._programs = programs()
+        self._programs = programs(KEYSTONE if keystone else REQUIREMENTS)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._space = space
@@ -105,7 +107,8 @@ class SwiftServer:
         self._login: tuple[str, str] | None = None  # the account's URL, and a token
         self._start()
         self.bucket = "tests"
-        self.make_bucket(self.bucket)
+        if not keystone:
+            self.make_bucket(self.bucket)
 
     def stop_answering(self) -> None:
         """Connections are taken, and nothing is said any more (SIGSTOP)."""
@@ -169,7 +172,10 @@ class SwiftServer:
         for name in SERVERS:
             self._make_ring(name, ports[name])
             self._write(f"{name}.conf", _COMMON + _STORAGE, name=name, port=ports[name])
-        self._write("proxy.conf", _COMMON + _PROXY, port=self.port, memcached=ports["memcached"])
+        proxy = _PROXY.replace("tempauth", "s3token keystoneauth", 1) if self._keystone else _PROXY
+        self._write(
+            "proxy.conf", _COMMON + proxy + self._keystone, port=self.port, memcached=ports["memcached"]
+        )
         for name in (*SERVERS, "proxy"):
             services[name] = self._service(name, self._program(name))
         self._proxy = services["proxy"]
@@ -195,29 +201,29 @@ class SwiftServer:
         return service
 
 
-def programs() -> Path:
+def programs(requirements: Path = REQUIREMENTS) -> Path:
     """The folder of Swift's programs; the first call on a machine installs it, or skips the test.
 
     MIRROR_TESTS_SWIFT names the folder of others: `/usr/bin` for those of Debian 12, an S3 server of 2022
     without conditional puts, which takes wrong checksums and wants a Content-MD5 for DeleteObjects.
     """
-    if OTHERS in os.environ:
+    if OTHERS in os.environ and requirements == REQUIREMENTS:
         return Path(os.environ[OTHERS])
-    text = REQUIREMENTS.read_bytes() + sys.version.encode()
+    text = requirements.read_bytes() + sys.version.encode()
     home = ROOT / "build" / f"swift-{hashlib.sha256(text).hexdigest()[:12]}"
     home.parent.mkdir(exist_ok=True)
     with home.with_suffix(".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several test runs one installs
         done = home / "installed"
         if not done.exists():
-            _install(home)
+            _install(home, requirements)
             done.touch()
     return home / "bin"
 
 
-def _install(home: Path) -> None:
+def _install(home: Path, requirements: Path) -> None:
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for argv in ([sys.executable, "-m", "venv", "--clear", str(home)], [*pip, "-r", str(REQUIREMENTS)]):
+    for argv in ([sys.executable, "-m", "venv", "--clear", str(home)], [*pip, "-r", str(requirements)]):
         done = subprocess.run(
             argv,
             check=False,

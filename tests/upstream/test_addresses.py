@@ -38,6 +38,28 @@ PUBLIC = "93.184.216.34"
         ("fe80::1%eth0", False),
         ("fd00::1", False),
         ("::ffff:10.0.0.1", False),
+        # What a resolver takes for 127.0.0.1, and `ipaddress` for no address.
+        ("127.1", False),
+        ("2130706433", False),
+        ("0x7f000001", False),
+        ("0177.0.0.1", False),
+        ("127.0.0.1.", False),
+        ("127.0.0.0x1", False),
+        ("\uff11\uff12\uff17.0.0.\uff11", False),
+        ("0xexample.com", True),
+        ("registry.3x", True),
+        # IPv4 in IPv6, by which a translator of this network may lead back to it.
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b::a9fe:a9fe", False),
+        ("64:ff9b::5db8:d822", True),
+        ("64:ff9b:1::1", False),
+        ("2002:7f00:1::1", False),
+        ("2002:5db8:d822::1", True),
+        ("::127.0.0.1", False),
+        ("2001:0:1234::1", False),
+        ("192.0.0.192", False),
+        ("::ffff:192.0.0.192", False),
+        ("fec0::1", False),
     ],
 )
 def test_which_addresses_are_public(host: str, public: bool) -> None:
@@ -81,3 +103,15 @@ async def test_a_private_registry_is_asked_nothing_by_name_or_by_address(
         async with client_of(named) as client:
             await client.resolve(A, ONE)
         assert upstream.seen
+
+
+@pytest.mark.parametrize("written", ["127.1", "2130706433", "0x7f000001", "127.0.0.1.", "0177.0.0.1"])
+async def test_an_address_that_is_written_otherwise_is_asked_nothing(written: str) -> None:
+    """A hostile registry would write it into a redirect, or as its token server."""
+    upstream = Upstream()
+    upstream.add_image("org/a", "1")
+    async with serve(upstream) as url:
+        async with client_of(url.replace("127.0.0.1", written), public_only=True, retries=0) as client:
+            with pytest.raises(Unavailable):
+                await client.resolve(A, ONE)
+        assert upstream.seen == []

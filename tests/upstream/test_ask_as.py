@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from mirror.oci.names import Repository, Tag
 from mirror.registry import Unavailable
 from mirror.upstream.endpoints import Endpoints
@@ -65,6 +67,39 @@ async def test_storage_that_knows_nobody_is_no_challenge() -> None:
         said = await client.ask_as(HIS, REPOSITORY, f"blobs/{digest}")
         assert (said.status, said.challenges) == (403, ())
         assert not any("Authorization" in seen.headers for seen in storage.seen)
+
+
+@pytest.mark.parametrize("rest", ["manifests/1", "blobs/", "tags/list", ""])
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_a_page_to_log_in_at_is_no_yes(rest: str, where: str) -> None:
+    """Single sign-on in front of a registry has one for whomever it does not know."""
+    upstream, portal = private(), Upstream()
+    rest += str(upstream.add_blob(NAME, b"x")) if rest == "blobs/" else ""
+    upstream.add_image(NAME, "1")
+    html = {"Content-Type": "text/html; charset=utf-8"}
+    page = Fault(status=200, headers=html, body=b"<html>who are you?</html>", early=True)
+    portal.fault("*", "/login", page)
+    async with serve(portal) as there, serve(upstream) as url, timed_client(url, Clock()) as client:
+        moved = Fault(status=302, headers={"Location": f"{there}/login"}, early=True)
+        upstream.fault("*", "/v2/", page if where == "here" else moved)
+        repository = REPOSITORY if rest else None
+        said = await client.ask_as("", repository, rest)
+        assert (said.status, said.challenges) == (403, ())
+        assert bool(portal.seen) is (where == "elsewhere")
+
+
+async def test_what_is_no_manifest_by_its_header_is_no_yes() -> None:
+    """A page whose server says nothing of its type, or another one."""
+    upstream = private()
+    upstream.add_image(NAME, "1")
+    async with serve(upstream) as url, timed_client(url, Clock()) as client:
+        for type_ in ("text/plain", "application/octet-stream"):
+            upstream.clear_faults()
+            upstream.fault("*", "manifests", Fault(status=200, headers={"Content-Type": type_}, body=b"x"))
+            assert (await client.ask_as(HIS, REPOSITORY, "manifests/1")).status == 403
+        upstream.clear_faults()
+        upstream.fault("HEAD", "manifests", Fault(status=200, headers={"Content-Type": "text/plain"}))
+        assert (await client.ask_as(HIS, REPOSITORY, "manifests/1")).status == 200  # by GET
 
 
 async def test_a_registry_that_fails_says_nothing_and_another_address_is_asked() -> None:

@@ -157,6 +157,17 @@ async def test_without_a_length_or_a_size_head_is_asked_even_with_a_single_conne
     assert [seen.method for seen in upstream.seen] == ["GET", "HEAD", "GET"]
 
 
+async def test_a_page_is_no_blob_of_its_size(connect: Connect) -> None:
+    """What stands in front of a registry gives it to whomever it does not know."""
+    upstream, digest = holding()
+    html = {"Content-Type": "text/html"}
+    upstream.fault("*", "/blobs/", Fault(status=200, headers=html, body=b"<html>who are you?</html>"))
+    async with connect(upstream) as client:
+        with pytest.raises(Unavailable, match="how large") as caught:
+            await client.stat_blob(ALPINE, digest)
+    assert caught.value.status == 502
+
+
 async def test_a_blob_whose_size_nobody_tells_is_a_bad_gateway(connect: Connect) -> None:
     upstream, digest = holding()
     upstream.fault("GET", "/blobs/", Fault(chunked=True, ignore_range=True))

@@ -197,6 +197,27 @@ async def test_an_upstream_that_is_away_is_a_warning_that_asks_nobody(
         assert len(upstream.seen) == asked
 
 
+async def test_registries_that_only_clients_have_named_are_a_number_to_everybody(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else `/readyz`, which needs no login, would tell which registries others use."""
+
+    async def getaddrinfo(host: str, *_arguments: Any, **_options: Any) -> Any:
+        raise OSError(f"{host} is not known")
+
+    async with (
+        serve(upstream) as url,
+        running(tmp_path / "data", url, upstreams={"*": {"retries": 0}}) as mirror,
+    ):
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        for number in range(6):
+            for host in ("secret.example.com", "secret.example.org"):
+                answer = await mirror.get(f"team/b{number}/manifests/1?ns={host}")
+                assert answer.status == 503
+        _, text, _ = await plain(mirror, "/readyz")
+        assert json.loads(text)["warnings"] == ["2 of '*' cannot be asked now"]
+
+
 async def test_a_prefix_moves_the_api_and_not_what_orchestrators_ask(
     tmp_path: Path, upstream: Upstream
 ) -> None:

@@ -288,6 +288,16 @@ async def test_the_mirrors_own_login_never_stands_in_for_a_clients(tmp_path: Pat
         assert not any("Authorization" in seen.headers or "X-Api-Key" in seen.headers for seen in asked)
 
 
+async def test_a_page_to_log_in_at_lets_nobody_in(tmp_path: Path) -> None:
+    """Single sign-on in front of the registry answers whomever it does not know with 200 and a page."""
+    async with world(tmp_path) as it:
+        await it.warm()
+        html = {"Content-Type": "text/html; charset=utf-8"}
+        page = Fault(status=200, headers=html, body=b"<html>who are you?</html>", early=True)
+        it.upstream.fault("*", "/v2/", page)
+        assert {answer.status for answer in await it.refused(EVE)} == {403}
+
+
 async def test_credentials_do_not_go_along_a_redirect_nor_into_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,63 @@
+"""The threads in which all fills hash and write."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, TypeVarTuple
+
+THREADS = 4  # more only fight for the disk
+
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
+
+
+class Hands:
+    """Work is begun in the order in which it comes. Who could go on for long gives way: see `are_wanted`."""
+
+    def __init__(self, threads: int = THREADS) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="fill")
+        self._lock = threading.Lock()
+        self._waiting = 0
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether work waits for a thread. May be asked in any."""
+        return self._waiting > 0
+
+    async def run(
+        self,
+        work: Callable[[*Ts], T],
+        *args: *Ts,
+        then: Callable[[asyncio.Future[T]], None] | None = None,
+    ) -> T:
+        """Run blocking work in a thread, and wait for its end also when cancelled; `then` is told of it.
+
+        NB: a thread that still wrote to a file after that was closed could write into whatever file
+        got the same descriptor next.
+        """
+        with self._lock:
+            self._waiting += 1
+        future = asyncio.get_running_loop().run_in_executor(self._executor, self._begin, work, *args)
+        if then is not None:
+            future.add_done_callback(then)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                with contextlib.suppress(asyncio.CancelledError):  # who ends it twice waits as well
+                    await asyncio.wait([future])
+            raise
+
+    def shutdown(self) -> None:
+        """Wait for what is being done. Blocks."""
+        self._executor.shutdown(wait=True)
+
+    def _begin(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """In a thread."""
+        with self._lock:
+            self._waiting -= 1
+        return work(*args)
