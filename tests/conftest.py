@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from mirror import loops
 from tests.support.azurite import Azurite, Container
@@ -22,6 +23,10 @@ from tests.support.swift import SwiftServer
 if TYPE_CHECKING:
     from tests.support.buckets import Bucket
     from tests.support.clouds import Cloud
+
+# An example may take as long as it does: on a busy machine that says nothing of what is tested.
+settings.register_profile("mirror", deadline=None)
+settings.load_profile("mirror")
 
 if UVLOOP:
 

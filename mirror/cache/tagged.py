@@ -75,21 +75,37 @@ class Tagged:
         """What the tag points to. `whole`: the manifest is wanted next."""
         condition = self._upstream.condition(repository)
         known = await self._standings.of(repository, tag, condition)
+        resolved = await self._told(repository, tag, known, condition, whole=whole)
+        if resolved is not None:
+            return resolved
+        copy = await self._manifests.copy(repository, tag, known.word)
+        later = self._standings.known(repository, tag, condition)
+        if later.word is not known.word and (later.age.is_fresh or later.refusal_left > 0):
+            known = later  # somebody's check has ended meanwhile
+            resolved = await self._told(repository, tag, known, condition, whole=whole)
+            if resolved is not None:
+                return resolved
+        told = provenance.current()
+        told.fwd = "uri-miss" if copy is None else "stale"
+        if copy is None or known.is_refused or not known.age.may_stand_in:
+            return await self._wait(repository, tag, known, condition, None)
+        return await self._due(repository, tag, known, condition, copy)
+
+    async def _told(
+        self, repository: Repository, tag: Tag, known: Standing, condition: Condition, *, whole: bool
+    ) -> Resolved | None:
+        """The answer by a word that is still believed; None where there is none. Raises its refusal."""
         told = provenance.current()
         if known.refusal_left > 0:
             assert known.word is not None
             told.refused_lately(known.refusal_left)
             raise known.word.refused()
-        if known.age.is_fresh:
-            resolved = await self._fresh(repository, tag, known, condition, whole=whole)
-            if resolved is not None:
-                told.hit, told.ttl = True, known.age.fresh_left
-                return resolved
-        copy = await self._manifests.copy(repository, tag, known.word)
-        told.fwd = "uri-miss" if copy is None else "stale"
-        if copy is None or known.is_refused or not known.age.may_stand_in:
-            return await self._wait(repository, tag, known, condition, None)
-        return await self._due(repository, tag, known, condition, copy)
+        if not known.age.is_fresh:
+            return None
+        resolved = await self._fresh(repository, tag, known, condition, whole=whole)
+        if resolved is not None:
+            told.hit, told.ttl = True, known.age.fresh_left
+        return resolved
 
     async def _fresh(
         self, repository: Repository, tag: Tag, known: Standing, condition: Condition, *, whole: bool

@@ -66,8 +66,9 @@ def main() -> None:
         logs = options.logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mirror-logs-")))
         logs.mkdir(exist_ok=True)
         space = stack.enter_context(Workspace(logs))
-        results = measure(space, scale, kinds, rows, 1 if options.quick else options.runs)
-        text = report(results, rows, kinds, space.root)
+        runs = 1 if options.quick else options.runs
+        results = measure(space, scale, kinds, rows, runs)
+        text = report(results, rows, kinds, space.root, runs)
     print(f"\n{text}\n\n{time.monotonic() - began:.0f} s; load {load:.1f} then, {os.getloadavg()[0]:.1f} now")
     if not (options.quick or options.only or options.peers or options.dry):
         document.replace("side-by-side", text)
@@ -106,8 +107,8 @@ def _one(results: Results, stage: Stage, row: Row, peer: Peer) -> bool:
     return not any(isinstance(each.value, str) and ": " in each.value for each in figures)
 
 
-def report(results: Results, rows: Sequence[Row], kinds: Sequence[Kind], folder: Path) -> str:
-    """The text for the document."""
+def report(results: Results, rows: Sequence[Row], kinds: Sequence[Kind], folder: Path, runs: int) -> str:
+    """The text for the document; `runs`: as they were given to `measure`."""
     measured = [kind.name for kind in kinds if kind.installed and kind.name not in results.lacking]
     columns = [*measured, DIRECTLY]
     body = []
@@ -122,10 +123,11 @@ def report(results: Results, rows: Sequence[Row], kinds: Sequence[Kind], folder:
         if kind.expected and not kind.installed
     ]
     lacking += [f"- {name}: {why}" for name, why in results.lacking.items()]
-    return "\n".join([_conditions(kinds, folder), "", document.table(head, body), "", *lacking]).strip()
+    conditions = _conditions(rows, kinds, folder, runs)
+    return "\n".join([conditions, "", document.table(head, body), "", *lacking]).strip()
 
 
-def _conditions(kinds: Sequence[Kind], folder: Path) -> str:
+def _conditions(rows: Sequence[Row], kinds: Sequence[Kind], folder: Path, runs: int) -> str:
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     assert memory is not None, "/proc/meminfo tells the memory"
     versions = dict.fromkeys(kind.tell() for kind in kinds if kind.installed)
@@ -133,8 +135,17 @@ def _conditions(kinds: Sequence[Kind], folder: Path) -> str:
     return (
         f"{document.machine(folder)}, {int(memory[1]) / 2**20:.0f} GiB of memory, "
         f"Linux {platform.release()}; {', '.join(programs)}. "
-        f"Medians of up to {RUNS} runs, by `{' '.join(['python -m tests.bench', *sys.argv[1:]])}`."
+        f"{_counted(rows, runs)}, by `{' '.join(['python -m tests.bench', *sys.argv[1:]])}`."
     )
+
+
+def _counted(rows: Sequence[Row], runs: int) -> str:
+    """Of how many runs the figures are; some rows are measured less often than others."""
+    counts = {min(runs, row.runs) for row in rows}
+    most = max(counts)
+    if most == 1:
+        return "One run of each"
+    return f"Medians of {most} runs" if len(counts) == 1 else f"Medians of up to {most} runs"
 
 
 def _wrk() -> str:

@@ -29,7 +29,7 @@ def test_every_row_gives_a_figure(tmp_path: Path) -> None:
     rows = [row for row in bench.ROWS if row.key not in slow]
     with Workspace(tmp_path) as space:
         results = bench.measure(space, SMALL, kinds(*FEW), rows, runs=1)
-        text = bench.report(results, rows, kinds(*FEW), space.root)
+        text = bench.report(results, rows, kinds(*FEW), space.root, runs=1)
     for row in rows:
         value = results.median(row.lines[0].key, DIRECTLY if row.key == "floor" else MIRROR)
         assert isinstance(value, float), f"{row.key}: {value}"
@@ -53,7 +53,7 @@ def test_a_wrong_answer_stands_in_the_table_and_no_number(tmp_path: Path) -> Non
     row = Row("row", measure, [Line("row", "a row")])
     with Workspace(tmp_path) as space:
         results = bench.measure(space, SMALL, kinds("mirror"), [row], runs=3)
-        text = bench.report(results, [row], kinds("mirror"), space.root)
+        text = bench.report(results, [row], kinds("mirror"), space.root, runs=3)
     assert "| a row |  | wrong: 200, 6144 bytes of 6144, another digest |" in text
     assert len(results.figures["row", MIRROR]) == 1, "what is wrong is not measured again"
 
@@ -66,6 +66,24 @@ def test_the_median_of_the_runs_is_told() -> None:
     assert results.cell(line, MIRROR) == "2,000.0"
     assert results.against(line) == "100"
     assert results.cell(line, "nobody") == ""
+
+
+@pytest.mark.parametrize(
+    ("runs", "limits", "text"),
+    [
+        (1, [3, 3], "One run of each, by "),
+        (3, [1, 1], "One run of each, by "),
+        (3, [3, 3], "Medians of 3 runs, by "),
+        (5, [9, 9], "Medians of 5 runs, by "),
+        (3, [3, 1], "Medians of up to 3 runs, by "),
+        (2, [3, 1], "Medians of up to 2 runs, by "),
+    ],
+)
+def test_the_report_says_of_how_many_runs_it_is(
+    tmp_path: Path, runs: int, limits: list[int], text: str
+) -> None:
+    rows = [Row(f"row{limit}", lambda *_: [], [], runs=limit) for limit in limits]
+    assert text in bench.report(Results(), rows, [], tmp_path, runs)
 
 
 def test_a_body_of_another_size_is_no_right_answer(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from mirror.cache.freshness import Policy
 from mirror.cache.tags import WAITING_TAGS
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
-from mirror.oci.names import Tag
-from mirror.registry import RateLimited, RegistryError, Unavailable
+from mirror.oci.names import Repository, Tag
+from mirror.registry import RateLimited, RawManifest, RegistryError, Unavailable
 from mirror.store.errors import StoreFull
 from tests.cache.kit import A, B, Parts, joined, until, whole
 from tests.support.puppet import Puppet
@@ -70,15 +71,49 @@ async def test_a_cold_tag_costs_one_head_and_one_get_by_the_digest_that_the_head
 
 
 async def test_simultaneous_requests_for_a_tag_share_one_head_and_one_get(tmp_path: Path) -> None:
+    """Also those that look at the disk for longer than the HEAD takes."""
     upstream = Puppet()
     upstream.add_manifest(IMAGE, "library/a", "1")
     upstream.hold["resolve"] = asyncio.Event()
-    async with joined(tmp_path, upstream) as parts:
+    async with joined(tmp_path, upstream, policy=Policy(default=60.0)) as parts:
         many = [asyncio.create_task(parts.registry.manifest(A, ONE)) for _ in range(200)]
         await until(lambda: bool(upstream.calls))
         upstream.hold["resolve"].set()
         assert {found.body for found in await asyncio.gather(*many)} == {IMAGE}
     assert verbs(upstream) == ["resolve", "manifest"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+async def test_who_looks_at_the_disk_while_a_check_ends_believes_its_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    upstream = Puppet()
+    if exists:
+        upstream.add_manifest(IMAGE, "library/a", "1")
+    async with joined(tmp_path, upstream, policy=Policy(default=60.0, negative=10.0)) as parts:
+        looks, disk, slow = parts.store.manifest, asyncio.Event(), list[Tag]()
+
+        async def look(repository: Repository, reference: Tag | Digest) -> RawManifest:
+            """The first look takes until `disk`."""
+            if isinstance(reference, Tag) and not slow:
+                slow.append(reference)
+                await disk.wait()
+            return await looks(repository, reference)
+
+        monkeypatch.setattr(parts.store, "manifest", look)
+        late = asyncio.create_task(parts.registry.manifest(A, ONE))
+        await until(lambda: bool(slow))
+        asked = asyncio.create_task(parts.registry.manifest(A, ONE))
+        await asyncio.wait([asked])
+        disk.set()
+        if exists:
+            assert ((await asked).body, (await late).body) == (IMAGE, IMAGE)
+        else:
+            for task in (asked, late):
+                with pytest.raises(RegistryError) as refused:
+                    await task
+                assert refused.value.code is ErrorCode.MANIFEST_UNKNOWN
+    assert verbs(upstream) == ["resolve", *["manifest"] * exists]
 
 
 async def test_a_head_of_a_tag_then_its_digest_leaves_the_tag_kept(tmp_path: Path) -> None:

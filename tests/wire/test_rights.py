@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ NAME = "library/a"
 OWN = {"username": "robot", "password": "hunter2"}
 ALICE, EVE = "Bearer alice-token", "Bearer eve-token"
 SCOPE = f"repository:{NAME}:pull"
-TIMES = 15  # of each kind of answer, whose times are compared
+TIMES = 30  # of each kind of answer, whose times are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +346,11 @@ async def test_a_push_is_refused_in_the_same_words_whoever_asks(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
 async def test_the_time_of_a_refusal_does_not_tell_what_is_kept(tmp_path: Path, kind: str) -> None:
-    """Each is refused by the registry; what is kept here is not looked at before."""
+    """Each is refused by the registry; what is kept here is not looked at before.
+
+    The quickest are compared: what would be done for one kind only, each of that kind had to wait for, and on
+    a busy machine nothing but the quickest is of the mirror's making.
+    """
     async with world(tmp_path) as it:
         await it.warm()
 
@@ -362,8 +365,8 @@ async def test_the_time_of_a_refusal_does_not_tell_what_is_kept(tmp_path: Path, 
             digest = it.image.digest if kind == "manifests" else next(iter(it.image.blobs))
             kept.append(await took(f"{NAME}/{kind}/{digest}", number))
             absent.append(await took(f"library/b/{kind}/{digest}", number))
-        assert statistics.median(kept) < 3 * statistics.median(absent)
-        assert statistics.median(absent) < 3 * statistics.median(kept)
+        assert min(kept) < 3 * min(absent)
+        assert min(absent) < 3 * min(kept)
 
 
 async def test_shared_upstreams_beside_it_stay_open(tmp_path: Path) -> None:
