@@ -12,11 +12,12 @@ import structlog
 
 from mirror.access import htpasswd, keys
 from mirror.access.base import AccessController
+from mirror.access.bearer import Token
 from mirror.access.callers import Callers
 from mirror.access.htpasswd import Htpasswd
 from mirror.access.patterns import Patterns
 from mirror.access.silly import Silly
-from mirror.access.token import Token, Verifier
+from mirror.access.token import Verifier
 from mirror.config import Auth, Config, Proxy
 from mirror.configproxy import CALLER, Upstream
 from mirror.oci.challenge import Said

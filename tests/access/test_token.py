@@ -24,9 +24,10 @@ from jwt.algorithms import RSAAlgorithm
 
 from mirror.access import checks, keys
 from mirror.access.base import AUTHORIZATION_LIMIT, CATALOG, Asked, Refused, records
+from mirror.access.bearer import Token
 from mirror.access.certificates import PublicKey, key_ids
 from mirror.access.keys import Keys
-from mirror.access.token import ALGORITHMS, Claims, Token, TokenError, Verifier
+from mirror.access.token import ALGORITHMS, Claims, TokenError, Verifier
 from mirror.oci.errors import ErrorCode
 from tests.support.jwts import (
     ISSUER,
