@@ -195,7 +195,8 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
     )
 
     async def explain(image: str) -> dict[str, Any]:
-        return await appupstreams.explain(image, proxy, names, upstream, registry, keeping.keeper.outlook)
+        outlook = keeping.keeper.outlook
+        return await appupstreams.explain(image, proxy, names, upstream, registry, outlook, gate.forbids)
 
     async def lifetime(_app: web.Application) -> AsyncGenerator[None, None]:
         await appstorage.start(driver)

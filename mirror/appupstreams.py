@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,10 @@ from mirror import __version__
 from mirror.cache.outlook import Outlook
 from mirror.cache.pullthrough import PullThrough
 from mirror.confignames import OPEN, default_url
-from mirror.configproxy import Proxy
+from mirror.configproxy import CALLER, Proxy
 from mirror.configproxy import Upstream as Entry
 from mirror.oci.digest import Digest
+from mirror.oci.names import Repository
 from mirror.oci.reference import Image
 from mirror.upstream.client import Client
 from mirror.upstream.endpoints import Endpoints
@@ -72,11 +73,21 @@ async def explain(
     registries: Upstreams,
     cache: PullThrough,
     outlook: Outlook,
+    forbids: Callable[[Repository], str | None],
 ) -> dict[str, Any]:
-    """What is known of an image as people type it. Raises ImageError, and RegistryError for no route."""
+    """What is known of an image as people type it. Raises ImageError, and RegistryError for no route.
+
+    `forbids`: the key of the configuration by which a repository is given to nobody.
+    """
     meant = Image.parse(image)
     route = names.route(meant.host, "", meant.repository)
     known = await cache.explain(route.qualified, meant.reference)
+    entry = _entry(proxy, route.entry)
+    if key := forbids(route.qualified):
+        known["next_pull"] = f"is refused (403): {key} forbids it"
+    elif entry.rights == CALLER:
+        may = "asks the registry whether the client's own login may have it (one HEAD a minute)"
+        known["next_pull"] = f"{may}; if so, it {known['next_pull']}"
     kept = Digest.parse(known["reference"]["digest"]) if known["reference"]["kept"] else None
     return {
         "image": image,
@@ -84,7 +95,7 @@ async def explain(
         "repository": str(route.qualified),
         "upstream_repository": str(route.repository),
         "routed_by": route.routed_by,
-        "login": login(_entry(proxy, route.entry)),
+        "login": login(entry),
         **registries.describe(route.qualified, time.monotonic()),
         **known,
         **await outlook.explain(route.qualified, meant.reference, kept),
