@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -93,7 +94,8 @@ def _doubtful(tls: TlsKeys, tree: Table) -> list[Warning_]:
         given = {"minimumtls": tls.minimumtls != DEFAULT_VERSION, "ciphersuites": bool(tls.ciphersuites)}
         text = "not looked at: there is no http.tls.certificate, and so no TLS"
         return [_warning(tree, (*TLS, key), text) for key, is_given in given.items() if is_given]
-    said = []
+    at = (*TLS, "certificate")
+    said = [(at, text) for text in tlscontext.doubts(Path(tls.certificate), datetime.now(UTC))]
     if tls.clientauth == REQUEST:
         text = f"nobody is asked for a certificate: {REQUEST} lets in those without one, and with any"
         said.append(((*TLS, "clientauth"), text))

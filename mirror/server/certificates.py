@@ -11,12 +11,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from mirror.server.tls import Threads
-from mirror.server.tlscontext import CertificateError, Tls, build
+from mirror.server.tlscontext import CertificateError, Tls, build, doubts
 from mirror.sometimes import Sometimes
 
 LOOK_INTERVAL = 5.0  # seconds between two looks at the files; certbot and kubelet write them once in weeks
@@ -90,6 +91,8 @@ class Certificates:
         self._looked, self._doubtful, self._told = found, _NOTHING, _NOTHING
         self.context = context
         log.info("tls.reloaded", certificate=str(self._tls.certificate))
+        for reason in doubts(self._tls.certificate, datetime.now(UTC)):
+            log.warning("tls.doubtful", path=str(self._tls.certificate), reason=reason)
 
     def _look(self) -> Looked:
         return tuple(

@@ -11,6 +11,7 @@ import pwd
 import ssl
 import warnings
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -72,6 +73,33 @@ def build(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+def doubts(path: Path, now: datetime) -> list[str]:
+    """Why clients will refuse a certificate that OpenSSL takes: its dates, and whom it is for. Blocks."""
+    from cryptography import x509  # 40 ms of a start that needs none of it without TLS
+
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except (OSError, ValueError):  # of a kind that only OpenSSL knows, or gone
+        return []
+    found = []
+    if now > until:
+        found.append(f"the certificate has expired, on {until:%Y-%m-%d %H:%M} UTC: clients refuse it")
+    elif now < since:
+        found.append(
+            f"the certificate counts from {since:%Y-%m-%d %H:%M} UTC on: until then clients refuse it"
+        )
+    try:
+        certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        found.append(
+            "the certificate has no subject alternative name: docker, containerd and podman refuse it"
+        )
+    except ValueError:  # extensions that OpenSSL does not look at
+        pass
+    return found
+
+
 def _load_pair(context: ssl.SSLContext, tls: Tls) -> None:
     for key, path in (("certificate", tls.certificate), ("key", tls.key)):
         if "-----BEGIN" not in read(key, path).decode("ascii", "replace"):
@@ -91,6 +119,10 @@ def _load_pair(context: ssl.SSLContext, tls: Tls) -> None:
         if _has_certificate(tls.certificate):
             text = f"no private key that OpenSSL can use ({reason.replace('_', ' ').lower() or 'unreadable'})"
             raise CertificateError("key", tls.key, text) from error
+        body = read("certificate", tls.certificate)
+        if b"PRIVATE KEY-----" in body and b"-----BEGIN CERTIFICATE" not in body:
+            text = "it holds a key and no certificate: are certificate and key in each other's place?"
+            raise CertificateError("certificate", tls.certificate, text) from error
         text = f"no certificate that OpenSSL can use ({reason.replace('_', ' ').lower() or 'unreadable'})"
         raise CertificateError("certificate", tls.certificate, text) from error
 

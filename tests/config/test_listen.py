@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,24 @@ def test_a_certificate_is_taken_with_the_registrys_defaults(tmp_path: Path, pair
     assert tls is not None
     assert (tls.certificate, tls.key) == pair
     assert (tls.minimum, tls.ciphers) == (ssl.TLSVersion.TLSv1_2, DEFAULT_CIPHERS)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"since": timedelta(days=-2), "until": timedelta(hours=-1)}, "the certificate has expired, on "),
+        ({"since": timedelta(hours=1)}, "the certificate counts from "),
+        ({"nameless": True}, "the certificate has no subject alternative name: docker,"),
+    ],
+    ids=["expired", "early", "nameless"],
+)
+def test_a_certificate_that_clients_refuse_is_taken_with_a_warning(
+    tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    """As by the registry, which says nothing; it may be on its way to be renewed."""
+    (warning,) = remarks(load_text(tmp_path, tls_text(self_signed(tmp_path, "server", **given))))
+    assert warning.key == "http.tls.certificate"
+    assert warning.text.startswith(said)
 
 
 def test_without_one_there_is_no_tls() -> None:

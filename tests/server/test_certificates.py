@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +56,16 @@ def put(source: Pair, target: Pair) -> None:
             "key",
             "no private",
         ),
-        (lambda t, _f: replace(t, certificate=t.key), "certificate", "no certificate that OpenSSL can use"),
+        (
+            lambda t, _f: replace(t, certificate=t.key),
+            "certificate",
+            "it holds a key and no certificate: are certificate and key in each other's place?",
+        ),
+        (
+            lambda t, _f: t.certificate.write_text(t.certificate.read_text()[:200]) and t,
+            "certificate",
+            "no certificate that OpenSSL can use",
+        ),
         (lambda t, f: replace(t, key=self_signed(f, "o")[1]), "key", "the key is for another certificate"),
         (lambda t, _f: replace(t, key=locked((t.certificate, t.key), b"p")), "key", "has a passphrase"),
         (lambda t, _f: t.key.write_bytes(b"x") and t, "key", "not a PEM file"),
@@ -267,6 +277,22 @@ async def test_a_broken_new_pair_keeps_the_old_one_and_is_told_once(
         await events.wait("tls.reloaded")
         assert (await ask(port, trusting(new[0]))).status == 200
     assert len(events.named("tls.not_reloaded")) == 2
+
+
+def test_a_new_certificate_that_clients_refuse_is_used_and_told(
+    pair: Pair, tmp_path: Path, events: Events
+) -> None:
+    certificates = Certificates(tls(pair))
+    put(self_signed(tmp_path, "old", until=timedelta(hours=-1)), pair)
+    certificates._look_again()
+    (told,) = events.named("tls.doubtful")
+    assert told["log_level"] == "warning"
+    assert told["reason"].startswith("the certificate has expired, on ")
+    put(self_signed(tmp_path, "new"), pair)
+    certificates._look_again()
+    assert len(events.named("tls.reloaded")) == 2
+    assert len(events.named("tls.doubtful")) == 1
+    certificates.threads.close()
 
 
 def test_a_new_pair_that_could_not_be_read_for_a_while_is_used_in_the_end(

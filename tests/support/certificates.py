@@ -22,12 +22,15 @@ Pair = tuple[Path, Path]
 DAY = timedelta(days=1)
 
 
-def self_signed(folder: Path, name: str) -> Pair:
+def self_signed(
+    folder: Path, name: str, *, nameless: bool = False, since: timedelta = -DAY, until: timedelta = DAY
+) -> Pair:
     """Certificate and key, PEM files `<name>.pem` and `<name>.key`; good for 127.0.0.1, for a day.
 
-    It may sign others, too.
+    It may sign others, too. `nameless`: it is for no address at all.
     """
-    return _write(folder, name, None, datetime.now(UTC) + DAY, ca=True)
+    now = datetime.now(UTC)
+    return _write(folder, name, None, now + until, since=now + since, ca=True, nameless=nameless)
 
 
 def issued(
@@ -49,7 +52,15 @@ def locked(pair: Pair, passphrase: bytes) -> Path:
 
 
 def _write(
-    folder: Path, name: str, by: Pair | None, until: datetime, *, ca: bool, rsa_key: bool = False
+    folder: Path,
+    name: str,
+    by: Pair | None,
+    until: datetime,
+    *,
+    ca: bool,
+    since: datetime | None = None,
+    rsa_key: bool = False,
+    nameless: bool = False,
 ) -> Pair:
     key = rsa.generate_private_key(65537, 2048) if rsa_key else ec.generate_private_key(ec.SECP256R1())
     subject = issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -60,18 +71,19 @@ def _write(
         assert isinstance(loaded, ec.EllipticCurvePrivateKey)
         signer = loaded
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - DAY)
+        .not_valid_before(since or datetime.now(UTC) - DAY)
         .not_valid_after(until)
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .sign(signer, hashes.SHA256())
     )
+    if not nameless:
+        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    certificate = builder.sign(signer, hashes.SHA256())
     certificate_file, key_file = folder / f"{name}.pem", folder / f"{name}.key"
     certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
     key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
