@@ -113,7 +113,11 @@ def serve(file: Path | None) -> None:
         _stop(str(error))
 
 
-@cli.command(cls=Configured, epilog=CONFIG_EPILOG)
+@cli.command(
+    cls=Configured,
+    epilog=CONFIG_EPILOG,
+    short_help="Print what file and variables come to.",
+)
 def config(file: Path | None) -> None:
     """Print the effective configuration as YAML, with secrets hidden.
 
@@ -127,7 +131,11 @@ def config(file: Path | None) -> None:
     click.echo(configfile.dump(loaded.config), nl=False)
 
 
-@cli.command(cls=Configured, epilog=EXPLAIN_EPILOG)
+@cli.command(
+    cls=Configured,
+    epilog=EXPLAIN_EPILOG,
+    short_help="Say what is known of an image.",
+)
 @click.argument("image")
 @click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
 def explain(image: str, file: Path | None, as_json: bool) -> None:
@@ -163,7 +171,12 @@ def _control_socket(loaded: Loaded) -> Path:
     return root / SOCKET
 
 
-@cli.command("garbage-collect", cls=Configured, epilog=COLLECT_EPILOG)
+@cli.command(
+    "garbage-collect",
+    cls=Configured,
+    epilog=COLLECT_EPILOG,
+    short_help="Delete what no kept image needs.",
+)
 @click.option("-d", "--dry-run", is_flag=True, help="Only say what would go: nothing is deleted.")
 @click.option(
     "-m",
@@ -185,7 +198,11 @@ def garbage_collect(file: Path | None, dry_run: bool, delete_untagged: bool, qui
     _operate(file, "garbage-collect", options, quiet)
 
 
-@cli.command(cls=Configured, epilog=VERIFY_EPILOG)
+@cli.command(
+    cls=Configured,
+    epilog=VERIFY_EPILOG,
+    short_help="Compare all that is kept with its digests.",
+)
 @QUIET
 def verify(file: Path | None, quiet: bool) -> None:
     """Read every kept blob and manifest, and compare it with its digest.
@@ -200,7 +217,11 @@ def verify(file: Path | None, quiet: bool) -> None:
     _operate(file, "verify", {}, quiet)
 
 
-@cli.command(cls=Configured, epilog=PURGE_EPILOG)
+@cli.command(
+    cls=Configured,
+    epilog=PURGE_EPILOG,
+    short_help="Forget a tag, an image or a repository.",
+)
 @click.argument("image", metavar="REPOSITORY[:TAG|@DIGEST]")
 @QUIET
 def purge(image: str, file: Path | None, quiet: bool) -> None:
