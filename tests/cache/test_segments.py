@@ -71,6 +71,36 @@ def test_an_open_claim_goes_on_where_nobody_else_has_begun() -> None:
     assert (first.start, first.position, first.stop) == (0, stop, 256 * MIB)
 
 
+def test_an_open_claim_waits_for_the_next_one_until_something_of_that_has_come() -> None:
+    plan, _ = planned(256 * MIB)
+    first = plan.take([], 1)
+    assert first is not None
+    assert plan.ahead(first) is None, "it goes to the end"
+    second, third = plan.take([], 4), plan.take([], 4)
+    assert second is not None
+    assert third is not None
+    assert plan.ahead(first) is second
+    assert plan.ahead(second) is None, "its request ends there"
+    second.position += 1
+    assert plan.ahead(first) is None
+    plan.drop(second)
+    assert plan.ahead(first) is None, "what is next is anybody's"
+    first.skips = True
+    assert plan.ahead(first) is third
+
+
+def test_a_reader_lacks_what_is_neither_there_nor_somebody_s() -> None:
+    plan, _ = planned(256 * MIB, (100 * MIB, 110 * MIB))
+    first = plan.take([], 4)
+    assert first is not None
+    end = 256 * MIB
+    for position in (0, first.stop - 1, 100 * MIB, 110 * MIB - 1):
+        assert not plan.lacks([Want(position, end)])
+    for position in (first.stop, 100 * MIB - 1, 110 * MIB, end - 1):
+        assert plan.lacks([Want(0, end), Want(position, end)])
+        assert not plan.lacks([Want(position, position), Want(end, end)]), "it wants nothing any more"
+
+
 def test_an_upstream_without_ranges_sends_what_is_there_again_and_that_is_skipped() -> None:
     plan, extents = planned(100, (40, 60), least=1)
     claim = plan.first(0)
