@@ -131,9 +131,7 @@ class Helpers:
             while not self._given_up and self._intake.keeps:
                 await asyncio.sleep(TICK)
                 before, look = look, self._look()
-                if self._given_up or look.at < self._not_before:
-                    continue
-                if self._tasks or self._is_worth(before, look):
+                if look.at >= self._not_before and (self._tasks or self._is_worth(before, look)):
                     self._open()
         if not self._intake.keeps:  # then bytes are of use in order only
             for task in self._tasks:
@@ -155,6 +153,8 @@ class Helpers:
 
     def _open(self) -> None:
         """As many as are allowed, and have something to bring."""
+        if self._given_up:
+            return
         condition = self._condition()
         own = len(self._tasks)
         while len(self._tasks) < self._settings.connections - 1 and self._spare.allows(
