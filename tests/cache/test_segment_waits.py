@@ -13,6 +13,7 @@ from mirror.cache import helpers, resume, transfer
 from mirror.cache.fill import Fill
 from mirror.cache.segments import Settings
 from mirror.oci.digest import Digest
+from mirror.registry import Unavailable
 from tests.cache.kit import A, Parts, take, until, whole
 from tests.cache.test_segmented import mirrored, ranges
 from tests.support.faults import PIECE
@@ -131,3 +132,16 @@ async def test_it_does_not_wait_while_a_reader_waits_for_what_nobody_brings(tmp_
         assert not upstream.open.is_set()
         upstream.open.set()
         assert await reading == DATA
+
+
+async def test_a_stop_ends_the_waiting_too(tmp_path: Path) -> None:
+    upstream, digest = scripted(Fault(rate=RATE), Fault(rate=RATE))
+    async with mirrored(tmp_path, upstream, TWO) as parts:
+        reading = asyncio.create_task(whole(await parts.registry.blob(A, digest)))
+        fill = await at_the_other_s(parts, digest, upstream)
+        await parts.fills.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            await reading
+        assert fill._transfer._plan._claims == []
+        assert parts.fills._spare._taken == {}
+        upstream.open.set()
