@@ -44,6 +44,16 @@ def test_alone_the_first_gap_is_next_whatever_readers_want() -> None:
     assert ends(claim) == (20 * MIB, 256 * MIB)
 
 
+def test_alone_a_gap_that_ends_before_the_blob_does_comes_in_bounded_parts() -> None:
+    """Who comes to help finds something to do: nothing is taken from a request that ends by itself."""
+    plan, _ = planned(400 * MIB, (300 * MIB, 310 * MIB))
+    claim = plan.take([], 1)
+    assert ends(claim) == (0, MOST)
+    assert claim is not None
+    assert not claim.is_open
+    assert ends(plan.take([], 4))[0] == MOST
+
+
 def test_who_comes_to_help_takes_from_what_the_first_one_has_not_come_to() -> None:
     plan, _ = planned(256 * MIB)
     first = plan.take([], 1)
@@ -51,7 +61,7 @@ def test_who_comes_to_help_takes_from_what_the_first_one_has_not_come_to() -> No
     first.position = 10 * MIB
     second = plan.take([], 4)
     assert second is not None
-    assert 10 * MIB < first.stop == second.start
+    assert first.stop == second.start == 10 * MIB + 246 * MIB // 8, "half of its share of what is left"
     assert second.stop <= 256 * MIB
     assert not second.is_open
     assert ends(plan.take([], 4))[0] == second.stop, "in order, where nobody wants anything else"
