@@ -135,7 +135,7 @@ async def test_a_smaller_blob_and_one_that_may_not_is_asked_for_as_ever(
 
 
 @pytest.mark.parametrize(
-    ("name", "limit"), [("FAST", RATE / 2), ("BUSY", -1.0), ("HELD", -1.0), ("WORTH", 1000.0)]
+    ("name", "limit"), [("FAST", RATE / 20), ("BUSY", -1.0), ("HELD", -1.0), ("WORTH", 1000.0)]
 )
 async def test_a_connection_gets_no_company_where_that_would_bring_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: float

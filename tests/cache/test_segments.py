@@ -81,6 +81,24 @@ def test_an_open_claim_goes_on_where_nobody_else_has_begun() -> None:
     assert (first.start, first.position, first.stop) == (0, stop, 256 * MIB)
 
 
+def test_an_open_claim_goes_on_for_its_share_where_there_are_others() -> None:
+    plan, _ = planned(256 * MIB)
+    first = plan.take([], 1)
+    assert first is not None
+    second = plan.take([], 4)
+    assert second is not None
+    plan.drop(second)
+    stop = first.position = first.stop
+    assert plan.onward(first, 4)
+    assert first.stop - stop == (256 * MIB - stop) // 8
+
+
+def test_a_rest_that_is_worth_no_request_comes_with_what_is_in_front_of_it() -> None:
+    plan, _ = planned(9 * MIB)
+    assert ends(plan.take([], 2)) == (0, 4 * MIB)
+    assert ends(plan.take([], 2)) == (4 * MIB, 9 * MIB)
+
+
 def test_an_open_claim_waits_for_the_next_one_until_something_of_that_has_come() -> None:
     plan, _ = planned(256 * MIB)
     first = plan.take([], 1)
