@@ -98,8 +98,9 @@ class Purger:
         meant = await self._meant(repository, reference)
         if isinstance(reference, Tag) and meant:
             others = [tag for tag in await self._inventory.tags_of(repository, meant[0]) if tag != reference]
-            if others and await self._evictor.tag(repository, reference):
-                yield _removed("tag", f"{repository}:{reference}")
+            if others:  # also when somebody has deleted the tag meanwhile: the image is theirs
+                if await self._evictor.tag(repository, reference):
+                    yield _removed("tag", f"{repository}:{reference}")
                 return
         while meant:
             digest = meant.pop(0)

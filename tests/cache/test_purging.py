@@ -12,6 +12,7 @@ from mirror.appkeeping import WAITING, Keeping
 from mirror.cache.collecting import Collector
 from mirror.cache.eviction import Limits
 from mirror.cache.scrubber import Scrubber
+from mirror.ledger.inventory import Inventory
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.registry import Unavailable
@@ -74,6 +75,27 @@ async def test_a_manifest_that_cannot_be_read_goes_all_the_same(
         monkeypatch.setattr(Tree, "named", unreadable)
         assert (await _purged(at))[-1]["images"] == 1
         assert at.bytes_on_disk() == 0
+
+
+async def test_an_image_that_has_another_tag_stays_though_the_one_that_is_purged_goes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the upstream's 404, between the look at the tags and the deletion."""
+    async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
+        image = await at.image(A, "1", b"a" * KIB)
+        await at.store.tag(A, Tag("2"), image)
+        tags_of = Inventory.tags_of
+
+        async def just_in_time(inventory: Inventory, repository: Repository, digest: Digest) -> list[Tag]:
+            found = await tags_of(inventory, repository, digest)
+            await at.evictor.tag(repository, Tag("1"))
+            return found
+
+        monkeypatch.setattr(Inventory, "tags_of", just_in_time)
+        events = [event async for event in at.collector.purge(A, Tag("1"))]
+        assert (events[-1]["images"], events[-1]["blobs"]) == (0, 0)
+        assert events[-1]["absent"] == "library/a has no tag 1; its tags: 2"
+        assert await at.has(A, image)
 
 
 async def test_what_cannot_be_deleted_ends_no_purge_and_is_counted(
