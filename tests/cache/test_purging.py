@@ -155,3 +155,33 @@ async def test_a_purge_does_not_wait_for_a_collection_and_a_collection_says_that
             assert rest[-1]["failed"] == 0
             assert [event async for event in second][-1]["event"] == "summary"
         assert at.bytes_on_disk() == 0
+
+
+async def test_nobody_believes_in_an_image_that_was_purged(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
+        image, layer = await at.image(A, "1", b"a" * KIB), Digest.of(b"a" * KIB)
+        at.memory.kept(A, image)
+        at.memory.linked(A, layer)
+        at.memory.sound(layer, KIB)
+        moment = at.memory.gone.now
+        await _purged(at)
+        assert not at.memory.is_kept(A, image)
+        assert not at.memory.is_linked(A, layer)
+        assert not at.memory.is_sound(layer, KIB)
+        assert all(at.memory.gone.any_since(moment, (each,)) for each in (image, layer))
+
+
+async def test_a_layer_that_somebody_is_writing_goes_after_that_and_holds_up_no_other(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
+        await at.image(A, "1", b"a" * KIB, b"b" * KIB)
+        turn = at.evictor.turns.of(Digest.of(b"a" * KIB))
+        async with asyncio.timeout(HANGS):
+            async with turn:
+                purge = asyncio.create_task(_purged(at))
+                while not turn._waiters:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0)
+                assert not await at.kept(b"b" * KIB)
+                assert await at.kept(b"a" * KIB)
+            events = await purge
+        assert events[-1]["blobs"] == 4  # the manifest, the configuration, and both layers
+        assert at.bytes_on_disk() == 0
