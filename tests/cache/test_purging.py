@@ -29,6 +29,11 @@ async def _purged(at: Shop, repository: Repository = A) -> list[dict[str, Any]]:
     return [event async for event in at.collector.purge(repository, None)]
 
 
+async def _untagged(at: Shop) -> list[dict[str, Any]]:
+    """One image by its tag: what nobody thinks of then is left."""
+    return [event async for event in at.collector.purge(A, Tag("1"))]
+
+
 async def test_a_blob_that_no_image_names_goes_with_its_repository(tmp_path: Path) -> None:
     async with shop(tmp_path, Limits()) as at:
         secret, shared = await at.blob(b"secret" * KIB, A), await at.blob(b"shared" * KIB, A, B)
@@ -160,15 +165,22 @@ async def test_a_purge_does_not_wait_for_a_collection_and_a_collection_says_that
 async def test_nobody_believes_in_an_image_that_was_purged(tmp_path: Path) -> None:
     async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
         image, layer = await at.image(A, "1", b"a" * KIB), Digest.of(b"a" * KIB)
+        shared = await at.image(A, "2", b"b" * KIB)
+        assert await at.image(B, "2", b"b" * KIB) == shared
         at.memory.kept(A, image)
+        at.memory.kept(A, shared)
         at.memory.linked(A, layer)
         at.memory.sound(layer, KIB)
         moment = at.memory.gone.now
-        await _purged(at)
+        await _untagged(at)
         assert not at.memory.is_kept(A, image)
         assert not at.memory.is_linked(A, layer)
         assert not at.memory.is_sound(layer, KIB)
         assert all(at.memory.gone.any_since(moment, (each,)) for each in (image, layer))
+        async for _ in at.collector.purge(A, Tag("2")):
+            pass
+        assert not at.memory.is_kept(A, shared)
+        assert await at.has(B, shared)
 
 
 async def test_a_layer_that_somebody_is_writing_goes_after_that_and_holds_up_no_other(tmp_path: Path) -> None:
@@ -177,7 +189,7 @@ async def test_a_layer_that_somebody_is_writing_goes_after_that_and_holds_up_no_
         turn = at.evictor.turns.of(Digest.of(b"a" * KIB))
         async with asyncio.timeout(HANGS):
             async with turn:
-                purge = asyncio.create_task(_purged(at))
+                purge = asyncio.create_task(_untagged(at))
                 while not turn._waiters:  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0)
                 assert not await at.kept(b"b" * KIB)
