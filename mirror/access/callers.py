@@ -32,6 +32,7 @@ from mirror.oci.names import Repository
 GRANTED = 60.0  # seconds
 DENIED = 5.0
 QUESTIONS = 16  # at a time; a registry's connections are needed for what those who may have it want
+QUESTIONS_EACH = 8  # of these, of one client: what he asks may take long, on purpose too
 WAITING = 256  # with those; the next is told to come back
 WAITING_EACH = 128  # of these, of one client: who makes up credentials keeps nobody else out
 RETRY_AFTER = 2.0
@@ -65,6 +66,7 @@ class Callers:
         self._asking: Coalescer[tuple[_Key, str], Said] = Coalescer()
         self._turns = asyncio.Semaphore(QUESTIONS)
         self._waiting: Counter[str] = Counter()  # questions under way, by the client that began them
+        self._turns_of: dict[str, asyncio.Semaphore] = {}  # of each client that has any
         self._bases: LRUCache[str, Said] = LRUCache(BASES)  # registries' last challenges at `/v2/`
 
     async def authorize(self, asked: Asked) -> Allowed:
@@ -92,12 +94,12 @@ class Callers:
 
         async def ask() -> Said:
             try:
-                async with self._turns:
+                async with self._turns_of[client], self._turns:
                     said = await self._ask(whose, asked.target, _sendable(asked.authorization))
             finally:  # NB: not when who asked has left: the question goes on
                 self._waiting[client] -= 1
                 if not self._waiting[client]:
-                    del self._waiting[client]
+                    del self._waiting[client], self._turns_of[client]
             if 200 <= said.status < 300:
                 self._grants[key] = True
             elif said.status in (401, 403):
@@ -110,6 +112,7 @@ class Callers:
             if self._waiting.total() >= WAITING or self._waiting.get(client, 0) >= WAITING_EACH:
                 return Said(429, retry_after=RETRY_AFTER)
             self._waiting[client] += 1
+            self._turns_of.setdefault(client, asyncio.Semaphore(QUESTIONS_EACH))
         said = await self._asking.run(question, ask)
         if said.status >= 500 and isinstance(whose, str) and not asked.authorization:
             # How to log in does not change because the registry is away.

@@ -182,17 +182,22 @@ async def test_one_client_takes_no_more_than_half_of_the_places() -> None:
     made_up = [want(f"t{number}", address=f"2001:db8::{number % 9}") for number in range(300)]
     tasks = [asyncio.ensure_future(registry.callers.authorize(each)) for each in made_up]
     async with asyncio.timeout(5):
-        while len(registry.asked) < callers.QUESTIONS:  # noqa: ASYNC110 - of many tasks, no event
+        while len(registry.asked) < callers.QUESTIONS_EACH:  # noqa: ASYNC110 - of many tasks, no event
             await asyncio.sleep(0)
     refused = [task for task in tasks if task.done()]
     assert len(refused) == 300 - callers.WAITING_EACH
     another = asyncio.ensure_future(registry.callers.authorize(want("bob", address="192.0.2.1")))
+    async with asyncio.timeout(5):  # though none of his ends
+        while registry.asked[-1][2] != "bob":  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+    assert len(registry.asked) == callers.QUESTIONS_EACH + 1
     for task in tasks:
         task.cancel()
     registry.gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (await another).holds is not None
     assert not registry.callers._waiting
+    assert not registry.callers._turns_of
 
 
 async def test_credentials_are_kept_as_hashes() -> None:

@@ -369,6 +369,18 @@ async def test_the_time_of_a_refusal_does_not_tell_what_is_kept(tmp_path: Path, 
         assert min(absent) < 3 * min(kept)
 
 
+async def test_who_has_the_registry_fail_keeps_nobody_else_from_it(tmp_path: Path) -> None:
+    """By a token at which it fails: for what is hers, for names of his own making, and at `/v2/`."""
+    async with world(tmp_path, retries=0) as it:
+        it.upstream.fault("*", "/v2/", Fault(status=500, early=True))
+        for number in range(8):
+            for path in (*it.paths, f"library/b{number}/manifests/1", ""):
+                assert (await it.ask(path, "Bearer odd")).status == 503
+        it.upstream.clear_faults()
+        for path in it.paths:  # all of it has still to be fetched
+            assert (await it.ask(path, ALICE)).status == 200, path
+
+
 @asynccontextmanager
 async def several(folder: Path) -> AsyncIterator[tuple[Mirror, dict[str, Upstream], dict[str, Image]]]:
     """Two registries that want logins, each in its own way, and an open one; by their namespaces.
