@@ -45,7 +45,8 @@ class SocketPath:
     path: Path
 
     def __str__(self) -> str:
-        return str(self.path)
+        text = str(self.path)
+        return f"./{text}" if _PORT.search(text) else text  # so that it is read as a path again
 
 
 def parse_socket_path(value: object) -> SocketPath:

@@ -198,6 +198,7 @@ def test_a_unix_socket_is_a_path(tmp_path: Path) -> None:
     assert http.addr == SocketPath(Path("a.sock"))
     http = load_text(tmp_path, f"{MINIMAL}http: {{net: unix, addr: './a:5055'}}\n").config.http
     assert http.addr == SocketPath(Path("a:5055"))
+    assert str(http.addr) == "./a:5055"
 
 
 @pytest.mark.parametrize(
