@@ -121,7 +121,7 @@ async def test_a_registry_that_fails_says_nothing_and_another_address_is_asked()
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(status=500, early=True), Fault(reset=True, early=True), Fault(stall_after=0, early=True)]
+    "fault", [Fault(status=500, early=True), Fault(reset=True, early=True), Fault(hang=True, early=True)]
 )
 async def test_who_has_the_registry_fail_by_what_he_sends_shuts_it_for_nobody_else(fault: Fault) -> None:
     """Odd credentials at which a registry fails: for one repository, for many, and at `/v2/`."""
@@ -140,6 +140,7 @@ async def test_who_has_the_registry_fail_by_what_he_sends_shuts_it_for_nobody_el
         await fails(partial(client.ask_as, "Bearer odd", REPOSITORY, "manifests/1"))
         assert len(upstream.seen) == asked, "he himself waits"
         upstream.clear_faults()
+        upstream.release()
         assert client.condition(REPOSITORY).trouble is None
         assert (await client.ask_as(HIS, REPOSITORY, "manifests/1")).status == 200
         assert (await client.ask_as(HIS, None, "")).status == 200
