@@ -159,6 +159,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             catalog_max=config.catalog.maxentries,
             tags_max=config.tags.maxtags,
             locate=names.locate,
+            registry_at=names.registry,
             namespace_of=lambda repository: names.split(repository).namespace,
             access=gate.access,
             forbids=gate.forbids,

@@ -13,7 +13,7 @@ import structlog
 from mirror.access import htpasswd, keys
 from mirror.access.base import AccessController
 from mirror.access.bearer import Token
-from mirror.access.callers import Callers
+from mirror.access.callers import Callers, Whose
 from mirror.access.htpasswd import Htpasswd
 from mirror.access.patterns import Patterns
 from mirror.access.silly import Silly
@@ -44,13 +44,13 @@ def build(config: Config, names: Routes, registries: Upstreams) -> Gate:
     forbids = _forbids(proxy, names)
     by_caller = {key for key, entry in _entries(proxy).items() if entry.rights == CALLER}
 
-    def is_callers(repository: Repository | None) -> bool:
-        namespace = proxy.namespace if repository is None else names.split(repository).namespace
+    def is_callers(whose: Whose) -> bool:
+        namespace = whose if isinstance(whose, str) else names.split(whose).namespace
         return bool(by_caller) and names.entry(namespace) in by_caller
 
-    async def ask(repository: Repository | None, what: str, authorization: str) -> Said:
+    async def ask(whose: Whose, what: str, authorization: str) -> Said:
         try:
-            return await registries.ask_as(authorization, repository, what, proxy.namespace)
+            return await registries.ask_as(authorization, whose, what)
         except RateLimited as error:
             return Said(429, retry_after=error.retry_after)
         except RegistryError:  # told in the log by whoever raised it

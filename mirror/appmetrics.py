@@ -206,10 +206,13 @@ class Measures:
         }
 
     async def _kept(self) -> dict[str, Values]:
-        evicted = self.keeping.evictor.total
+        gone = self.keeping.evictor.total.values()
+        counts: dict[Labels, float] = {}
+        for each in gone:
+            counts[each.reason, "image"], counts[each.reason, "blob"] = each.images, each.blobs
         found: dict[str, Values] = {
-            "mirror_evicted_total": Tally.of({("image",): evicted.images, ("blob",): evicted.blobs}),
-            "mirror_evicted_bytes_total": evicted.bytes,
+            "mirror_evicted_total": Tally.of(counts),
+            "mirror_evicted_bytes_total": Tally.of({(each.reason,): each.bytes for each in gone}),
             "mirror_scrubbed_total": self.keeping.scrubber.results,
             **self._disk(),
         }

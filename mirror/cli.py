@@ -254,11 +254,20 @@ def _operate(file: Path | None, operation: str, options: dict[str, str], quiet: 
 
 
 @cli.command("help", hidden=True)
+@click.argument("command", required=False)
 @click.pass_context
-def help_(ctx: click.Context) -> None:
-    """Show this text, as `registry help` does."""
-    assert ctx.parent is not None
-    click.echo(ctx.parent.get_help())
+def help_(ctx: click.Context, command: str | None) -> None:
+    """Show this text, or that of COMMAND, as `registry help` does."""
+    parent = ctx.parent
+    assert parent is not None
+    if command is None:
+        click.echo(parent.get_help())
+        return
+    found = cli.get_command(parent, command)
+    if found is None:
+        raise click.UsageError(f"No such command {command!r}.", parent)
+    with click.Context(found, info_name=command, parent=parent) as inner:
+        click.echo(found.get_help(inner))
 
 
 def _named(file: Path | None) -> Path | None:

@@ -98,6 +98,11 @@ def doubtful_auth(auth: Auth, tree: Table) -> list[Warning_]:
     if auth.silly is not None:
         text = "anybody who sends an Authorization header, whatever is in it, may pull"
         warnings.append(Warning_(find(tree, ("auth", "silly"))[1], "auth.silly", text))
+    if auth.htpasswd is not None and auth.htpasswd.path is not None:
+        text = _doubtful_users(auth.htpasswd.path)
+        if text:
+            at = ("auth", "htpasswd", "path")
+            warnings.append(Warning_(find(tree, at)[1], joined(*at), text))
     if auth.token is not None:
         shared = [name for name in auth.token.signingalgorithms if name in SHARED]
         if shared:
@@ -159,15 +164,37 @@ def _check_jwks(path: Path) -> None:
     keys.parse_jwks(keys.read(path))
 
 
-def _check_users(path: Path) -> None:
-    """A file that is not there is made at the start; one that is there must be such a file."""
+def _users(path: Path) -> users.Users | None:
+    """None for no file. Raises OSError, UsersError."""
     try:
         with path.open("rb") as file:
             body = file.read(users.FILE_LIMIT + 1)
     except FileNotFoundError:
-        return
+        return None
+    return users.parse(body)
+
+
+def _doubtful_users(path: Path) -> str:
+    """Who cannot log in, though the file names him: the registry passes over all but bcrypt, too."""
     try:
-        users.parse(body)
+        found = _users(path)
+    except (OSError, users.UsersError):
+        return ""  # said already
+    if found is None or (found.hashes and not found.unusable):
+        return ""
+    if not found.unusable:
+        return f"got {str(path)!r}, in which there is no user: nobody can log in"
+    who = "these users cannot" if found.hashes else "and so nobody can"
+    lines = found.passed_over
+    return (
+        f"got {str(path)!r}, where no bcrypt hash is on lines {lines}: {who} log in; htpasswd -B makes such"
+    )
+
+
+def _check_users(path: Path) -> None:
+    """A file that is not there is made at the start; one that is there must be such a file."""
+    try:
+        _users(path)
     except users.UsersError as error:
         raise users.UsersError(
             f"wanted lines of the form name:hash, as htpasswd -B makes them: {error}"

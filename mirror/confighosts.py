@@ -22,6 +22,7 @@ LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 SOCKET_PATH_MAX = 107  # bytes, unix(7)
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?\Z")
+_PORT = re.compile(r"\A[^/]*:[0-9]+\Z")  # of an address; a path has a slash, or no colon at its end
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?\Z")
 _URL_FORM = "an http or https URL with a host, such as https://registry-1.docker.io"
 
@@ -44,7 +45,8 @@ class SocketPath:
     path: Path
 
     def __str__(self) -> str:
-        return str(self.path)
+        text = str(self.path)
+        return f"./{text}" if _PORT.search(text) else text  # so that it is read as a path again
 
 
 def parse_socket_path(value: object) -> SocketPath:
@@ -53,6 +55,11 @@ def parse_socket_path(value: object) -> SocketPath:
     if not text or "\0" in text or len(os.fsencode(text)) > SOCKET_PATH_MAX:
         raise ValueError(
             f"the path of a socket, such as /run/mirror/http.sock, of at most {SOCKET_PATH_MAX} bytes"
+        )
+    if _PORT.search(text):
+        raise ValueError(
+            "the path of a socket, such as /run/mirror/http.sock (for one of such a name ./NAME:PORT), as "
+            "http.net is unix; for a port, http.net: tcp"
         )
     return SocketPath(Path(text))
 

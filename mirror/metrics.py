@@ -123,8 +123,8 @@ FAMILIES: Final = (
     # ours: what is kept
     _family("mirror_store_bytes", "gauge", "", "Bytes that are kept"),
     _family("mirror_store_blobs", "gauge", "", "Blobs and manifests that are kept"),
-    _family("mirror_evicted_total", "counter", "kind", "Images, and blobs, that were deleted"),
-    _family("mirror_evicted_bytes_total", "counter", "", "Bytes that this freed"),
+    _family("mirror_evicted_total", "counter", "reason kind", "Images, and blobs, that were deleted"),
+    _family("mirror_evicted_bytes_total", "counter", "reason", "Bytes that this freed"),
     _family(
         "mirror_scrubbed_total",
         "counter",

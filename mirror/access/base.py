@@ -39,7 +39,7 @@ class Asked:
 
     `host` and `scheme` are as the client sees this mirror (`scheme` "" where nobody says it). `repository` is
     the one that is meant, by the mirror's own name for it, and `target` what of it: `manifests/1`; "" for
-    what gives away nothing of it.
+    what gives away nothing of it. Without one, `namespace` is the registry whose `/v2/` is meant.
     """
 
     authorization: str
@@ -49,6 +49,7 @@ class Asked:
     address: str = ""
     repository: Repository | None = None
     target: str = ""
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from mirror.access.base import Allowed, Asked, Refused, challenge
 from mirror.access.checks import client_of
@@ -32,25 +32,28 @@ from mirror.oci.names import Repository
 GRANTED = 60.0  # seconds
 DENIED = 5.0
 QUESTIONS = 16  # at a time; a registry's connections are needed for what those who may have it want
+QUESTIONS_EACH = 8  # of these, of one client: what he asks may take long, on purpose too
 WAITING = 256  # with those; the next is told to come back
 WAITING_EACH = 128  # of these, of one client: who makes up credentials keeps nobody else out
 RETRY_AFTER = 2.0
 GRANTS = 16384  # of both; the oldest goes, and is asked again
+BASES = 256  # registries whose way to log in is remembered; of configured names there are fewer
 PARAMETERS = ("realm", "service", "scope", "error")  # of a challenge that are passed on
 
-# (whose registry: None for that of `/v2/`, what of it, the caller's header) -> what it says; 503 for nothing.
-Ask = Callable[[Repository | None, str, str], Awaitable[Said]]
+Whose = Repository | str  # a repository, or a registry's namespace: its `/v2/`
+# (whose, what of it, the caller's header) -> what the registry says; 503 for nothing.
+Ask = Callable[[Whose, str, str], Awaitable[Said]]
 
 _MISSING = {"manifests": ErrorCode.MANIFEST_UNKNOWN, "blobs": ErrorCode.BLOB_UNKNOWN}
-_Key = tuple[bytes, Repository | None]
+_Key = tuple[bytes, Whose]
 
 
 class Callers:
-    """An AccessController that asks the registries. `applies`: to which repositories; None: to `/v2/`."""
+    """An AccessController that asks the registries. `applies`: to whose."""
 
     def __init__(
         self,
-        applies: Callable[[Repository | None], bool],
+        applies: Callable[[Whose], bool],
         ask: Ask,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,14 +66,14 @@ class Callers:
         self._asking: Coalescer[tuple[_Key, str], Said] = Coalescer()
         self._turns = asyncio.Semaphore(QUESTIONS)
         self._waiting: Counter[str] = Counter()  # questions under way, by the client that began them
-        self._base = Said(0)  # the registry's last challenge at `/v2/`
+        self._turns_of: dict[str, asyncio.Semaphore] = {}  # of each client that has any
+        self._bases: LRUCache[str, Said] = LRUCache(BASES)  # registries' last challenges at `/v2/`
 
     async def authorize(self, asked: Asked) -> Allowed:
         """Raises Refused: UNAUTHORIZED, DENIED, what is missing, TOOMANYREQUESTS, UNAVAILABLE."""
-        repository = asked.repository
         if not self._concerns(asked):
             return Allowed()
-        key = (self._hashed(asked.authorization), repository)
+        key = (self._hashed(asked.authorization), _whose(asked))
         if not self._grants.get(key):
             said = self._denials.get(key) or await self._asked(key, asked)
             if not 200 <= said.status < 300:
@@ -79,38 +82,41 @@ class Callers:
 
     def _concerns(self, asked: Asked) -> bool:
         if asked.repository is None:
-            return not asked.records and self._applies(None)  # not the catalog: that is filtered
+            # NB: not the catalog, which is filtered, nor what is not served here.
+            return bool(asked.namespace) and self._applies(asked.namespace)
         return bool(asked.target) and self._applies(asked.repository)
 
     async def _asked(self, key: _Key, asked: Asked) -> Said:
         """What the registry says, asked once for all who ask the same at the same time."""
 
         client, question = client_of(asked.address), (key, asked.target)
+        whose = _whose(asked)
 
         async def ask() -> Said:
             try:
-                async with self._turns:
-                    said = await self._ask(asked.repository, asked.target, _sendable(asked.authorization))
+                async with self._turns_of[client], self._turns:
+                    said = await self._ask(whose, asked.target, _sendable(asked.authorization))
             finally:  # NB: not when who asked has left: the question goes on
                 self._waiting[client] -= 1
                 if not self._waiting[client]:
-                    del self._waiting[client]
+                    del self._waiting[client], self._turns_of[client]
             if 200 <= said.status < 300:
                 self._grants[key] = True
             elif said.status in (401, 403):
                 self._denials[key] = said
-            if asked.repository is None and said.challenges:
-                self._base = said
+            if isinstance(whose, str) and said.challenges:
+                self._bases[whose] = said
             return said
 
         if not self._asking.is_running(question):
             if self._waiting.total() >= WAITING or self._waiting.get(client, 0) >= WAITING_EACH:
                 return Said(429, retry_after=RETRY_AFTER)
             self._waiting[client] += 1
+            self._turns_of.setdefault(client, asyncio.Semaphore(QUESTIONS_EACH))
         said = await self._asking.run(question, ask)
-        if said.status >= 500 and asked.repository is None and not asked.authorization:
+        if said.status >= 500 and isinstance(whose, str) and not asked.authorization:
             # How to log in does not change because the registry is away.
-            return self._base if self._base.challenges else said
+            return self._bases.get(whose, said)
         return said
 
     def _refusal(self, said: Said, asked: Asked) -> Refused:
@@ -137,6 +143,10 @@ class Callers:
     async def close(self) -> None:
         """End the questions under way."""
         await self._asking.close()
+
+
+def _whose(asked: Asked) -> Whose:
+    return asked.namespace if asked.repository is None else asked.repository
 
 
 def _sendable(authorization: str) -> str:

@@ -152,8 +152,9 @@ class Htpasswd:
             else:
                 log.info("auth.htpasswd.read", path=str(self._path), users=len(found.users.hashes))
                 if found.users.unusable:
-                    lines = ", ".join(map(str, found.users.unusable[:10]))
-                    log.warning("auth.htpasswd.not_bcrypt", path=str(self._path), lines=lines)
+                    log.warning(
+                        "auth.htpasswd.not_bcrypt", path=str(self._path), lines=found.users.passed_over
+                    )
         self._looked = began
 
     async def close(self) -> None:

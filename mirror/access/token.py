@@ -97,7 +97,27 @@ class Verifier:
         except (TokenError, KeyNotTrustedError) as error:
             raise TokenError(str(error)) from error
         except _MALFORMED as error:
-            raise TokenError(f"the token is not valid ({type(error).__name__})") from error
+            raise TokenError(f"the token is not valid: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with it, in words that show nothing of it."""
+    match error:
+        case jwt.InvalidSignatureError():
+            return "its signature does not fit the key that it names"
+        case jwt.InvalidAlgorithmError():
+            return "its signature is of an algorithm that its key cannot have made, or that is not allowed"
+        case jwt.MissingRequiredClaimError():
+            return f"it has no {error.claim}"
+        case jwt.InvalidAudienceError():
+            return "it is for another service (aud) than auth.token.service"
+        case jwt.InvalidIssuerError():
+            return "it is of another issuer (iss) than auth.token.issuer"
+        case jwt.DecodeError():
+            return "it is no JSON Web Token"
+        case UnsupportedAlgorithm() | x509.InvalidVersion() | x509.DuplicateExtension():
+            return "a certificate in its header cannot be read"
+    return "something in it is not of the known form"
 
 
 def _claims(document: Mapping[str, Any]) -> Claims:

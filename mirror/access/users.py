@@ -17,6 +17,19 @@ PASSWORD_BYTES = 72  # of a password count for bcrypt; libraries differ in wheth
 
 SALT_LETTERS = 22  # of base64 with bcrypt's own alphabet, 16 bytes
 
+LINES_NAMED = 10  # of a kind
+# Of the other hashes that htpasswd and crypt make, by how they begin.
+_KINDS = {
+    b"$apr1$": "MD5",
+    b"$1$": "MD5",
+    b"{SHA}": "SHA-1",
+    b"{SSHA}": "SHA-1",
+    b"$5$": "SHA-256",
+    b"$6$": "SHA-512",
+    b"$y$": "yescrypt",
+    b"$argon2": "argon2",
+    b"$2": "no whole bcrypt hash",
+}
 _LETTERS = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _BCRYPT = re.compile(rb"\$2[abxy]?\$([0-9]{2})\$[./A-Za-z0-9]{53}\Z")
 
@@ -27,11 +40,19 @@ class UsersError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """`hashes` by name, and the cost of each; `unusable` are the lines whose hash can never fit."""
+    """`hashes` by name, and the cost of each; `unusable`: lines whose hash can never fit, and its kind."""
 
     hashes: dict[bytes, bytes] = field(repr=False)
     costs: tuple[int, ...] = ()
-    unusable: tuple[int, ...] = ()
+    unusable: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def passed_over(self) -> str:
+        """The lines of those who cannot log in, by kind, for people: `2, 5 (MD5); 7 (SHA-1)`."""
+        by_kind: dict[str, list[int]] = {}
+        for number, kind in self.unusable:
+            by_kind.setdefault(kind, []).append(number)
+        return "; ".join(f"{_lines(numbers)} ({kind})" for kind, numbers in by_kind.items())
 
 
 def parse(body: bytes) -> Users:
@@ -39,7 +60,7 @@ def parse(body: bytes) -> Users:
     if len(body) > FILE_LIMIT:
         raise UsersError(f"it is larger than {FILE_LIMIT >> 20} MiB")
     hashes: dict[bytes, bytes] = {}
-    unusable: list[int] = []
+    unusable: list[tuple[int, str]] = []
     for number, line in enumerate(body.split(b"\n"), 1):
         entry = line.strip()
         if not entry or entry.startswith(b"#"):
@@ -51,7 +72,7 @@ def parse(body: bytes) -> Users:
         if is_usable(hashed):
             hashes[name] = _canonical(hashed)
         else:
-            unusable.append(number)
+            unusable.append((number, kind_of(hashed)))
     costs = tuple(sorted(map(cost_of, hashes.values())))
     return Users(hashes, costs, tuple(unusable))
 
@@ -60,6 +81,17 @@ def is_usable(hashed: bytes) -> bool:
     """Whether this is a bcrypt hash that is checked here."""
     match = _BCRYPT.match(hashed)
     return match is not None and 4 <= int(match.group(1)) <= COST_MAX
+
+
+def kind_of(hashed: bytes) -> str:
+    """What an unusable hash is, as far as its form says."""
+    if _BCRYPT.match(hashed):
+        return f"bcrypt of a cost that is not from 4 to {COST_MAX}"
+    return next((kind for prefix, kind in _KINDS.items() if hashed.startswith(prefix)), "plain text or crypt")
+
+
+def _lines(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:LINES_NAMED])) + (", …" if len(numbers) > LINES_NAMED else "")
 
 
 def _canonical(hashed: bytes) -> bytes:

@@ -35,6 +35,10 @@ ROUNDS = 8  # times that a request looks anew because a fill of its blob began o
 log = structlog.get_logger()
 
 
+class _OtherSizeError(Exception):
+    """The upstream has something of another size by a blob's digest."""
+
+
 class Blobs:
     """See the module's text.
 
@@ -137,7 +141,8 @@ class Blobs:
                 log.warning("store.unreadable", digest=str(digest), reason=str(error))
             return None
         try:
-            if await self._allow(repository, digest) and await self._is_sound(repository, blob):
+            allowed = await self._allow(repository, digest, blob.descriptor.size)
+            if allowed and await self._is_sound(repository, blob):
                 return blob
         except BaseException:
             await blob.close()
@@ -145,10 +150,11 @@ class Blobs:
         await blob.close()
         return None
 
-    async def _allow(self, repository: Repository, digest: Digest) -> bool:
+    async def _allow(self, repository: Repository, digest: Digest, size: int) -> bool:
         """Return if this repository may give the blob, noting what is sure; else raise the refusal.
 
-        False: what is here is not for a stranger that has not brought it.
+        False: what is here is not for a stranger that has not brought it; or the upstream has something of
+        another size by this name, and has to bring it first.
         """
         if self._memory.is_linked(repository, digest):
             return True
@@ -163,15 +169,20 @@ class Blobs:
             if not self._fills.strangers.has_brought(repository, digest):
                 return False
             # Where not: for this time. What the upstream has not confirmed is written down nowhere.
-            await self._authorise(repository, digest, link=True)
+            try:
+                await self._authorise(repository, digest, kept=size)
+            except _OtherSizeError as error:
+                log.warning("blob.other_size", digest=str(digest), reason=str(error))
+                return False
             return True
         if not self._memory.gone.any_since(moment, (digest,)):  # else the link was read just before it went
             self._memory.linked(repository, digest)
         return True
 
-    async def _authorise(self, repository: Repository, digest: Digest, *, link: bool = False) -> bool:
+    async def _authorise(self, repository: Repository, digest: Digest, *, kept: int | None = None) -> bool:
         """Return if this repository may give the blob: True when the upstream says so, False when it is away
-        and a kept manifest names the blob. Raises the refusal. `link`: when it says so, link the blob.
+        and a kept manifest names the blob. Raises the refusal. `kept`: the size of what is here, which is
+        linked when it says so of that size; of another: _OtherSizeError.
 
         NB: that a manifest names a blob says that some registry has checked it, some time; one HEAD, whose
         outcome the link remembers, says that this registry does so now.
@@ -182,7 +193,7 @@ class Blobs:
         try:
             if self._upstream.condition(repository).blobs is None:
                 async with asyncio.timeout(self._deadline):
-                    await self._asked(repository, digest, link=link)
+                    await self._asked(repository, digest, kept=kept)
                 return True
         except TimeoutError:
             pass
@@ -192,18 +203,18 @@ class Blobs:
                 self._note(repository, digest, error)
                 raise
         if named is None and await self._named(repository, digest) is None:
-            await self._asked(repository, digest, link=link)  # for as long as it takes: nothing else can tell
+            await self._asked(repository, digest, kept=kept)  # for as long as it takes: nothing else can tell
             return True
         told.fwd, told.detail = "", "away"
         return False
 
-    async def _asked(self, repository: Repository, digest: Digest, *, link: bool) -> None:
+    async def _asked(self, repository: Repository, digest: Digest, *, kept: int | None) -> None:
         """Return when the upstream confirms that this repository has the blob."""
         told = provenance.current()
         told.fwd = "uri-miss"
         try:
-            if link:
-                confirm = partial(self._confirm, repository, digest)
+            if kept is not None:
+                confirm = partial(self._confirm, repository, digest, kept)
                 await self._confirmations.run((repository, digest), confirm)
             else:
                 await self._stat(repository, digest)
@@ -212,9 +223,15 @@ class Blobs:
             raise
         told.fwd_status = 200
 
-    async def _confirm(self, repository: Repository, digest: Digest) -> None:
-        """Ask, and link the blob when the upstream says so, also when nobody waits for that any more."""
-        await self._stat(repository, digest)
+    async def _confirm(self, repository: Repository, digest: Digest, kept: int) -> None:
+        """Ask, and link the blob when the upstream says so, also when nobody waits for that any more.
+
+        NB: a yes of another size is about something else: a page that answers everybody, or what is here is
+        damaged. Whoever brings the bytes shows which.
+        """
+        found = await self._stat(repository, digest)
+        if found.size != kept:
+            raise _OtherSizeError(f"{kept} bytes are kept, the upstream of {repository} has {found.size}")
         try:
             await self._store.link_blob(repository, digest)
         except StoreError as error:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import structlog
 
@@ -31,13 +31,17 @@ from mirror.store.turns import Turns
 AT_ONCE = 100  # blobs that go together, with one or two requests of a bucket
 FINISH = 2.0  # seconds that one deletion has to end when the process does; dozens of files take a tenth
 
+# Its age; more is kept than may be; somebody waits for room; somebody said so.
+Reason = Literal["ttl", "limit", "room", "purge"]
+
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Freed:
-    """What went, so far. `told`: kind, name and bytes of each, for who wants to know, and takes them."""
+    """What went so far, and why. `told`: kind, name, bytes of each, for who wants to know, and takes them."""
 
+    reason: Reason
     images: int = 0
     blobs: int = 0
     bytes: int = 0
@@ -72,7 +76,7 @@ class Evictor:
         self._memory = memory
         self._busy = busy
         self.turns = turns
-        self.total = Freed()  # since the start
+        self.total: dict[Reason, Freed] = {each: Freed(each) for each in get_args(Reason)}  # since the start
         self._clock = clock
 
     def hold_what_comes(self) -> None:
@@ -152,7 +156,7 @@ class Evictor:
             await self._links([(repository, link) for link in dropped.links])
         await self._loose([loose.digest for loose in dropped.blobs], freed, blobs_unused_since)
         freed.images += 1
-        self.total.images += 1
+        self.total[freed.reason].images += 1
         return True
 
     async def _manifest(self, repository: Repository, digest: Digest, dropped: Dropped, freed: Freed) -> None:
@@ -217,12 +221,13 @@ class Evictor:
             finally:  # what the inventory has forgotten goes
                 with self._wholly():
                     await self._data(doomed)
+        total = self.total[freed.reason]
         for loose in doomed:
             freed.blobs += 1
             freed.bytes += loose.size
             freed.tell("blob", str(loose.digest), loose.size)
-            self.total.blobs += 1
-            self.total.bytes += loose.size
+            total.blobs += 1
+            total.bytes += loose.size
         return len(doomed)
 
     async def _data(self, doomed: Collection[Loose]) -> None:

@@ -9,9 +9,11 @@ Nothing depends on them: what one of them does not bring, the fill's own connect
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import process_time, thread_time
 
@@ -28,7 +30,11 @@ TICK = 0.25  # seconds between two looks at the pace
 WORTH = 0.5  # seconds that the rest would take with no more connections than there are
 FAST = 200e6  # bytes a second that need no further connection: what more of them bring, the processor loses
 HELD = 0.5  # share of the time that the first connection waits for the disk: then it is not the link's pace
-BUSY = 0.7  # processors that the mirror uses, or its loop would: then it is not the link's pace either
+# Share of its processor that the loop uses, or would, and of all processors that the process uses: above it,
+# the pace is not the link's either.
+BUSY = 0.7
+OWN_GROUP = Path("/proc/self/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
 SCHEDULED = Path("/proc/thread-self/schedstat")  # nanoseconds that a thread has run, and waited to run
 
 log = structlog.get_logger()
@@ -43,7 +49,7 @@ class _Helper:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
     """What there was at a time: bytes received, seconds waited for the disk; seconds of a processor that the
     process has used, and that the loop's thread has used, or waited for while others used it.
     """
@@ -82,6 +88,7 @@ class Helpers:
         self._tasks: dict[asyncio.Task[None], _Helper] = {}
         self._failures = 0  # in a row
         self._not_before = 0.0  # loop.time()
+        self._processors = processors()
         self._given_up = False
 
     @property
@@ -137,16 +144,15 @@ class Helpers:
             for task in self._tasks:
                 task.cancel()
 
-    def _look(self) -> _Look:
+    def _look(self) -> Look:
         now = asyncio.get_running_loop().time()
-        return _Look(now, self._intake.received, self._intake.held, process_time(), _wanted())
+        return Look(now, self._intake.received, self._intake.held, process_time(), _wanted())
 
-    def _is_worth(self, before: _Look, now: _Look) -> bool:
+    def _is_worth(self, before: Look, now: Look) -> bool:
         assert self._plan.size is not None
         seconds = now.at - before.at
         pace = (now.received - before.received) / seconds
-        processors = max(now.used - before.used, now.wanted - before.wanted) / seconds
-        if now.held - before.held > HELD * seconds or processors > BUSY:
+        if now.held - before.held > HELD * seconds or is_busy(before, now, self._processors):
             return False
         left = self._plan.size - self._intake.there.total
         return 0 < pace < FAST and left > max(pace * WORTH, 2 * self._plan.least)
@@ -222,6 +228,28 @@ class Helpers:
             wait=None if wait is None else round(wait, 2),
             reason=str(error),
         )
+
+
+def is_busy(before: Look, now: Look, processors: float) -> bool:
+    """Whether the mirror had not the processors between two looks to take more than it took.
+
+    The loop is one thread, which can have one processor at most, however many there are; hashing and writing
+    have threads of their own.
+    """
+    seconds = now.at - before.at
+    return now.wanted - before.wanted > BUSY * seconds or now.used - before.used > BUSY * processors * seconds
+
+
+@cache
+def processors() -> float:
+    """How many this process may use: those it is bound to, or the part of them that its group is given."""
+    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    try:
+        line = next(each for each in OWN_GROUP.read_text().splitlines() if each.startswith("0::/"))
+        quota, period = (GROUPS / line.removeprefix("0::/") / "cpu.max").read_text().split()
+        return min(count, int(quota) / int(period))
+    except (OSError, ValueError, StopIteration, ZeroDivisionError):  # "max", or groups of another kind
+        return count
 
 
 def _wanted() -> float:

@@ -115,14 +115,14 @@ class Keeper:
         """One pass over ages and limits; whether anything went."""
         if not self._inventory.complete:
             return False
-        freed = Freed()
+        old, more = Freed("ttl"), Freed("limit")
         try:
             if self._limits.ttl is not None:
-                await self._expire(freed, self._clock(), self._limits.ttl)
-            await self._shrink(freed)
+                await self._expire(old, self._clock(), self._limits.ttl)
+            await self._shrink(more)
         except (NotKept, OSError) as error:  # OSError: the lock cannot be had, as on a read-only disk
             log.warning("keeper.postponed", reason=str(error))
-        return bool(freed.images or freed.blobs)
+        return any(freed.images or freed.blobs for freed in (old, more))
 
     async def _expire(self, freed: Freed, now: float, ttl: float) -> None:
         """What was not used for so long goes.
@@ -140,24 +140,23 @@ class Keeper:
         try:
             while True:
                 until = time.monotonic() + SLICE
-                at = await self._passes.evict("ttl", freed, math.inf, before, until=until, after=at)
+                at = await self._passes.evict(freed, math.inf, before, until=until, after=at)
                 if at is None:
                     return
                 await pace.rest()  # without the lock: a command may have waited for it
         finally:
-            tell("ttl", freed, began)
+            tell(freed, began)
 
-    async def _shrink(self, gone: Freed) -> None:
+    async def _shrink(self, freed: Freed) -> None:
         """Back to where fills need not wait for room, if what is kept has come near the limits."""
         low = self._scarce.is_set()
         self._scarce.clear()
-        freed, began = Freed(), time.monotonic()
+        began = time.monotonic()
         try:
             while self._limits.of_size and await self._shrink_some(freed, low=low):
                 low = True
         finally:
-            tell("limit", freed, began)
-            gone.add(freed)
+            tell(freed, began)
 
     async def _shrink_some(self, freed: Freed, *, low: bool) -> bool:
         """One slice, after which fills that need room have their turn; whether there is more to be done."""
@@ -174,5 +173,5 @@ class Keeper:
                 return True
             gone, wanted = freed.images + freed.blobs, freed.bytes + over
             self._measure.evicting(held)
-            await self._passes.evict("limit", freed, wanted, until=time.monotonic() + SLICE)
+            await self._passes.evict(freed, wanted, until=time.monotonic() + SLICE)
             return freed.bytes < wanted and freed.images + freed.blobs > gone

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import structlog
 
 from mirror.cache.eviction import GRACE, Limits
-from mirror.cache.evictor import Evictor, Freed, failed
+from mirror.cache.evictor import Evictor, Freed, Reason, failed
 from mirror.cache.freshness import names
 from mirror.cache.lock import HeldError, Lock
 from mirror.cache.spool import Spool
@@ -57,7 +57,6 @@ class Passes:
 
     async def evict(
         self,
-        reason: str,
         freed: Freed,
         wanted: float,
         before: float = math.inf,
@@ -67,7 +66,7 @@ class Passes:
     ) -> Place | None:
         """Evict until `wanted` bytes are freed, or all that was not used since `before` is gone.
 
-        `reason`, for the log: "ttl", "limit" or "room". `until`: when to stop in any case (time.monotonic()),
+        `until`: when to stop in any case (time.monotonic()),
         between two images: half an eviction leaves what the inventory does not know. `after`: where the last
         pass stopped. Returns where this one did, None: there is no more to be done. Raises NotKept, OSError
         where the lock cannot be had.
@@ -81,7 +80,7 @@ class Passes:
                     found = await self._inventory.oldest(CANDIDATES, self._clock(), after)
                     old = [candidate for candidate in found if candidate.used < latest]
                     for some in self._portions(old, freed, wanted):
-                        await self._evict(reason, some, freed, latest)
+                        await self._evict(some, freed, latest)
                         after = some[-1].place
                         if freed.bytes < wanted and time.monotonic() >= until:
                             return after
@@ -105,9 +104,9 @@ class Passes:
             gone += count
             yield [left.popleft() for _ in range(count)]
 
-    async def _evict(self, reason: str, candidates: Sequence[Candidate], freed: Freed, latest: float) -> None:
+    async def _evict(self, candidates: Sequence[Candidate], freed: Freed, latest: float) -> None:
         """Each to its end, also where another fails. Raises NotKept."""
-        own = [Freed() for _ in candidates]
+        own = [Freed(freed.reason) for _ in candidates]
         try:
             done = await asyncio.gather(
                 *(
@@ -120,7 +119,7 @@ class Passes:
             for candidate, mine in zip(candidates, own, strict=True):
                 freed.add(mine)
                 if mine.images:
-                    self._tell_image(reason, candidate, mine)
+                    self._tell_image(candidate, mine)
         for candidate, result in zip(candidates, done, strict=True):
             if isinstance(result, StoreError):
                 where = f"{candidate.repository}@" if candidate.repository is not None else ""
@@ -128,12 +127,12 @@ class Passes:
             elif isinstance(result, BaseException):
                 raise result
 
-    def _tell_image(self, reason: str, candidate: Candidate, freed: Freed) -> None:
+    def _tell_image(self, candidate: Candidate, freed: Freed) -> None:
         """For whoever asks where an image went: one line, where its pull has left dozens."""
         tags = [str(tag) for tag in candidate.tags]
         log.info(
             "eviction.image",
-            reason=reason,
+            reason=freed.reason,
             repository=str(candidate.repository),
             tags=tags[:TAGS_TOLD],
             more=len(tags[TAGS_TOLD:]),
@@ -144,13 +143,13 @@ class Passes:
             bytes=freed.bytes,
         )
 
-    async def free(self, reason: str, wanted: float, *, until: float) -> bool:
+    async def free(self, reason: Reason, wanted: float, *, until: float) -> bool:
         """Evict, as `evict`, and tell; whether anything went."""
-        freed, began = Freed(), time.monotonic()
+        freed, began = Freed(reason), time.monotonic()
         try:
-            await self.evict(reason, freed, wanted, until=until)
+            await self.evict(freed, wanted, until=until)
         finally:
-            tell(reason, freed, began)
+            tell(freed, began)
         return bool(freed.images or freed.blobs)
 
     async def shed(self, wanted: int) -> int:
@@ -198,12 +197,12 @@ class Passes:
         return any(self._limits.is_pinned(names(repository, tag, namespace)) for tag in candidate.tags)
 
 
-def tell(reason: str, freed: Freed, began: float) -> None:
+def tell(freed: Freed, began: float) -> None:
     """Say what went, if anything did. `began`: time.monotonic()."""
     if freed.images or freed.blobs:
         log.info(
             "eviction.done",
-            reason=reason,
+            reason=freed.reason,
             images=freed.images,
             blobs=freed.blobs,
             bytes=freed.bytes,

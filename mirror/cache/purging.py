@@ -64,7 +64,7 @@ class Purger:
         if not await self._is_surveyed():
             yield {"event": "error", "error": UNSURVEYED}
             return
-        freed, count, failures = Freed(told=[]), 0, 0
+        freed, count, failures = Freed("purge", told=[]), 0, 0
         async with aclosing(self._steps(repository, reference, freed)) as steps:
             async for step in steps:
                 if step is None:

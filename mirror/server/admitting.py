@@ -23,7 +23,8 @@ DENIED = "this mirror does not give this repository: {key} in its configuration 
 
 async def admit_base(context: Context, request: web.Request) -> None:
     """`/v2/`. Raises Refused."""
-    await _authorize(context, request, ())
+    namespace = context.settings.registry_at(context.namespace, current().host)
+    await _authorize(context, request, (), namespace=namespace)
 
 
 async def admit(
@@ -80,6 +81,7 @@ async def _authorize(
     wanted: tuple[Access, ...],
     repository: Repository | None = None,
     what: str = "",
+    namespace: str = "",
 ) -> None:
     access = context.settings.access
     if access is None:
@@ -95,6 +97,7 @@ async def _authorize(
             address=exchange.client or request.remote or "",
             repository=repository,
             target=what,
+            namespace=namespace,
         )
     )
 

@@ -26,6 +26,8 @@ KEEPALIVE_TIMEOUT = 90.0  # seconds; Go's clients drop an idle connection of the
 # (`?ns=` or None, Host or "", the name in the path) -> the name by which the registry knows the repository.
 # Raises RegistryError NAME_UNKNOWN for what is not served here.
 Locate = Callable[[str | None, str, Repository], Repository]
+# (`?ns=` or None, Host or "") -> the namespace of the registry that `/v2/` means there.
+RegistryAt = Callable[[str | None, str], str]
 # That name -> which upstream has it, as people type it: `quay.io`. "" where that is not known.
 NamespaceOf = Callable[[Repository], str]
 # That name -> the key of the configuration that forbids it, `proxy.deny`; None: none does.
@@ -34,6 +36,10 @@ Forbids = Callable[[Repository], str | None]
 
 def _as_asked(_namespace: str | None, _host: str, repository: Repository) -> Repository:
     return repository
+
+
+def _the_only_one(_namespace: str | None, _host: str) -> str:
+    return "docker.io"
 
 
 def _docker_hub(_repository: Repository) -> str:
@@ -57,6 +63,7 @@ class Settings:
     catalog_max: int = 1000  # catalog.maxentries
     tags_max: int = 1000  # tags.maxtags
     locate: Locate = _as_asked  # which repository a request means
+    registry_at: RegistryAt = _the_only_one  # whose way to log in `/v2/` tells, where clients log in there
     namespace_of: NamespaceOf = _docker_hub  # where the answer to a push sends people, and for the log
     access: AccessController | None = None  # who may pull; None: everybody, whatever credentials he sends
     forbids: Forbids = _nothing  # what is given to nobody

@@ -1,6 +1,9 @@
 """The breakers of one upstream: one per origin, so that a dead token server or blob storage is told from a
 dead registry; and one per origin and repository, so that a repository whose requests always fail is not taken
 for a dead registry. Their changes go to the log.
+
+What is asked with a caller's own credentials (`rights: caller`) has breakers for itself, and no verdict on an
+origin that it has reached: whoever can have a registry fail by what he sends must shut it for nobody else.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from mirror.upstream.failures import ANSWERS, FAILURES, UNREACHED, TransportErro
 from mirror.upstream.redirects import origin
 
 ORIGINS = 64  # a registry has some five: itself, token server, blob storage in a few regions
-SCOPES = 256  # of those that fail; a forgotten one is asked a few times more
+SCOPES = 256  # of those that fail, and as many of callers; a forgotten one is asked a few times more
 
 Origin = tuple[str, str, int | None]
+_Table = LRUCache[tuple[Origin, str], Breaker]
 
 _log = structlog.get_logger()
 
@@ -45,13 +49,17 @@ class Breakers:
         self.now = now
         self.chance = chance
         self._breakers: LRUCache[Origin, Breaker] = LRUCache(ORIGINS)
-        self._failing: LRUCache[tuple[Origin, str], Breaker] = LRUCache(SCOPES)
+        self._failing: _Table = LRUCache(SCOPES)
+        # NB: apart, or made-up credentials would push out the others.
+        self._callers: _Table = LRUCache(SCOPES)
         self._last: dict[Role, tuple[str, Origin, Breaker]] = {}  # the host that last had this role
 
-    def enter(self, url: URL, role: Role, *, again: bool, scope: str = "") -> Visit:
+    def enter(self, url: URL, role: Role, *, again: bool, scope: str = "", is_callers: bool = False) -> Visit:
         """Leave to ask this URL's origin, to be used in a `with`; `again` and `scope` as in `Breaker.failed`.
 
-        Raises TransportError(SHUT) while the origin is not asked, at all or about this.
+        `is_callers`: with somebody else's credentials, who is a part of `scope`. He is never the probe: what
+        he asks for may take long on purpose. Raises TransportError(SHUT) while the origin is not asked, at
+        all or about this.
         """
         place, now = origin(url), self.now()
         breaker = self._breakers.get(place)
@@ -59,10 +67,12 @@ class Breakers:
             breaker = self._breakers[place] = Breaker()
         host = address(url)
         self._last[role] = (host, place, breaker)
-        own = self._failing.get((place, scope)) or Breaker()
+        table = self._callers if is_callers else self._failing
+        own = table.get((place, scope)) or Breaker()
         left, failures = own.wait(now), own.failures
         if left is None:
-            left, failures = breaker.admit(now, scope), breaker.failures
+            left = breaker.wait(now) if is_callers else breaker.admit(now, scope)
+            failures = breaker.failures
         if left is None:
             own.admit(now)  # nobody has come in between
         else:
@@ -74,17 +84,19 @@ class Breakers:
                 retry_after=left,
                 storage=role in (Role.MANIFESTS, Role.BLOBS),
             )
-        return Visit(self, Turn(breaker, place, ""), Turn(own, place, scope), host, again=again)
+        mine = Turn(own, place, scope, table)
+        return Visit(self, Turn(breaker, place, "", table), mine, host, again=again, is_callers=is_callers)
 
     @property
     def all_closed(self) -> bool:
         """Whether nobody who has a role is refused or on probation, and nothing fails."""
         return not self._failing and all(breaker.is_closed for _, _, breaker in self._last.values())
 
-    def is_shut(self, url: URL, scope: str = "") -> bool:
+    def is_shut(self, url: URL, scope: str = "", *, is_callers: bool = False) -> bool:
         """Whether this URL's origin would be refused now, at all or about this."""
         place, now = origin(url), self.now()
-        found = (self._breakers.get(place), self._failing.get((place, scope)))
+        table = self._callers if is_callers else self._failing
+        found = (self._breakers.get(place), table.get((place, scope)))
         return any(breaker is not None and breaker.wait(now) is not None for breaker in found)
 
     def wait(self, role: Role, now: float, scope: str) -> float | None:
@@ -109,27 +121,28 @@ class Breakers:
 
     def known(self, turn: Turn) -> Breaker:
         """What is remembered of the turn's scope; its own breaker if nothing is. For visits."""
-        return self._failing.get((turn.place, turn.scope)) or turn.breaker
+        return turn.table.get((turn.place, turn.scope)) or turn.breaker
 
     def remember(self, turn: Turn) -> Breaker:
         """As `known`, which from now on is remembered. For visits."""
-        return self._failing.setdefault((turn.place, turn.scope), turn.breaker)
+        return turn.table.setdefault((turn.place, turn.scope), turn.breaker)
 
     def forget(self, turn: Turn) -> None:
         """The turn's scope works. For visits."""
-        self._failing.pop((turn.place, turn.scope), None)
+        turn.table.pop((turn.place, turn.scope), None)
 
 
 class Turn:
     """What a request's verdict has to name to one breaker; `scope` is empty for that of a whole origin."""
 
-    __slots__ = ("breaker", "number", "place", "scope")
+    __slots__ = ("breaker", "number", "place", "scope", "table")
 
-    def __init__(self, breaker: Breaker, place: Origin, scope: str) -> None:
+    def __init__(self, breaker: Breaker, place: Origin, scope: str, table: _Table) -> None:
         self.breaker = breaker
         self.number = breaker.turn
         self.place = place
         self.scope = scope
+        self.table = table  # where a scope's breaker is remembered
 
 
 class Visit:
@@ -137,15 +150,18 @@ class Visit:
     for a body that was left on its connection another one may follow.
     """
 
-    __slots__ = ("_again", "_host", "_origin", "_own", "_owner")
+    __slots__ = ("_again", "_host", "_is_callers", "_origin", "_own", "_owner")
 
-    def __init__(self, owner: Breakers, origin: Turn, own: Turn, host: str, *, again: bool) -> None:
+    def __init__(
+        self, owner: Breakers, origin: Turn, own: Turn, host: str, *, again: bool, is_callers: bool
+    ) -> None:
         """`origin` is for the origin's breaker, `own` for that of what is asked for."""
         self._owner = owner
         self._origin = origin
         self._own = own
         self._host = host
         self._again = again
+        self._is_callers = is_callers
 
     def answered(self, status: int, *, whole: bool) -> None:
         """An answer came; `whole` unless its body is still on the connection.
@@ -173,7 +189,10 @@ class Visit:
     def failed(self, *, reached: bool = True) -> None:
         """No answer came, none of use, or it broke off. Not `reached`: nobody took the request."""
         scope = self._own.scope if reached else ""
-        self._fail(self._origin, scope)
+        if reached and self._is_callers:
+            self._origin.breaker.returned(self._origin.number)
+        else:
+            self._fail(self._origin, scope)
         if scope:
             self._own.breaker = self._owner.remember(self._own)
             self._fail(self._own, "")

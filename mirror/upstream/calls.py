@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import blake2b
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -53,6 +55,7 @@ class Calls:
         traffic: Traffic | None = None,
     ) -> None:
         self._base = registry_url(settings.remoteurl)
+        self._secret = secrets.token_bytes(32)
         self._headers = dict(settings.headers)  # may be secret: `redirects` keeps them at this origin
         self.name = public_name(self._base, settings.namespace)
         self.transport = Transport(settings, lookups, traffic)
@@ -113,10 +116,14 @@ class Calls:
         NB: 200 is a yes only if it can be what was asked for. Single sign-on in front of a registry answers
         whomever it does not know with a page, or sends him to one: 403.
         """
+        # Breakers of his own: how our requests fare, or another's, tells what others ask for; and by what he
+        # sends he may have the registry fail.
         if repository is None:
-            return await self._said("GET", f"{self._base}/v2/", {}, authorization, "")
-        # A breaker of its own: how our own requests fare tells what others ask for.
-        url, scope = str(self.url(repository, rest)), f"caller {_scope(repository)}"
+            return await self._said(
+                "GET", f"{self._base}/v2/", {}, authorization, self._caller(authorization)
+            )
+        scope = f"{self._caller(authorization)} {_scope(repository)}"
+        url = str(self.url(repository, rest))
         if rest.startswith("blobs/"):
             said = await self._said("HEAD", url, {}, authorization, scope)
             if said.status not in REFUSALS:
@@ -130,6 +137,13 @@ class Calls:
             return said
         return await self._said("GET", url, headers, authorization, scope, is_of_manifest)
 
+    def _caller(self, authorization: str) -> str:
+        """Who he is, in the log, too: a keyed hash whose key dies with the process."""
+        if not authorization:
+            return "caller"
+        text = authorization.encode("utf-8", "surrogateescape")
+        return f"caller {blake2b(text, key=self._secret, digest_size=6).hexdigest()}"
+
     async def _said(
         self,
         method: str,
@@ -142,7 +156,9 @@ class Calls:
         """`fits`: whether a success is what was asked for, by its headers."""
         sent = {**headers, "Authorization": authorization} if authorization else headers
         blob = "Range" in headers
-        call = Call(method, as_written(url), headers=sent, limit=None, blob=blob, scope=scope)
+        call = Call(
+            method, as_written(url), headers=sent, limit=None, blob=blob, scope=scope, is_callers=True
+        )
         answer = await self._fetcher.fetch(call, self.name)
         answer.close()
         if answer.elsewhere and answer.status == HTTPStatus.UNAUTHORIZED:

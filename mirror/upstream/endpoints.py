@@ -5,6 +5,7 @@
 2. The next one is asked after Unavailable, RateLimited and Corrupt. Every other answer is final, whoever
    gives it: 401, 403 and 404 of one address are not contradicted by another. So addresses must have the same
    content and the same rights; one that lags behind belongs at the end, where it is asked in need only.
+   What is asked with a caller's own credentials demotes none: his failures may be of his own making.
 3. A blob that breaks off while it is read is not carried on here: it demotes its address, so whoever asks for
    the rest (`start`) gets that from the next one.
 4. A blob that was given to its end and is asked for again within DEMOTED was not what its digest says, for
@@ -151,7 +152,10 @@ class Endpoints:
     async def ask_as(self, authorization: str, repository: Repository | None, rest: str) -> Said:
         """What the registry says to somebody else's credentials; as `Client.ask_as`."""
         about = repository or _NONE
-        return await self._ask(about, lambda client: client.ask_as(authorization, repository, rest))
+        # Who can have a registry fail by what he sends chooses for nobody else which one is asked first.
+        return await self._ask(
+            about, lambda client: client.ask_as(authorization, repository, rest), demotes=False
+        )
 
     async def _ask(
         self,
@@ -160,8 +164,9 @@ class Endpoints:
         *,
         blob: bool = False,
         giver: Client | None = None,
+        demotes: bool = True,
     ) -> T:
-        """The first answer; `giver` is for rule 4. Raises what rule 5 says."""
+        """The first answer; `giver` is for rule 4, `demotes` for 2. Raises what rule 5 says."""
         if self._only is not None:
             return await question(self._only)
         failures: dict[Client, RegistryError] = {}
@@ -170,7 +175,8 @@ class Endpoints:
                 return await question(client)
             except AWAY as error:
                 failures[client] = error
-                self._demote(client, error)
+                if demotes:
+                    self._demote(client, error)
         ranked = sorted(failures, key=lambda each: (isinstance(failures[each], Corrupt), self._rank(each)))
         raise failures[ranked[0]]
 

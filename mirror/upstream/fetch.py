@@ -33,7 +33,8 @@ class Call:
     """A request to make. `limit`: bytes that a successful body may have; None leaves it on the connection.
 
     `useful`: whether a success has what was asked for; if not, that counts as a failure of its server.
-    `blob`: it is a blob that is asked for; `again` and `scope`: as in `Breaker.failed`. `heard` is told each
+    `blob`: it is a blob that is asked for; `again` and `scope`: as in `Breaker.failed`; `is_callers`: as in
+    `Breakers.enter`. `heard` is told each
     answer that is no redirect, also those after which the request is sent again.
     """
 
@@ -45,6 +46,7 @@ class Call:
     blob: bool = False
     again: bool = False
     scope: str = ""
+    is_callers: bool = False
     heard: Callable[[Answer], None] | None = None
     useful: Callable[[Answer], bool] | None = None
 
@@ -93,7 +95,7 @@ class Fetcher:
                 break  # the breaker has opened meanwhile: what was found before tells more
             outcome, made = latest, attempt + 1
             pause = self._pause(attempt, outcome, clock() - started)
-            if pause is None or self._breakers.is_shut(call.url, call.scope):
+            if pause is None or self._breakers.is_shut(call.url, call.scope, is_callers=call.is_callers):
                 break
             _log.info("upstream.retried", pause_ms=round(pause * 1000), **_about(call, outcome))
             await asyncio.sleep(pause)
@@ -132,7 +134,9 @@ class Fetcher:
         while isinstance(step, redirects.Hop):
             role = self._role(call, step)
             again = call.again or attempt > 1
-            with self._breakers.enter(step.url, role, again=again, scope=call.scope) as visit:
+            with self._breakers.enter(
+                step.url, role, again=again, scope=call.scope, is_callers=call.is_callers
+            ) as visit:
                 step = await self._step(call, step, visit, attempt)
         return step
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -26,6 +27,7 @@ TAGS_LIMIT = 8 << 20  # bytes a page: registry:2 sends all tags at once; 100,000
 PAGES = 1000  # of tags; ghcr.io gives 100 tags a page unless asked for more
 TOTAL_LIMIT = 32 << 20  # bytes of all pages of one list
 REFERRER_PAGES = 50  # of 4 MiB at the most; a list of referrers is an index
+DEPTH = 16  # of what is nested in an entry of referrers; annotations and platforms have two
 INLINE = 256 << 10  # bytes of JSON that are read on the event loop: a few milliseconds
 
 
@@ -139,11 +141,22 @@ def _is_tag(name: object) -> bool:
 
 
 def _is_descriptor(entry: object) -> bool:
-    """Whether an index's entry names something: a media type, a digest and a size."""
+    """Whether an index's entry names something: a media type, a digest and a size; and can be told at all."""
     if not isinstance(entry, dict) or not isinstance(entry.get("mediaType"), str):
         return False
     try:
         Digest.parse(str(entry.get("digest")))
     except DigestError:
         return False
-    return isinstance(entry.get("size"), int) and entry["size"] >= 0
+    size = entry.get("size")
+    return isinstance(size, int) and not isinstance(size, bool) and size >= 0 and _is_plain(entry, DEPTH)
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    """Whether this is JSON for others, too: `NaN` and 1e999 are none, and nesting ends every parser."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in inner)
+    return True

@@ -130,6 +130,13 @@ class Routes:
         is_short = len(host) <= CACHED_LENGTH and (ns is None or len(ns) <= CACHED_LENGTH)
         return (self._cached_route if is_short else self._route)(ns, host, repository)
 
+    def registry(self, ns: str | None, host: str) -> str:
+        """The namespace of the registry that `/v2/` means: by `?ns=` or the Host header, else the default."""
+        found = None
+        if not self._plain:
+            found = self._find(ns.lower()) if ns is not None else self._by_host(hosts.from_header(host))
+        return found.namespace if found is not None else self._default.namespace
+
     def split(self, repository: Repository) -> Target:
         """Whose repository a qualified name means, and what it is called there."""
         return self._cached_split(repository)

@@ -129,15 +129,13 @@ class Upstreams:
         with self._using(repository) as (upstream, own):
             return await upstream.referrers(own, digest)
 
-    async def ask_as(
-        self, authorization: str, repository: Repository | None, rest: str, namespace: str
-    ) -> Said:
-        """What a registry says to somebody else's credentials; of the one called `namespace` where no
-        repository is given. As `Client.ask_as`."""
-        if repository is not None:
-            with self._using(repository) as (upstream, own):
+    async def ask_as(self, authorization: str, whose: Repository | str, rest: str) -> Said:
+        """What a registry says to somebody else's credentials: of a repository, or, by its namespace, at
+        `/v2/`. As `Client.ask_as`."""
+        if isinstance(whose, Repository):
+            with self._using(whose) as (upstream, own):
                 return await upstream.ask_as(authorization, own, rest)
-        held = self._held(namespace) or self._make(namespace)
+        held = self._held(whose) or self._make(whose)
         held.users += 1
         try:
             return await held.upstream.ask_as(authorization, None, rest)

@@ -8,7 +8,7 @@ import pytest
 
 from mirror.access import callers
 from mirror.access.base import CATALOG, Asked, Refused
-from mirror.access.callers import Callers
+from mirror.access.callers import Callers, Whose
 from mirror.oci.challenge import Said
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
@@ -25,10 +25,10 @@ class Registry:
         self.gate = asyncio.Event()
         self.gate.set()
         self.now = 0.0
-        self.callers = Callers(lambda repository: repository != B, self.ask, lambda: self.now)
+        self.callers = Callers(lambda whose: whose not in (B, "shared.example"), self.ask, lambda: self.now)
 
-    async def ask(self, repository: Repository | None, target: str, authorization: str) -> Said:
-        self.asked.append((str(repository), target, authorization))
+    async def ask(self, whose: Whose, target: str, authorization: str) -> Said:
+        self.asked.append((str(whose), target, authorization))
         await self.gate.wait()
         return self.said
 
@@ -121,12 +121,32 @@ async def test_a_challenge_is_written_anew() -> None:
 async def test_nobody_is_asked_about_what_is_shared_or_gives_nothing_away() -> None:
     registry = Registry()
     registry.said = Said(401)
-    for asked in (want(repository=B), want(target=""), Asked("", (CATALOG,))):
+    for asked in (
+        want(repository=B),
+        want(target=""),
+        Asked("", (CATALOG,)),
+        Asked("", namespace="shared.example"),
+        Asked(""),  # of nothing that is served here
+    ):
         allowed = await registry.callers.authorize(asked)
         assert allowed.holds is None
     assert registry.asked == []
-    await registry.refused(Asked(""))
-    assert registry.asked == [("None", "", "")]
+    await registry.refused(Asked("", namespace="a.example"))
+    assert registry.asked == [("a.example", "", "")]
+
+
+async def test_how_to_log_in_is_remembered_of_each_registry() -> None:
+    """And not told for another's, nor to whoever has sent a login, which nobody has looked at."""
+    registry = Registry()
+    at_a, at_b = Asked("", namespace="a.example"), Asked("", namespace="b.example")
+    registry.said = Said(401, ('Basic realm="a"',))
+    assert (await registry.refused(at_a)).challenges == ('Basic realm="a"',)
+    registry.said = Said(503)
+    assert (await registry.refused(at_b)).code is ErrorCode.UNAVAILABLE
+    registry.now = callers.DENIED
+    again = await registry.refused(at_a)
+    assert (again.code, again.challenges) == (ErrorCode.UNAUTHORIZED, ('Basic realm="a"',))
+    assert (await registry.refused(Asked("x", namespace="a.example"))).code is ErrorCode.UNAVAILABLE
 
 
 async def test_credentials_that_cannot_be_sent_are_nobodys() -> None:
@@ -162,17 +182,24 @@ async def test_one_client_takes_no_more_than_half_of_the_places() -> None:
     made_up = [want(f"t{number}", address=f"2001:db8::{number % 9}") for number in range(300)]
     tasks = [asyncio.ensure_future(registry.callers.authorize(each)) for each in made_up]
     async with asyncio.timeout(5):
-        while len(registry.asked) < callers.QUESTIONS:  # noqa: ASYNC110 - of many tasks, no event
+        while len(registry.asked) < callers.QUESTIONS_EACH:  # noqa: ASYNC110 - of many tasks, no event
             await asyncio.sleep(0)
     refused = [task for task in tasks if task.done()]
     assert len(refused) == 300 - callers.WAITING_EACH
     another = asyncio.ensure_future(registry.callers.authorize(want("bob", address="192.0.2.1")))
+    async with asyncio.timeout(5):  # though none of his ends
+        while registry.asked[-1][2] != "bob":  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+    assert len(registry.asked) == callers.QUESTIONS_EACH + 1
     for task in tasks:
         task.cancel()
     registry.gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (await another).holds is not None
-    assert not registry.callers._waiting
+    async with asyncio.timeout(5):  # questions go on when who asked has left
+        while registry.callers._waiting:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+    assert not registry.callers._turns_of
 
 
 async def test_credentials_are_kept_as_hashes() -> None:

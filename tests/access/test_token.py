@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import threading
 import time
 import warnings
@@ -214,7 +215,30 @@ def hostile() -> dict[str, str]:
 def test_a_token_that_is_not_right_does_not_count(kind: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyJWT warns of what it is then to refuse
-        with pytest.raises(TokenError):
+        with pytest.raises(TokenError) as refused:
+            verified(hostile()[kind])
+    assert not re.search(r"[a-z][A-Z]\w*", str(refused.value)), "a class's name says nothing to an operator"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("null", "it is no JSON Web Token"),
+        ("no base64", "it is no JSON Web Token"),
+        ("another's signature", "its signature does not fit the key that it names"),
+        ("changed", "its signature does not fit the key that it names"),
+        ("HS256 with the public key", "an algorithm that its key cannot have made"),
+        ("another issuer", "of another issuer (iss) than auth.token.issuer"),
+        ("another service", "for another service (aud) than auth.token.service"),
+        ("no audience", "it has no aud"),
+        ("without an end", "it has no exp"),
+        ("access of texts", "something in it is not of the known form"),
+    ],
+)
+def test_why_a_token_does_not_count_is_said_in_words(kind: str, words: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(TokenError, match=f"the token is not valid: .*{re.escape(words)}"):
             verified(hostile()[kind])
 
 

@@ -39,8 +39,22 @@ def test_users_are_read_as_the_registry_reads_them(
     body: bytes, names: list[bytes], unusable: tuple[int, ...]
 ) -> None:
     found = users.parse(body)
-    assert (list(found.hashes), found.unusable) == (names, unusable)
+    assert (list(found.hashes), tuple(number for number, _ in found.unusable)) == (names, unusable)
     assert len(found.costs) == len(names)
+
+
+def test_who_is_passed_over_is_told_by_line_and_kind() -> None:
+    md5, other = b"$apr1$x$y", HASH.replace(b"$04$", b"$18$")
+    lines = [md5, b"{SHA}x", HASH, b"secret", md5, b"$6$x$y", other, b"$2y$05$short"]
+    body = b"\n".join(b"user%d:%b" % (number, each) for number, each in enumerate(lines))
+    told = users.parse(body + b"\n" + b"\n".join(b"u%d:%b" % (n, md5) for n in range(20))).passed_over
+    assert told.startswith(
+        "1, 5, 9, 10, 11, 12, 13, 14, 15, 16, … (MD5); 2 (SHA-1); 4 (plain text or crypt); "
+    )
+    assert told.endswith(
+        "6 (SHA-512); 7 (bcrypt of a cost that is not from 4 to 17); 8 (no whole bcrypt hash)"
+    )
+    assert "secret" not in told
 
 
 @pytest.mark.parametrize("body", [b"bob", b"# fine\n\nbob\n", b"x" * (users.FILE_LIMIT + 1)])

@@ -301,8 +301,7 @@ async def test_several_images_go_at_once_and_one_too_many_never(
                 running -= 1
 
         monkeypatch.setattr(Evictor, "evict", counted)
-        freed = Freed()
-        await at.keeper._passes.evict("limit", freed, 60 * KIB)
+        await at.keeper._passes.evict(Freed("limit"), 60 * KIB)
         assert most == 4
         assert await _left(at, images) == 6
 

@@ -46,7 +46,7 @@ class Stubborn(FaultyDriver):
 
 
 async def evict(at: Shop, image: Digest) -> None:
-    await at.evictor.image(A, image, Freed())
+    await at.evictor.image(A, image, Freed("purge"))
 
 
 async def agrees(at: Shop) -> bool:

@@ -43,7 +43,7 @@ async def test_an_image_goes_with_the_same_few_requests_however_many_layers_it_h
         for layers, rest in (([], ["DELETE"]), (LAYERS, ["POST", "POST"])):
             image = await at.image(A, "2", *layers, SHARED)
             proxy.clear()
-            assert await at.evictor.image(A, image, Freed())
+            assert await at.evictor.image(A, image, Freed("purge"))
             tag = [
                 "GET",
                 "HEAD",

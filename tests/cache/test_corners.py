@@ -133,7 +133,7 @@ async def test_the_evictor_tells_whoever_believes_an_image_to_be_whole(tmp_path:
         images = Images(at.store, at.memory)
         manifest = await at.store.manifest(A, digest)
         assert await images.missing(A, manifest) == (0, 2)
-        assert await at.evictor.image(A, digest, Freed())
+        assert await at.evictor.image(A, digest, Freed("purge"))
         assert await images.missing(A, manifest) == (2, 2)
         await images.close()
 
@@ -151,7 +151,7 @@ async def test_a_tag_that_moves_while_its_old_image_goes_stays(
             return await drop(driver, path, keep)
 
         monkeypatch.setattr(deletion, "drop_file", moved_meanwhile)
-        assert await at.evictor.image(A, old, Freed())
+        assert await at.evictor.image(A, old, Freed("purge"))
         await asyncio.gather(*moves)
         assert len(moves) == 1
         assert (await at.store.resolve(A, Tag("1"))).descriptor.digest == new
@@ -173,7 +173,7 @@ async def test_a_manifest_that_comes_through_another_repository_while_it_goes_is
             return bool(await real(tree, *args))
 
         monkeypatch.setattr(Tree, step, put_meanwhile)
-        assert await at.evictor.image(A, digest, Freed())
+        assert await at.evictor.image(A, digest, Freed("purge"))
         await asyncio.gather(*puts)
         assert len(puts) == 1
         assert not await at.has(A, digest)

@@ -668,7 +668,9 @@ async def test_the_keeper_ends_also_at_the_moment_when_a_survey_does(tmp_path: P
         (Limits(ttl=1.5 * HOUR), "ttl"),
     ],
 )
-async def test_the_log_says_which_image_went_and_why(tmp_path: Path, limits: Limits, reason: str) -> None:
+async def test_the_log_and_the_counts_say_what_went_and_why(
+    tmp_path: Path, limits: Limits, reason: str
+) -> None:
     async with shop(tmp_path, limits) as at:
         old = await at.image(A, "old", b"a" * 10 * KIB)
         at.clock.now += HOUR
@@ -686,6 +688,9 @@ async def test_the_log_says_which_image_went_and_why(tmp_path: Path, limits: Lim
         assert told.items() <= line.items()
         assert line["unused"] == 2 * HOUR
         assert line["bytes"] > 10 * KIB
+        counted = {why: (each.images, each.blobs, each.bytes) for why, each in at.evictor.total.items()}
+        nothing = dict.fromkeys(("ttl", "limit", "room", "purge"), (0, 0, 0))
+        assert counted == {**nothing, reason: (1, line["blobs"], line["bytes"])}
 
 
 async def test_an_operator_is_told_how_long_an_image_stays(tmp_path: Path) -> None:

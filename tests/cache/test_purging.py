@@ -50,6 +50,9 @@ async def test_a_blob_that_no_image_names_goes_with_its_repository(tmp_path: Pat
         assert await at.store.blob_size(secret) is None
         assert at.folders() == {"library", "library/b"} | {each for each in at.folders() if "/b/" in each}
         assert (await at.inventory.total()).bytes == at.bytes_on_disk()
+        gone = at.evictor.total
+        assert (gone["purge"].blobs, gone["purge"].bytes) == (1, 6 * KIB)
+        assert not any(gone[each].blobs for each in ("ttl", "limit", "room"))
 
 
 async def test_what_the_inventory_does_not_know_goes_with_its_repository(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ async def test_what_another_manifest_of_the_repository_names_may_be_read_still(t
         images = [await at.image(A, tag, LAYER) for tag in "12"]
         for image in images:
             await registry.manifest(A, image)
-        assert await at.evictor.image(A, images[1], Freed())
+        assert await at.evictor.image(A, images[1], Freed("purge"))
         await unlinked(at, A, Digest.of(LAYER))
         assert await whole(await registry.blob(A, Digest.of(LAYER))) == LAYER
 
@@ -96,7 +96,7 @@ async def test_a_manifest_that_went_is_given_as_a_blob_no_more(tmp_path: Path) -
         image = await at.image(A, "1", LAYER)
         await at.image(B, "1", LAYER)
         await (await registry.blob(A, image)).close()
-        assert await at.evictor.image(A, image, Freed())
+        assert await at.evictor.image(A, image, Freed("purge"))
         with pytest.raises(Unavailable):
             await registry.blob(A, image)
         await (await registry.blob(B, image)).close()
@@ -132,7 +132,7 @@ async def test_a_manifest_that_was_read_just_before_it_went_is_not_held_for_kept
 
         async def gone_meanwhile(repository: Repository, reference: Digest) -> object:
             found = await read(repository, reference)
-            await at.evictor.image(A, image, Freed())
+            await at.evictor.image(A, image, Freed("purge"))
             return found
 
         monkeypatch.setattr(at.store, "manifest", gone_meanwhile)

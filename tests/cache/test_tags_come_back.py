@@ -55,7 +55,7 @@ async def test_a_tag_that_was_evicted_with_its_image_comes_back_with_it(
 ) -> None:
     """docker and containerd ask for the tag by HEAD, and for the manifest by the digest that this gave."""
     async with joined(tmp_path) as (at, upstream, registry):
-        assert await at.evictor.image(A, DIGEST, Freed())
+        assert await at.evictor.image(A, DIGEST, Freed("purge"))
         assert await tags(at) == set()
         upstream.calls.clear()
         if by_digest:
@@ -82,7 +82,7 @@ async def test_a_tag_that_was_purged_comes_back_when_it_is_pulled_again(tmp_path
 
 async def test_an_image_that_is_pulled_by_its_digest_brings_no_tag_back(tmp_path: Path) -> None:
     async with joined(tmp_path) as (at, _, registry):
-        assert await at.evictor.image(A, DIGEST, Freed())
+        assert await at.evictor.image(A, DIGEST, Freed("purge"))
         await registry.manifest(A, DIGEST)
         await registry.settle()
         assert await at.has(A, DIGEST)
@@ -91,7 +91,7 @@ async def test_an_image_that_is_pulled_by_its_digest_brings_no_tag_back(tmp_path
 
 async def test_a_tag_that_has_moved_meanwhile_does_not_come_back_with_what_it_was(tmp_path: Path) -> None:
     async with joined(tmp_path) as (at, upstream, registry):
-        assert await at.evictor.image(A, DIGEST, Freed())
+        assert await at.evictor.image(A, DIGEST, Freed("purge"))
         await registry.stat_manifest(A, ONE)
         upstream.add_manifest(NEWER, "library/a", "1")
         at.clock.now += 25 * HOUR

@@ -529,3 +529,19 @@ def test_what_is_roots_own_stays_roots(tmp_path: Path) -> None:
     before = os.geteuid()
     commands.become_owner(tmp_path)
     assert os.geteuid() == before
+
+
+@pytest.mark.parametrize("command", ["serve", "config", "explain", "garbage-collect", "verify", "purge"])
+def test_help_of_a_command_is_that_of_its_flag(command: str) -> None:
+    asked = CliRunner().invoke(cli, ["help", command], prog_name="mirror")
+    assert (asked.exit_code, asked.stdout) == (
+        0,
+        CliRunner().invoke(cli, [command, "--help"], prog_name="mirror").stdout,
+    )
+    assert f"Usage: mirror {command} " in asked.stdout
+
+
+def test_help_of_no_command_says_so() -> None:
+    asked = run("help", "nothing")
+    assert (asked.exit_code, "No such command 'nothing'." in asked.stderr) == (2, True)
+    assert "Commands:" in run("help").stdout

@@ -15,7 +15,7 @@ from tests.support.images import Catalog, Image
 from tests.support.mirror_process import MirrorProcess
 from tests.support.procs import Workspace
 from tests.support.registries import Registry, basic_auth, htpasswd
-from tests.support.tokenserver import TokenServer
+from tests.support.tokenserver import SERVICE, TokenServer
 
 pytestmark = pytest.mark.clients
 
@@ -28,17 +28,23 @@ def image(catalog: Catalog) -> Image:
     return catalog["library/small:1"]
 
 
-@pytest.fixture(params=["htpasswd", "token"])
+@pytest.fixture(params=["htpasswd", "token", "silly"])
 def guarded(
     request: pytest.FixtureRequest, space: Workspace, upstream: Registry, start_mirror: Start
 ) -> Iterator[MirrorProcess]:
-    """A mirror that wants a login of its own, with each kind of `auth`."""
+    """A mirror that wants a login of its own, with each kind of `auth`.
+
+    `silly` takes any token there is: who gets one, the token server says.
+    """
     if request.param == "htpasswd":
         auth = htpasswd(space.folder("own-users"), LOGIN)
         yield start_mirror(upstream.url, name="guarded", config={"auth": auth})
         return
     tokens = TokenServer(space.folder("own-tokens"), LOGIN)
-    yield start_mirror(upstream.url, name="guarded", config={"auth": tokens.auth})
+    auth = tokens.auth
+    if request.param == "silly":
+        auth = {"silly": {"realm": tokens.realm, "service": SERVICE}}
+    yield start_mirror(upstream.url, name="guarded", config={"auth": auth})
     tokens.stop()
 
 

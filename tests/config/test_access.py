@@ -34,6 +34,29 @@ def problems(folder: Path, text: str, **environ: str) -> list[str]:
     return [line.partition(": ")[2] if line.startswith("config.yml") else line for line in lines]
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "in which there is no user: nobody can log in"),
+        (b"bob:$apr1$x$y\neve:{SHA}z\n", "lines 1 (MD5); 2 (SHA-1): and so nobody can log in; htpasswd -B"),
+        (b"bob:$2y$05$" + b"a" * 53 + b"\neve:word\n", "lines 2 (plain text or crypt): these users cannot"),
+        (b"bob:$2y$05$" + b"a" * 53 + b"\n", ""),
+    ],
+)
+def test_who_can_never_log_in_is_told_at_the_start(tmp_path: Path, body: bytes, told: str) -> None:
+    """The registry passes these lines over in silence."""
+    users = tmp_path / "others"
+    users.write_bytes(body)
+    path = tmp_path / "config.yml"
+    path.write_text(f"version: 0.1\nstorage: inmemory\nauth: {{htpasswd: {{realm: r, path: {users}}}}}\n")
+    warnings = [each for each in load(path, {}).warnings if each.key == "auth.htpasswd.path"]
+    assert len(warnings) == bool(told)
+    for warning in warnings:
+        assert told in str(warning)
+        assert str(users) in str(warning)
+        assert "config.yml:3" in str(warning)
+
+
 def test_every_kind_is_taken_from_a_file(tmp_path: Path) -> None:
     config, _ = loaded(tmp_path, f"auth: {{htpasswd: {{realm: r, path: {tmp_path}/users}}}}")
     assert config.auth.htpasswd is not None

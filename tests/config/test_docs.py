@@ -187,3 +187,22 @@ def test_the_documented_configuration_of_what_is_kept_loads(tmp_path: Path) -> N
     loaded = load(tmp_path / "config.yml", {})
     assert loaded.warnings == ()
     assert len(loaded.config.cache.pin) == 2
+
+
+def test_every_promise_names_a_test_that_there_is() -> None:
+    """docs/security.md: in each row of its tables of promises, a file of tests, or a test's name."""
+    text = (TOP / "docs" / "security.md").read_text(encoding="utf-8")
+    defined: set[str] = set()
+    for path in (TOP / "tests").rglob("test_*.py"):
+        defined |= set(re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8")))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 50
+    assert named <= defined
+    files = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+    assert [name for name in files if not (TOP / name).exists()] == []
+    promises = "".join(re.findall(r"## Promises:.*?(?=\n## )", text, re.DOTALL))
+    rows = [
+        row for row in promises.splitlines() if row.startswith("| ") and not row.startswith(("| p", "| -"))
+    ]
+    assert len(rows) > 50
+    assert [row for row in rows if "test_" not in row.rsplit("|", 2)[1]] == []

@@ -196,6 +196,9 @@ def test_versions_and_suites_without_a_certificate_are_a_warning(tmp_path: Path)
 def test_a_unix_socket_is_a_path(tmp_path: Path) -> None:
     http = load_text(tmp_path, f"{MINIMAL}http: {{net: unix, addr: a.sock}}\n").config.http
     assert http.addr == SocketPath(Path("a.sock"))
+    http = load_text(tmp_path, f"{MINIMAL}http: {{net: unix, addr: './a:5055'}}\n").config.http
+    assert http.addr == SocketPath(Path("a:5055"))
+    assert str(http.addr) == "./a:5055"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +206,8 @@ def test_a_unix_socket_is_a_path(tmp_path: Path) -> None:
     [
         ("{net: unix}", "http.addr: missing, wanted the path of a socket"),
         (f"{{net: unix, addr: /{'a' * 107}}}", "http.addr: got '/aaa"),
+        ("{net: unix, addr: ':5055'}", "http.addr: got ':5055', wanted the path of a socket"),
+        ("{net: unix, addr: '127.0.0.1:5055'}", "as http.net is unix; for a port, http.net: tcp"),
         ("{addr: /run/a.sock}", "http.addr: got '/run/a.sock', wanted HOST:PORT"),
     ],
 )

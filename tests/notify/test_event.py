@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
-from mirror.notify.event import REFERENCES_LIMIT, Source, envelope, references_in
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror.notify.event import REFERENCES_LIMIT, SIZE_LIMIT, Source, envelope, references_in
 from mirror.pulled import Pulled
+from tests.oci.strategies import bounded
 
 PULLED = Pulled(
     at=1_800_000_000.25,
@@ -71,6 +77,80 @@ def test_what_is_no_manifest_or_too_large_has_no_references() -> None:
         assert references_in(body) == []
     large = json.dumps({"config": {"digest": "sha256:1"}}).encode() + b" " * REFERENCES_LIMIT
     assert references_in(large) == []
+
+
+# All that a parser of JSON gives, also what is none: NaN, Infinity, and numbers that are one only here.
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.sampled_from([1 << 63, -1, 10**4000, "sha256:1", "\ud800"]),
+        st.text(max_size=20),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+PARTS = st.one_of(
+    VALUES,
+    st.fixed_dictionaries(
+        {"digest": st.one_of(st.just("sha256:1"), VALUES)},
+        optional=dict.fromkeys(("mediaType", "size", "urls", "annotations", "platform", "data"), VALUES),
+    ),
+)
+DEEP = [b"[" * depth + b"]" * depth for depth in (200, 500, 900)]
+
+
+def refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def told(body: bytes) -> list[dict[str, Any]]:
+    """The references of a manifest, as whoever is told of its pull reads them. Raises ValueError."""
+    pulled = replace(PULLED, user_agent="a", body=body)
+    document = json.loads(envelope(pulled, references_in(body), SOURCE), parse_constant=refused)
+    (event,) = document["events"]
+    found: list[dict[str, Any]] = event["target"].get("references", [])
+    return found
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        VALUES.map(json.dumps).map(str.encode),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "config": PARTS,
+                "layers": st.one_of(VALUES, st.lists(PARTS, max_size=4)),
+                "manifests": st.one_of(VALUES, st.lists(PARTS, max_size=4)),
+            },
+        )
+        .map(json.dumps)
+        .map(str.encode),
+    )
+)
+@bounded
+def test_whatever_a_manifest_says_its_pull_is_told_in_json(body: bytes) -> None:
+    for part in told(body):
+        assert isinstance(part["digest"], str)
+        assert set(part) <= {"mediaType", "size", "digest", "urls", "annotations", "platform"}
+        assert isinstance(part.get("size", 0), int)
+        assert 0 <= part.get("size", 0) < SIZE_LIMIT
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b"1e999", b"1" * 4000, *DEEP], ids=lambda v: v[:9])
+@pytest.mark.parametrize("key", ["size", "annotations", "platform", "urls", "mediaType"])
+def test_what_no_json_can_say_or_nobody_could_read_is_left_out_and_the_pull_is_told(
+    key: str, value: bytes
+) -> None:
+    part = b'{"digest": "sha256:1", "%b": %b}' % (key.encode(), value)
+    assert told(b'{"layers": [%b]}' % part) == [{"digest": "sha256:1"}]
+    inner = b'{"digest": "sha256:1", "%b": {"a": %b}}' % (key.encode(), value)
+    assert told(b'{"config": %b}' % inner) == [{"digest": "sha256:1"}]
 
 
 def test_what_is_no_text_is_told_as_go_tells_it() -> None:

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
+import structlog.testing
 from aiohttp.web_request import BaseRequest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from mirror.access import basic
-from mirror.server import forwarded
+from mirror.oci.reference import Image
+from mirror.server import control, forwarded
 from mirror.server.lanerider import HEAD_LIMIT, is_head
+from mirror.server.operations import OPTIONS, VALUE_LIMIT
 from mirror.server.routes import Settings
 from tests.oci.strategies import bounded, texts
 from tests.server.memory import MemoryRegistry
@@ -83,6 +89,73 @@ def test_whatever_is_sent_the_server_answers_whole_answers_or_closes(data: list[
             await run()
 
     asyncio.run(within())
+
+
+COMMANDS = st.builds(
+    lambda method, target, fields, end, body: (
+        f"{method} {target} HTTP/1.1{end}".encode("latin-1", "replace")
+        + b"".join(f"{name}: {value}{end}".encode("latin-1") for name, value in fields)
+        + end.encode()
+        + body
+    ),
+    st.sampled_from(["GET", "POST", "POST", "HEAD", "PUT", ""]),
+    st.one_of(
+        st.sampled_from(
+            [
+                *("/explain?image=alpine", "/explain?image=%ff%00", "/explain", "/explain?image=a&image=b"),
+                *("/garbage-collect?dry_run=true", "/garbage-collect?dry_run=", "/garbage-collect?x=1"),
+                *("/verify", "/purge", "/purge?what=a&what=b", "/purge?what=%F0%80", "/purge/"),
+            ]
+        ),
+        texts.filter(lambda text: "\r" not in text and "\n" not in text).map("/purge?what=".__add__),
+        texts.filter(lambda text: "\r" not in text and "\n" not in text).map("/explain?image=".__add__),
+    ),
+    st.lists(st.tuples(NAMES, VALUES), max_size=4),
+    st.sampled_from(["\r\n", "\r\n", "\r\n", "\n", "\r"]),
+    st.one_of(st.just(b""), st.binary(max_size=60), st.just(b"0\r\n\r\n")),
+)
+
+
+@given(data=st.lists(st.one_of(COMMANDS, st.binary(max_size=200)), min_size=1, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_whatever_the_control_socket_is_told_it_answers_or_closes_and_does_no_more_than_it_knows(
+    data: list[bytes],
+) -> None:
+    """No 5xx; an operation gets the options that there are, each once, and of a bounded length."""
+    done: list[tuple[str, dict[str, str]]] = []
+
+    async def explain(image: str) -> dict[str, Any]:
+        return {"image": str(Image.parse(image))}
+
+    async def operate(operation: str, options: Mapping[str, str]) -> AsyncGenerator[dict[str, Any], None]:
+        done.append((operation, dict(options)))
+        yield {"event": "summary"}
+
+    async def sent(path: Path, what: bytes) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        try:
+            writer.write(what)
+            return await reader.read()
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+
+    async def run(folder: Path) -> None:
+        closing = b"GET /explain?image=alpine HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n"
+        path = folder / "control.sock"
+        async with asyncio.timeout(PATIENCE), control.control(path, explain, operate):
+            answered = await sent(path, b"".join(data) + closing)
+            assert (await sent(path, closing)).startswith(b"HTTP/1.1 200")
+        for part in answered.split(b"HTTP/1.1 ")[1:]:
+            assert part[:3].isdigit()
+            assert int(part[:3]) < 500, part[:200]
+
+    with TemporaryDirectory() as folder, structlog.testing.capture_logs():
+        asyncio.run(run(Path(folder)))
+    for operation, options in done:
+        assert set(options) <= set(OPTIONS[operation])
+        assert all(len(value) <= VALUE_LIMIT for value in options.values())
 
 
 def asked(**headers: str) -> BaseRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Collection
 
 from tests.support.clients import HUB, Commands, Done, same
 from tests.support.images import AMD64, Image
@@ -102,8 +103,19 @@ class Dockerd(Commands):
 
     name = "dockerd"
 
-    def __init__(self, space: Workspace, mirror: str, *, storage_driver: str = "vfs") -> None:
-        """vfs works everywhere; "" lets dockerd choose, which is quicker where images are large."""
+    def __init__(
+        self,
+        space: Workspace,
+        mirror: str,
+        *,
+        storage_driver: str = "vfs",
+        insecure: Collection[str] = (),
+        http_proxy: str = "",
+    ) -> None:
+        """vfs works everywhere; "" lets dockerd choose, which is quicker where images are large.
+
+        `insecure`: other hosts that speak plain http. `http_proxy`: the URL by way of which it asks them.
+        """
         super().__init__(space, self.name)
         require_root()
         require("dockerd", "docker")
@@ -113,6 +125,7 @@ class Dockerd(Commands):
         self.containerd = Containerd(space)
         config = {
             "registry-mirrors": [mirror],
+            "insecure-registries": [*insecure],
             "hosts": [f"unix://{self.socket}"],
             "data-root": str(self.folder / "data"),
             "exec-root": str(self.folder / "exec"),
@@ -130,6 +143,8 @@ class Dockerd(Commands):
             "userland-proxy": False,
         }
         self.config = self.write("daemon.json", json.dumps(config, indent=1))
+        if http_proxy:
+            self.env["HTTP_PROXY"] = http_proxy
         self.env["DOCKER_CONFIG"] = str(self.folder / "cli")
         self.env["DOCKER_TMPDIR"] = str(self.folder / "tmp")
         self.service: Service

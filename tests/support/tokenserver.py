@@ -11,6 +11,7 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,10 +78,20 @@ class _Server(ThreadingHTTPServer):
 
 
 class TokenServer:
-    """Gives tokens of `lifetime` seconds to `login`; without one, to everybody. Runs until `stop`."""
+    """Gives tokens of `lifetime` seconds to `login`; without one, to everybody. Runs until `stop`.
 
-    def __init__(self, folder: Path, login: tuple[str, str] | None = None, lifetime: int = 300) -> None:
+    `guests`: by their logins, the only repositories that they may pull; for others their tokens say nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        login: tuple[str, str] | None = None,
+        lifetime: int = 300,
+        guests: Mapping[tuple[str, str], Collection[str]] | None = None,
+    ) -> None:
         self.login = login
+        self._guests = {basic_auth(guest): frozenset(names) for guest, names in (guests or {}).items()}
         self.lifetime = lifetime
         self.requests: list[TokenRequest] = []
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
@@ -113,23 +124,28 @@ class TokenServer:
         query = parse_qs(urlsplit(target).query)
         scopes = tuple(query.get("scope", []))
         service, account = query.get("service", [""])[0], query.get("account", [""])[0]
-        status = 200 if self.login is None or authorization == basic_auth(self.login) else 401
+        only = self._guests.get(authorization)
+        known = self.login is None or authorization == basic_auth(self.login) or only is not None
+        status = 200 if known else 401
         self.requests.append(TokenRequest(service, scopes, account, authorization, status))
         if status == 401:
             return status, {"details": "incorrect username or password"}
         return status, {
-            "token": self._token(service, account, scopes),
+            "token": self._token(service, account, scopes, only),
             "expires_in": self.lifetime,
             "issued_at": datetime.now(UTC).isoformat(),
         }
 
-    def _token(self, service: str, account: str, scopes: tuple[str, ...]) -> str:
+    def _token(
+        self, service: str, account: str, scopes: tuple[str, ...], only: Collection[str] | None
+    ) -> str:
         access = []
         for scope in scopes:
             kind, rest = scope.split(":", 1)
             name, actions = rest.rsplit(":", 1)
             # Whatever is asked for, pulling is all that anybody gets.
-            granted = [action for action in actions.split(",") if action == "pull"]
+            may = only is None or name in only
+            granted = [action for action in actions.split(",") if may and action == "pull"]
             access.append({"type": kind, "name": name, "actions": granted})
         now = int(time.time())
         claims = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from mirror.oci.names import Repository, Tag
 from mirror.registry import Unavailable
+from mirror.upstream.breaker import FAILURES
+from mirror.upstream.breakers import SCOPES
 from mirror.upstream.endpoints import Endpoints
 from tests.support.scripted import Basic, Bearer, Fault, Upstream, serve
 from tests.upstream.kit import Clock, fails, make_client, timed_client
@@ -117,16 +120,59 @@ async def test_a_registry_that_fails_says_nothing_and_another_address_is_asked()
         await alone.close()
 
 
-async def test_what_callers_ask_for_in_vain_shuts_no_breaker_of_ours() -> None:
-    """Somebody could else keep others from a repository, by odd credentials at which a registry fails."""
+@pytest.mark.parametrize(
+    "fault", [Fault(status=500, early=True), Fault(reset=True, early=True), Fault(hang=True, early=True)]
+)
+async def test_who_has_the_registry_fail_by_what_he_sends_shuts_it_for_nobody_else(fault: Fault) -> None:
+    """Odd credentials at which a registry fails: for one repository, for many, and at `/v2/`."""
     upstream = private()
     upstream.add_image(NAME, "1")
     clock = Clock()
-    async with serve(upstream) as url, timed_client(url, clock, **SECRETS) as client:
-        upstream.fault("HEAD", "manifests", Fault(status=500, early=True), times=10)
-        for _ in range(10):
-            error = await fails(lambda: client.ask_as("Bearer odd", REPOSITORY, "manifests/1"))
-            assert isinstance(error, Unavailable)
+    timeouts: dict[str, Any] = {"firstbyte": 0.05, "stall": 0.05}
+    async with serve(upstream) as url, timed_client(url, clock, **SECRETS, **timeouts) as client:
+        upstream.fault("*", "/v2/", fault)
+        for number in range(10):
+            for about in (REPOSITORY, Repository(f"library/b{number}"), None):
+                rest = "manifests/1" if about else ""
+                error = await fails(partial(client.ask_as, "Bearer odd", about, rest))
+                assert isinstance(error, Unavailable)
+        asked = len(upstream.seen)
+        await fails(partial(client.ask_as, "Bearer odd", REPOSITORY, "manifests/1"))
+        assert len(upstream.seen) == asked, "he himself waits"
         upstream.clear_faults()
+        upstream.release()
         assert client.condition(REPOSITORY).trouble is None
+        assert (await client.ask_as(HIS, REPOSITORY, "manifests/1")).status == 200
+        assert (await client.ask_as(HIS, None, "")).status == 200
+        assert (await client.ask_as("", REPOSITORY, "manifests/1")).status == 401
         await client.stat_manifest(REPOSITORY, Tag("1"))
+        clock.now += 60
+        assert (await client.ask_as("Bearer odd", REPOSITORY, "manifests/1")).status == 401
+
+
+async def test_many_made_up_credentials_push_out_nothing_that_is_known_of_repositories() -> None:
+    upstream = private()
+    async with serve(upstream) as url, timed_client(url, Clock(), **SECRETS) as client:
+        upstream.fault("*", "manifests", Fault(status=500, early=True))
+        for _ in range(FAILURES):
+            await fails(lambda: client.stat_manifest(REPOSITORY, Tag("1")))
+        assert client.condition(REPOSITORY).trouble is not None
+        for number in range(SCOPES + 1):
+            await fails(partial(client.ask_as, f"Bearer {number}", REPOSITORY, "manifests/1"))
+        assert client.condition(REPOSITORY).trouble is not None
+        assert client.condition(Repository("library/b")).trouble is None
+
+
+async def test_a_registry_that_nobody_reaches_is_shut_for_callers_too() -> None:
+    """Whom they are is no matter there; and none of them is the probe, which he could make last."""
+    clock = Clock()
+    upstream = private()
+    async with serve(upstream) as url:
+        pass
+    async with timed_client(url, clock, **SECRETS) as client:
+        for number in range(FAILURES):
+            await fails(partial(client.ask_as, f"Bearer {number}", REPOSITORY, "manifests/1"))
+        error = await fails(lambda: client.ask_as("Bearer new", REPOSITORY, "manifests/1"))
+        assert isinstance(error, Unavailable)
+        assert "not asked" in str(error)
+        assert client.condition(REPOSITORY).trouble is not None

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
-from mirror.oci.names import Repository
+from mirror.oci.names import Repository, Tag
 from mirror.registry import Corrupt, Page, RegistryError, Unavailable
 from mirror.upstream import listing
-from tests.support.scripted import OCI_MANIFEST, Bearer, Fault, Upstream
+from tests.support.scripted import OCI_MANIFEST, Bearer, Fault, Upstream, serve
 from tests.upstream.conftest import Connect
+from tests.upstream.kit import Clock, timed_client
 
 ALPINE = Repository("library/alpine")
+UNKNOWN = "sha256:" + "0" * 64
 LIST = "GET /v2/library/alpine/tags/list"
 
 
@@ -186,3 +192,81 @@ async def test_the_catalog_is_not_asked_for(connect: Connect) -> None:
             await client.repositories(None, "")
     assert caught.value.code is ErrorCode.UNSUPPORTED
     assert upstream.seen == []
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.sampled_from(["latest", "a" * 128, "\ud800", "../x", UNKNOWN, OCI_MANIFEST]),
+        st.text(max_size=10),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+ENTRIES = st.one_of(
+    VALUES,
+    st.fixed_dictionaries(
+        {
+            "mediaType": st.one_of(st.just(OCI_MANIFEST), VALUES),
+            "digest": st.one_of(st.just(UNKNOWN), VALUES),
+            "size": st.one_of(st.integers(-1, 10), VALUES),
+        },
+        optional={"annotations": VALUES, "artifactType": VALUES},
+    ),
+)
+LISTS = st.one_of(
+    st.binary(max_size=100),
+    VALUES.map(json.dumps).map(str.encode),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "tags": st.one_of(VALUES, st.lists(VALUES, max_size=5)),
+            "manifests": st.one_of(VALUES, st.lists(ENTRIES, max_size=4)),
+        },
+    )
+    .map(json.dumps)
+    .map(str.encode),
+    st.integers(1, 3000).map(
+        lambda depth: (
+            b'{"tags": ["a"], "manifests": [{"digest": "%b", "mediaType": "m", "size": 1, "x": %b}]}'
+            % (UNKNOWN.encode(), b"[" * depth + b"]" * depth)
+        )
+    ),
+)
+
+
+@given(
+    body=LISTS,
+    link=st.one_of(
+        st.none(),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40),
+        st.sampled_from(
+            ['<?last=a>; rel="next"', "</v2/x>; rel=next", '<http://[>; rel="next"', "<>; rel=next"]
+        ),
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_a_list_says_it_is_one_that_can_be_told_or_a_failure_of_ours(
+    body: bytes, link: str | None
+) -> None:
+    async def ask() -> None:
+        upstream = Upstream()
+        headers = {"Link": link} if link is not None else {}
+        upstream.fault("GET", "/(tags|referrers)/", Fault(status=200, body=body, headers=headers, early=True))
+        async with serve(upstream) as url, timed_client(url, Clock()) as client:
+            with suppress(RegistryError):
+                page = await client.tags(ALPINE, 2, "")
+                assert all(Tag.parse(name) for name in page.names)
+            with suppress(RegistryError):
+                entries = await client.referrers(ALPINE, Digest.parse(UNKNOWN))
+                json.dumps(entries, allow_nan=False)
+                for entry in entries:
+                    Digest.parse(entry["digest"])
+                    assert entry["size"] >= 0
+
+    asyncio.run(ask())

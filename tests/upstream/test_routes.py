@@ -123,6 +123,27 @@ def test_a_registry_is_named_by_ns_then_by_the_host_then_by_the_path(
 ) -> None:
     route = ask(several, ns, host, name)
     assert (route.qualified.name, route.by) == (qualified, by)
+    if by != "path":  # `/v2/` has none
+        assert several.registry(ns, host) == route.namespace
+
+
+@pytest.mark.parametrize(
+    ("routes", "ns", "host", "namespace"),
+    [
+        (several, "nobody.example", "quay.io.mirror.example", "docker.io"),
+        (several, "", MIRROR, "docker.io"),
+        (several, "Q", MIRROR, "quay.io"),
+        (opened, "gcr.io", MIRROR, "gcr.io"),
+        (opened, "10.0.0.1", MIRROR, "docker.io"),
+        (plain, "ghcr.io", "ghcr.io.mirror.example", "quay.io"),
+        (several, "x" * 5000, MIRROR, "docker.io"),
+    ],
+)
+def test_v2_itself_means_the_registry_that_is_named_or_else_the_default(
+    routes: Routes, ns: str, host: str, namespace: str
+) -> None:
+    assert routes.registry(ns, host) == namespace
+    assert routes.entry(namespace)
 
 
 @pytest.mark.parametrize(

@@ -220,3 +220,37 @@ async def test_somebody_who_tries_passwords_is_not_in_the_way_of_others(
         assert not all(each.done() for each in guesses)  # he has not waited for them
         await asyncio.gather(*guesses)
         assert set(answers) == {401, 429}
+
+
+@pytest.mark.parametrize(
+    ("more", "path"), [({}, "/auth/token"), ({"autoredirectpath": "/login/x"}, "/login/x")], ids=str
+)
+async def test_with_autoredirect_the_realm_is_at_the_host_that_the_client_asks(
+    tmp_path: Path, upstream: Upstream, more: dict[str, str], path: str
+) -> None:
+    """And a proxy that is trusted says by which scheme and host that was, as in registry:2."""
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(pem(Signer().root))
+    token = {
+        "autoredirect": True,
+        "service": SERVICE,
+        "issuer": ISSUER,
+        "rootcertbundle": str(bundle),
+        **more,
+    }
+    sections = {"http": {"addr": "127.0.0.1:0", "trustedproxies": ["127.0.0.1"]}}
+    async with (
+        serve(upstream) as url,
+        running(tmp_path / "data", url, auth={"token": token}, sections=sections) as mirror,
+    ):
+        for headers, realm in (
+            ({"Host": "mirror.example:5000"}, f"https://mirror.example:5000{path}"),
+            ({"Host": "m", "X-Forwarded-Proto": "http"}, f"http://m{path}"),
+            ({"Host": "m", "X-Forwarded-Host": "front.example"}, f"https://front.example{path}"),
+        ):
+            answer = await mirror.ask("GET", f"{NAME}/manifests/1", headers)
+            assert answer.status == 401
+            assert answer.headers["WWW-Authenticate"].startswith(
+                f'Bearer realm="{realm}",service="{SERVICE}"'
+            )
+    assert upstream.seen == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +126,39 @@ async def test_what_the_client_accepts_changes_neither_the_question_nor_the_answ
     asked = {each.headers["Accept"] for each in upstream.find("HEAD", "/manifests/")}
     assert len(asked) == 1
     assert "application/vnd.oci.image.index.v1+json" in asked.pop()
+
+
+async def test_a_yes_of_another_size_gives_nobody_what_is_kept(tmp_path: Path, upstream: Upstream) -> None:
+    """Something in front of the registry answers every HEAD with 200: it has not got this blob for `b`."""
+    upstream.add_blob(NAME, LAYER)
+    upstream.add_image("library/b", "1")
+    yes = Fault(status=200, headers={"Content-Length": "9"}, early=True)
+    upstream.fault("HEAD", "/v2/library/b/blobs/", yes)
+    async with serve(upstream) as url, running(tmp_path / "data", url) as mirror:
+        assert (await mirror.get(PATH)).body == LAYER
+        await mirror.kept(DIGEST)
+        other = f"library/b/blobs/{DIGEST}"
+        for _ in range(2):
+            assert (await mirror.get(other)).status == 404
+        for _ in range(2):
+            assert (await mirror.get(PATH)).body == LAYER
+
+
+async def test_a_wrong_size_costs_one_download_where_the_registry_has_the_blob(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    upstream.add_blob(NAME, LAYER)
+    upstream.add_blob("library/b", LAYER)
+    upstream.fault(
+        "HEAD", "/v2/library/b/blobs/", Fault(status=200, headers={"Content-Length": "9"}, early=True)
+    )
+    async with serve(upstream) as url, running(tmp_path / "data", url) as mirror:
+        assert (await mirror.get(PATH)).body == LAYER
+        await mirror.kept(DIGEST)
+        link = mirror.root / f"docker/registry/v2/repositories/library/b/_layers/sha256/{DIGEST[7:]}/link"
+        for _ in range(3):
+            assert (await mirror.get(f"library/b/blobs/{DIGEST}")).body == LAYER
+            async with asyncio.timeout(10):
+                while not link.exists():  # noqa: ASYNC110 - a file of another task
+                    await asyncio.sleep(0.01)
+        assert upstream.lines("GET", "/v2/library/b/blobs/") == [f"GET /v2/library/b/blobs/{DIGEST}"]

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mirror import metrics
+from mirror.commandsask import operate
 from tests.support.modes import ENVIRONMENT
 from tests.support.scripted import Bearer, Fault, Upstream, serve, sha256
 from tests.wire.conftest import Mirror, running
@@ -207,6 +209,32 @@ async def test_breaks_outages_breakers_and_stale_answers_are_counted(
     assert value(found, "mirror_upstream_requests_total", code="503") == len(
         [seen for seen in upstream.seen if seen.status == 503]
     )
+
+
+async def test_evictions_are_counted_by_their_reason(tmp_path: Path, upstream: Upstream) -> None:
+    """A reason that never was is there with 0: a rate counts from what was there."""
+    image = upstream.add_image(NAME, "1", layers=[LAYER])
+    async with serve(upstream) as url, running(tmp_path / "data", url, sections=SECTIONS) as mirror:
+        await mirror.get(TAG)
+        await mirror.kept(image.digest)
+        for digest in image.blobs:
+            assert (await mirror.get(f"{NAME}/blobs/{digest}")).status == 200
+            await mirror.kept(digest)
+        await filled(mirror, len(image.blobs))
+        before = await scraped(mirror)
+        asked = {"what": f"{urlsplit(url).netloc}/{NAME}"}
+        socket = mirror.root / "mirror" / "control.sock"
+        events = await asyncio.to_thread(lambda: list(operate(socket, "purge", asked)))
+        assert (events[-1]["images"], events[-1]["failed"]) == (1, 0)
+        found = await scraped(mirror)
+    reasons = {"ttl", "limit", "room", "purge"}
+    assert by(before, "mirror_evicted_total", "reason") == dict.fromkeys(reasons, 0)
+    assert by(before, "mirror_evicted_bytes_total", "reason") == dict.fromkeys(reasons, 0)
+    assert value(found, "mirror_evicted_total", reason="purge", kind="image") == 1
+    assert value(found, "mirror_evicted_total", reason="purge", kind="blob") == len(image.blobs) + 1
+    freed = value(found, "mirror_evicted_bytes_total", reason="purge")
+    assert freed == len(image.manifest) + sum(len(data) for data in image.blobs.values())
+    assert value(found, "mirror_evicted_total") == len(image.blobs) + 2
 
 
 async def test_what_is_left_of_a_quota_is_shown(tmp_path: Path, upstream: Upstream) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -367,6 +367,120 @@ async def test_the_time_of_a_refusal_does_not_tell_what_is_kept(tmp_path: Path, 
             absent.append(await took(f"library/b/{kind}/{digest}", number))
         assert min(kept) < 3 * min(absent)
         assert min(absent) < 3 * min(kept)
+
+
+async def test_who_has_the_registry_fail_keeps_nobody_else_from_it(tmp_path: Path) -> None:
+    """By a token at which it fails: for what is hers, for names of his own making, and at `/v2/`."""
+    async with world(tmp_path, retries=0) as it:
+        it.upstream.fault("*", "/v2/", Fault(status=500, early=True))
+        for number in range(8):
+            for path in (*it.paths, f"library/b{number}/manifests/1", ""):
+                assert (await it.ask(path, "Bearer odd")).status == 503
+        it.upstream.clear_faults()
+        for path in it.paths:  # all of it has still to be fetched
+            assert (await it.ask(path, ALICE)).status == 200, path
+
+
+@asynccontextmanager
+async def several(folder: Path) -> AsyncIterator[tuple[Mirror, dict[str, Upstream], dict[str, Image]]]:
+    """Two registries that want logins, each in its own way, and an open one; by their namespaces.
+
+    Alice may have the private image of both, Eve's logins are good for other things.
+    """
+    bearer = Bearer(service="tokens.example", username="robot", password="hunter2")
+    bearer.tokens["alice-token"] = SCOPE + " "  # the last one is that of `/v2/`
+    bearer.tokens["eve-token"] = "repository:library/public:pull "
+    registries = {
+        "tokens.example": Upstream(auth=bearer),
+        "words.example": Upstream(auth=Basic("robot", "hunter2")),
+        "open.example": Upstream(),
+    }
+    images = {
+        name: registry.add_image(NAME, "1", layers=[f"a layer of {name}".encode()])
+        for name, registry in registries.items()
+    }
+    async with AsyncExitStack() as stack:
+        urls = {name: await stack.enter_async_context(serve(each)) for name, each in registries.items()}
+        others: dict[str, Any] = {
+            "words.example": {"remoteurl": urls["words.example"], **OWN},
+            "open.example": {"remoteurl": urls["open.example"], "rights": "shared"},
+        }
+        settings: dict[str, Any] = {**OWN, "rights": "caller", "upstreams": others}
+        settings["freshness"] = {"default": "60s"}
+        settings["aliases"] = ["tokens.example", "tokens.example.mirror.example"]
+        mirror = await stack.enter_async_context(running(folder / "data", urls["tokens.example"], **settings))
+        line = f'Bearer realm="{urls["tokens.example"]}/token",service="tokens.example"'
+        registries["tokens.example"].fault(
+            "GET", "^/v2/$", Fault(status=401, headers={"WWW-Authenticate": line})
+        )
+        yield mirror, registries, images
+
+
+WORDS, EVES_WORDS = "Basic cm9ib3Q6aHVudGVyMg==", "Basic ZXZlOnB3"
+
+
+async def test_each_registry_tells_how_to_log_in_where_it_is_asked_by_its_own_host_name(
+    tmp_path: Path,
+) -> None:
+    """docker and podman learn at `/v2/` of a host how to log in there, once for all its repositories."""
+    async with several(tmp_path) as (mirror, _, images):
+        challenges = {}
+        for name in ("", "mirror.example", "words.example.mirror.example", "open.example.mirror.example"):
+            answer = await mirror.ask("GET", "", {"Host": name} if name else {})
+            challenges[name] = (answer.status, answer.headers.get("WWW-Authenticate", "").partition(" ")[0])
+        assert challenges == {
+            "": (401, "Bearer"),
+            "mirror.example": (401, "Bearer"),
+            "words.example.mirror.example": (401, "Basic"),
+            "open.example.mirror.example": (200, ""),
+        }
+        for namespace, found in (("words.example", "Basic"), ("tokens.example", "Bearer")):
+            answer = await mirror.get(f"?ns={namespace}")
+            assert answer.headers["WWW-Authenticate"].startswith(found)
+        words = {"Host": "words.example.mirror.example", "Authorization": WORDS}
+        assert (await mirror.ask("GET", "", words)).status == 200
+        answer = await mirror.ask("GET", f"{NAME}/manifests/1", words)
+        assert answer.body == images["words.example"].manifest
+
+
+async def test_of_two_registries_each_is_asked_with_its_own_clients_logins(tmp_path: Path) -> None:
+    """A login that is good for the one is none for the other, also where both have an image of that name."""
+    async with several(tmp_path) as (mirror, registries, images):
+        hers = {"tokens.example": ALICE, "words.example": WORDS}
+        for _ in range(4):  # at last from memory
+            for namespace, login in hers.items():
+                for path in (f"{NAME}/manifests/1", *(f"{NAME}/blobs/{d}" for d in images[namespace].blobs)):
+                    answer = await mirror.ask("GET", f"{path}?ns={namespace}", {"Authorization": login})
+                    assert answer.status == 200, path
+        refused = [
+            ("tokens.example", WORDS),
+            ("tokens.example", EVE),
+            ("tokens.example", ""),
+            ("words.example", ALICE),
+            ("words.example", EVES_WORDS),
+            ("words.example", ""),
+        ]
+        for namespace, login in refused:
+            image = images[namespace]
+            wanted = {"tokens.example": "Bearer", "words.example": "Basic"}[namespace]
+            headers = {"Authorization": login} if login else {}
+            blobs = [f"{NAME}/blobs/{digest}" for digest in image.blobs]
+            for path in (
+                f"{NAME}/manifests/1",
+                f"{NAME}/manifests/{image.digest}",
+                *blobs,
+                f"{NAME}/tags/list",
+            ):
+                for method in ("GET", "HEAD") if "tags" not in path else ("GET",):
+                    spellings = [(f"{path}?ns={namespace}", headers)]
+                    spellings.append((path, {**headers, "Host": f"{namespace}.mirror.example"}))
+                    spellings.append((f"{namespace}/{path}", headers))
+                    for spelling, sent in spellings:
+                        answer = await mirror.ask(method, spelling, sent)
+                        assert answer.status == 401, (namespace, login, method, spelling)
+                        assert answer.headers["WWW-Authenticate"].startswith(wanted)
+                        assert image.digest not in str(answer.headers) + answer.body.decode()
+        assert not registries["open.example"].seen
 
 
 async def test_shared_upstreams_beside_it_stay_open(tmp_path: Path) -> None:
