@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from pathlib import Path
 
 from mirror.drivers.base import (
+    Advice,
     Copying,
     DriverError,
     Elsewhere,
@@ -30,6 +31,12 @@ class Outer:
 
     def trouble(self) -> str:
         return self._driver.trouble() if isinstance(self._driver, Remote) else ""
+
+    def denials(self) -> int:
+        return self._driver.denials() if isinstance(self._driver, Remote) else 0
+
+    def advice(self, error: DriverError) -> Advice:
+        return self._driver.advice(error) if isinstance(self._driver, Remote) else Advice("", "")
 
     async def get(self, path: str, limit: int) -> bytes:
         return await self._driver.get(path, limit)

@@ -131,23 +131,22 @@ async def test_whatever_call_of_a_collection_fails_the_next_one_takes_what_is_le
     clean = FaultyDriver(InMemoryDriver())
     await untag(clean, tmp_path)
     clean.calls = 0
-    assert all(outcome is True for outcome in await clean_up(clean, untagged=True))
-    calls, done = clean.calls, await paths(clean)
-    assert not any(DIGEST.hex in path or LAYER_DIGEST.hex in path for path in done - _history(done))
+    await clean_up(clean, untagged=True)
+    calls = clean.calls
+    await clean_up(clean, untagged=True)  # of what a tag has pointed to, the name goes after the manifest
+    done = await paths(clean)
+    assert not any(DIGEST.hex in path or LAYER_DIGEST.hex in path for path in done)
     for fail_at in range(calls):
         inner = InMemoryDriver()
         await untag(inner, tmp_path)
         with suppress(RegistryError):  # the listing broke off
             await clean_up(FaultyDriver(inner, fail_at=fail_at, dead=dead, after=after), untagged=True)
-        await check(inner)
-        await clean_up(inner, untagged=True)
+        if dead:  # what one failure leaves is a name without data: it reads as missing
+            await check(inner)
+        for _ in range(2):
+            await clean_up(inner, untagged=True)
         await check(inner)
         assert await paths(inner) == done
-
-
-def _history(found: set[str]) -> set[str]:
-    """What tags that stay have pointed to."""
-    return {path for path in found if "/index/" in path}
 
 
 class Refusing(FaultyDriver):
