@@ -30,6 +30,7 @@ from mirror.cache.wallclock import WallClock
 from mirror.config import Config
 from mirror.configvalues import Size
 from mirror.drivers.base import StorageDriver
+from mirror.drivers.budget import Budget, BudgetedDriver
 from mirror.ledger import scheduler
 from mirror.ledger.inventory import Inventory, NotKept
 from mirror.oci.digest import Digest
@@ -125,10 +126,10 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     root = folder.parent if config.storage.filesystem is not None else None
     reserved: dict[Digest, int] = {}
     inventory = Inventory(folder / INVENTORY)
-    store, tree = BookedStore(driver, inventory), Tree(driver)
+    store, tree = BookedStore(driver, inventory), Tree(_unhurried(config, driver))
     memory = Memory(config.storage.cache.blobdescriptorsize, config.proxy.negative)
     clock = WallClock()
-    evictor = Evictor(tree, inventory, memory, reserved.keys, store.turns, clock)
+    evictor = Evictor(Tree(driver), inventory, memory, reserved.keys, store.turns, clock)
     # Of one that kept for ever registry:3 has left no times; registry:2 knows nothing of a `ttl`.
     lifetime = config.proxy.ttl if config.proxy.ttl > 0 else scheduler.LIFETIME
     surveyor = Surveyor(tree, inventory, root, lifetime=lifetime)
@@ -173,6 +174,14 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
             return left, reference
 
     return Keeping(inventory, store, memory, evictor, keeper, surveyor, scrubber, collector, lock, locate)
+
+
+def _unhurried(config: Config, driver: StorageDriver) -> StorageDriver:
+    """For what looks at all that is kept. Evictions do not wait: somebody needs the room."""
+    requests = config.cache.requests
+    if not requests or not config.storage.is_remote:
+        return driver
+    return BudgetedDriver(driver, Budget(requests))
 
 
 def _limits(config: Config) -> Limits:

@@ -26,6 +26,7 @@ from mirror.drivers.tiered import TieredDriver
 from mirror.drivers.timed import TimedDriver
 from mirror.health import probes
 from mirror.health.checks import Check, Checks
+from mirror.health.watch import Trouble, Watch
 from mirror.log import redact_text
 from mirror.looplag import LoopLag
 from mirror.notify import endpoint as notify
@@ -43,11 +44,13 @@ USER_AGENT = f"mirror/{__version__}"
 class Operations:
     """All that is for operators. To be run with the application.
 
-    `tier` None: no copies are on a local disk; `notifier` None: nobody is notified.
+    `watch` None: the storage is on this machine; `tier` None: no copies are on a local disk; `notifier` None:
+    nobody is notified.
     """
 
     driver: TimedDriver
     tier: TieredDriver | None
+    watch: Watch | None
     account: Account
     traffic: dict[str, Traffic]
     gate: Gate
@@ -57,8 +60,9 @@ class Operations:
     client: _Client
 
     def warnings(self) -> list[str]:
-        """What `/readyz` says of the storage: nothing, as long as it is asked."""
-        trouble = self.driver.trouble()
+        """What `/readyz` says of the storage: nothing, as long as it can be used."""
+        unusable = self.watch.error if self.watch is not None else None
+        trouble = unusable or self.driver.trouble()
         return (
             [f"storage: {trouble}; what is in memory is served, the rest comes from upstream"]
             if trouble
@@ -76,6 +80,8 @@ class Operations:
                 asyncio.create_task(steadily("health", self.checks.run)),
                 asyncio.create_task(steadily("lag", self.lag.run)),
             ]
+            if self.watch is not None:
+                tasks.append(asyncio.create_task(steadily("storage", self.watch.run)))
             try:
                 yield
             finally:
@@ -107,6 +113,7 @@ def build(config: Config, driver: StorageDriver, names: Routes) -> Operations:
     return Operations(
         timed,
         driver if isinstance(driver, TieredDriver) else None,
+        Watch(lambda: _look(timed), timed.denials) if config.storage.is_remote else None,
         Account(lambda namespace: appupstreams.label(names, namespace)),
         _traffic(config.proxy, names),
         gate,
@@ -127,7 +134,7 @@ def _checks(config: Config, driver: TimedDriver, client: _Client) -> Sequence[Ch
     found = []
     if health.storagedriver.enabled:
         check = health.storagedriver
-        probe = probes.storage(lambda: _look(driver))
+        probe = probes.storage(lambda: _told(driver))
         name = f"storagedriver_{driver.name}"
         found.append(Check(name, probe, interval=check.interval, threshold=check.threshold))
     for file in health.file:
@@ -151,15 +158,24 @@ def _checks(config: Config, driver: TimedDriver, client: _Client) -> Sequence[Ch
     return found
 
 
-async def _look(driver: StorageDriver) -> str | None:
+async def _look(driver: TimedDriver) -> Trouble | None:
     """Why the storage cannot be looked at. A root that is not there yet is no reason, as in the registry."""
     try:
         await driver.stat("")
     except PathNotFoundError:
         return None
     except DriverError as error:
-        return str(error)
+        advice = driver.advice(error)
+        if not advice.what:
+            return Trouble(str(error), error.cause)
+        return Trouble(f"{error.cause} ({advice.where}): {advice.what}", f"{error.cause}: {advice.what}")
     return None
+
+
+async def _told(driver: TimedDriver) -> str | None:
+    """The same, for the operator."""
+    trouble = await _look(driver)
+    return None if trouble is None else trouble.told
 
 
 def _notifier(config: Config) -> Notifier | None:

@@ -5,6 +5,7 @@ What is kept for how long stands beside the registry's own keys: `proxy.ttl`. Ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
@@ -30,6 +31,8 @@ RATE_FORM: Final = "a size for each second such as 10MiB, of at least 64KiB"
 SEGMENTED_MIN: Final = 64 << 10  # bytes; of less than that, requests cost more than they bring
 SEGMENTED_FORM: Final = "a size such as 32MiB, of at least 64KiB"
 CONNECTIONS_MAX: Final = 12  # for one blob; an upstream has 12 more than one for each, for all blobs together
+REQUESTS_MIN: Final = 50  # a second; at less, who writes what is being deleted would wait for seconds
+REQUESTS_MAX: Final = 10_000  # a second; more than any bucket takes of one program
 PINS_MAX: Final = 256  # they are tried one after the other, for each candidate of an eviction
 
 
@@ -66,6 +69,15 @@ def _large(size: Size | None) -> Size | None:
     return size
 
 
+def _zero_or(least: int, most: int) -> Callable[[int], int]:
+    def check(number: int) -> int:
+        if number != 0 and not least <= number <= most:
+            raise ValueError(f"0 (no limit), or an integer from {least} to {most}")
+        return number
+
+    return check
+
+
 Rate = Annotated[int, PlainValidator(parse_rate), PlainSerializer(format_bytes)]
 Limit = Annotated[SizeValue, AfterValidator(_limit)]
 
@@ -97,7 +109,8 @@ class Disk(Section):
 class Cache(Section):
     """A limit that is None does not count. What fits a pattern of `pin` is evicted by no limit.
 
-    `folder`: a local one for what is the mirror's own, where images are kept elsewhere.
+    `folder`: a local one for what is the mirror's own, where images are kept elsewhere. So many `requests` a
+    second are sent there to look after them; 0: as many as are answered.
     """
 
     folder: PathValue | None = None
@@ -107,5 +120,6 @@ class Cache(Section):
         tuple[Annotated[str, PlainValidator(parse_match)], ...], AfterValidator(at_most(PINS_MAX, "patterns"))
     ] = ()
     scrub: Scrub = Scrub()
+    requests: Annotated[Integer, AfterValidator(_zero_or(REQUESTS_MIN, REQUESTS_MAX))] = 250
     segments: Segments = Segments()
     disk: Disk = Disk()

@@ -101,6 +101,9 @@ def _check_s3(s3: S3, tree: Table, problems: list[Problem], warnings: list[Warni
 def _check_local(config: Config, tree: Table) -> list[Warning_]:
     """What means nothing without object storage."""
     warnings: list[Warning_] = []
+    if "requests" in config.cache.model_fields_set:
+        text = "has no effect here: it is for object storage"
+        warnings.append(_warning(tree, "cache.requests", text))
     if config.cache.folder is not None:
         text = "has no effect here: what is the mirror's own lies below storage.filesystem.rootdirectory"
         warnings.append(_warning(tree, "cache.folder", text))

@@ -104,6 +104,12 @@ def bucket(swift: SwiftServer) -> Bucket:
 
 
 @pytest.fixture(scope="session")
+def old_swift(space: Workspace) -> SwiftServer:
+    """That of the system: Debian 12 has one of 2022."""
+    return SwiftServer(space, page=100, debian=True)
+
+
+@pytest.fixture(scope="session")
 def keystone(space: Workspace) -> KeystoneServer:
     """A real Keystone, and a Swift that asks it."""
     return KeystoneServer(space)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from mirror.cache.dropping import Dropper, Outcome
 from mirror.cache.evictor import Evictor, failed
 from mirror.cache.memory import Memory
 from mirror.cache.purging import Purger
@@ -66,9 +67,7 @@ class Collector:
         ago: Callable[[float], float] | None = None,
     ) -> None:
         self._tree = tree
-        self._inventory = inventory
-        self._memory = memory
-        self._evictor = evictor
+        self._dropper = Dropper(tree, inventory, memory, evictor.turns, busy, clock)
         self._verifier = Verifier(tree, inventory, memory, scrubber, evictor.turns, clock)
         self._busy = busy
         self._clock = clock
@@ -94,23 +93,19 @@ class Collector:
                 if seen - told >= TELL:
                     told = seen
                     yield {"event": "progress", "done": seen, "total": None, "what": "files"}
-                for garbage in step.garbage:
-                    if garbage.kind is Kind.BLOB and garbage.digest in self._busy():
-                        continue
-                    try:
-                        if not dry_run and not await self._drop(garbage, began):
-                            continue
-                    except StoreError as error:
-                        failures += 1
-                        failed(_name(garbage), error)
-                        continue
-                    count, size = count + 1, size + garbage.size
-                    yield {
-                        "event": "found" if dry_run else "removed",
-                        "kind": garbage.kind.value,
-                        "name": _name(garbage),
-                        "size": garbage.size,
-                    }
+                async with aclosing(self._went(step.garbage, began, dry_run)) as outcomes:
+                    async for garbage, outcome in outcomes:
+                        if isinstance(outcome, StoreError):
+                            failures += 1
+                            failed(_name(garbage), outcome)
+                        elif outcome:
+                            count, size = count + 1, size + garbage.size
+                            yield {
+                                "event": "found" if dry_run else "removed",
+                                "kind": garbage.kind.value,
+                                "name": _name(garbage),
+                                "size": garbage.size,
+                            }
                 await asyncio.sleep(0)
         yield {
             "event": "summary",
@@ -139,21 +134,6 @@ class Collector:
             return False
         return True
 
-    async def _drop(self, garbage: Garbage, began: _Began) -> bool:
-        """Whether it went; memory and inventory know then.
-
-        What was used or linked since the collection began stays: a file that was there is not written again,
-        so that the tree does not show it. The clock may have been put back since, and uses bear its times.
-        """
-        async with self._turn(garbage):
-            digest = garbage.digest
-            if digest is not None and await self._inventory.is_used_since(digest, self._since(began)):
-                return False
-            if not await self._tree.drop(garbage):
-                return False
-            self._forget(garbage)
-        return True
-
     def _young(self) -> float:
         """What bears a later time is younger than GRACE."""
         return self._clock() - GRACE if self._ago is None else self._ago(GRACE)
@@ -164,31 +144,17 @@ class Collector:
             return began.wall
         return min(began.wall, self._ago(time.monotonic() - began.steady))
 
-    def _turn(self, garbage: Garbage) -> AbstractAsyncContextManager[None]:
-        """That of whoever writes the same."""
-        turns = self._evictor.turns
-        if garbage.repository is not None and garbage.tag is not None:
-            return turns.of((garbage.repository, garbage.tag))
-        return turns.of(garbage.digest) if garbage.digest is not None else nullcontext()
-
-    def _forget(self, garbage: Garbage) -> None:
-        """Tell memory and inventory that it went."""
-        match garbage:
-            case Garbage(kind=Kind.BLOB, digest=Digest() as digest):
-                self._memory.forget_blob(digest)
-                self._inventory.note_blob_gone(digest)
-            case Garbage(repository=Repository() as repository, digest=Digest() as digest, tag=None):
-                if garbage.kind is Kind.LAYER or "/_layers/" in garbage.path:
-                    self._memory.forget_link(repository, digest)
-                    self._inventory.note_layer_gone(repository, digest)
-                else:
-                    self._memory.forget_image(repository, digest)
-                    self._inventory.note_image_gone(repository, digest)
-            case Garbage(kind=Kind.TAG, repository=Repository() as repository) if garbage.tag is not None:
-                self._memory.forget_tag(repository, garbage.tag)
-                self._inventory.note_tag_gone(repository, garbage.tag, self._clock())
-            case _:
-                pass
+    async def _went(
+        self, found: Sequence[Garbage], began: _Began, dry_run: bool
+    ) -> AsyncGenerator[tuple[Garbage, Outcome], None]:
+        """Delete it; with `dry_run` tell what would go."""
+        if dry_run:
+            for garbage in found:
+                yield garbage, not (garbage.kind is Kind.BLOB and garbage.digest in self._busy())
+            return
+        async with aclosing(self._dropper.drop(found, lambda: self._since(began))) as outcomes:
+            async for each in outcomes:
+                yield each
 
 
 def _name(garbage: Garbage) -> str:

@@ -15,18 +15,19 @@ from typing import Any
 
 import obstore
 
+from mirror.drivers.advice import Place, fault_of
 from mirror.drivers.azureclient import SILENCE, AzureClient
-from mirror.drivers.azureerrors import ERRORS, failure
+from mirror.drivers.azureerrors import ERRORS, FAULTS, KEYS, failure
 from mirror.drivers.azuresettings import AzureSettings
-from mirror.drivers.base import DriverError, Entry, PathNotFoundError, UnreachableError
+from mirror.drivers.base import Advice, DriverError, Entry, PathNotFoundError, UnreachableError
 from mirror.drivers.flat import Page
 from mirror.drivers.growing import GrowingUpload
+from mirror.drivers.manycalls import of_each
 from mirror.drivers.objectstore import Body, Meta
 from mirror.drivers.paths import is_path
 from mirror.drivers.slice import Slice, Source
 
 PAGE = 1000  # names that a listing gives at once
-AT_ONCE = 16  # requests
 BLOCK = 4 << 20  # bytes; distribution's own size
 MOST_BLOCKS = 50_000  # of one blob; Azure's limit
 BLOCKS_AT_ONCE = 3  # of one blob
@@ -47,6 +48,7 @@ class AzureObjects:
         self._client = AzureClient(settings)
         self._store = self._client.store
         self._is_guest = bool(settings.shared_access)
+        self._place = Place(f"container {settings.container}", settings.endpoint, KEYS)
         self._growing: set[GrowingUpload] = set()  # begun while their files grow
         self._complete: set[GrowingUpload] = set()  # of files that are all here
         self._sending = asyncio.Semaphore(UPLOADS)
@@ -149,7 +151,7 @@ class AzureObjects:
         """In batches, of what is there."""
         if len(doomed) == 1:
             return [await self._delete_one(doomed[0])]
-        there = [True] * len(doomed) if listed else await self._each(self._is_there, doomed)
+        there = [True] * len(doomed) if listed else await of_each(self._is_there, doomed)
         some = [path for path, is_there in zip(doomed, there, strict=True) if is_there]
         if some:
             keys = [self._client.key(path) for path in some]
@@ -158,7 +160,7 @@ class AzureObjects:
                     some[0], lambda: obstore.delete_async(self._store, keys), limit=30 + len(some) / 10
                 )
             except PathNotFoundError:  # one of them went meanwhile, and the others may not have been tried
-                await self._each(self._delete_one, some)
+                await of_each(self._delete_one, some)
         return there
 
     async def _delete_one(self, path: str) -> bool:
@@ -176,17 +178,6 @@ class AzureObjects:
             return False
         return True
 
-    async def _each(self, call: Any, items: Sequence[str]) -> list[bool]:
-        """What `call` gives for each, some at once; after all have ended the first failure is raised."""
-        found: list[Any] = []
-        for start in range(0, len(items), AT_ONCE):
-            some = [call(item) for item in items[start : start + AT_ONCE]]
-            found += await asyncio.gather(*some, return_exceptions=True)
-        for each in found:
-            if isinstance(each, BaseException):
-                raise each
-        return found
-
     async def presign(self, path: str, seconds: float) -> str:
         """A shared access signature for reading: by the account's key, or a key that Azure gives us.
 
@@ -199,6 +190,12 @@ class AzureObjects:
 
     def trouble(self) -> str:
         return self._client.trouble()
+
+    def denials(self) -> int:
+        return self._client.denials()
+
+    def advice(self, error: DriverError) -> Advice:
+        return self._place.advice(fault_of(error, FAULTS))
 
     def broke(self, error: DriverError) -> None:
         self._client.broke(error)

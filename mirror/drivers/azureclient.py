@@ -13,6 +13,7 @@ from mirror.drivers.azureerrors import ERRORS, answered, failure
 from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.base import DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
+from mirror.drivers.slots import Slots
 
 CONNECT = 3.0  # seconds
 SILENCE = 15.0  # seconds without a byte
@@ -35,7 +36,7 @@ class AzureClient:
         self.store = _store(settings, CALL)
         self.readers = _store(settings, READING)
         self._breaker = Breaker()
-        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._slots = Slots(CONNECTIONS)
         self._closed = False
 
     def key(self, path: str) -> str:
@@ -49,7 +50,7 @@ class AzureClient:
     async def call(self, path: str, work: Callable[[], Awaitable[T]], limit: float = CALL) -> T:
         """What a call of obstore's gives. Raises DriverError; nothing takes longer than `limit` seconds."""
         try:
-            async with asyncio.timeout(limit), self._slots:
+            async with self._slots.one(path), asyncio.timeout(limit):
                 return await self.ask(path, work)
         except TimeoutError as error:
             cause = f"no answer from the storage within {limit:g} s"
@@ -70,7 +71,7 @@ class AzureClient:
             if isinstance(known, UnreachableError):
                 self._breaker.failed(known.cause)
             elif answered(error):
-                self._breaker.answered()
+                self._breaker.refused(known)
             raise known from error
         self._breaker.answered()
         return found
@@ -84,6 +85,10 @@ class AzureClient:
     def trouble(self) -> str:
         """Why the server is left alone; "" while it is asked."""
         return self._breaker.trouble
+
+    def denials(self) -> int:
+        """How often the server has not let us."""
+        return self._breaker.denials
 
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""

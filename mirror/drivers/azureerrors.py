@@ -10,6 +10,7 @@ import re
 
 from obstore import exceptions as obstore
 
+from mirror.drivers.advice import TLS, Fault, coded, keys_of
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -23,6 +24,28 @@ from mirror.drivers.objectstore import BehindError, ChangedError
 # What its calls raise: some of its kinds are Python's own, such as FileNotFoundError.
 ERRORS = (obstore.BaseError, OSError, ValueError)
 NO_CONTAINER = {"ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled", "ResourceNotFound"}
+FAULTS = {  # https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes
+    "AuthenticationFailed": Fault.SIGNATURE,
+    "InvalidAuthenticationInfo": Fault.SIGNATURE,
+    "NoAuthenticationInformation": Fault.NO_LOGIN,
+    "AuthorizationFailure": Fault.RIGHT,
+    "AuthorizationPermissionMismatch": Fault.RIGHT,
+    "InsufficientAccountPermissions": Fault.RIGHT,
+    "ContainerNotFound": Fault.BUCKET,
+    "ContainerBeingDeleted": Fault.BUCKET,
+    "ContainerDisabled": Fault.BUCKET,
+    "InvalidResourceName": Fault.BUCKET,
+    "AccountIsDisabled": Fault.LOGIN,
+    "ResourceNotFound": Fault.ENDPOINT,
+    "404": Fault.ENDPOINT,
+}
+KEYS = keys_of(  # what the settings are called
+    "azure",
+    login="accountname accountkey",
+    signature="accountname accountkey",
+    bucket="container",
+    endpoint="accountname serviceurl",
+)
 THROTTLED = {"ServerBusy", "TooManyRequests"}  # the first with 503
 MESSAGE_LIMIT = 200  # characters of a server's text
 
@@ -37,7 +60,7 @@ def failure(path: str, error: BaseException) -> DriverError:
     text = str(error)
     found = _STATUS.search(text)
     if found is not None:
-        return _refused(path, int(found[1] or found[2]), text)
+        return coded(_refused(path, int(found[1] or found[2]), text), _code(text) or found[1] or found[2])
     if isinstance(error, FileNotFoundError | obstore.NotFoundError):
         return PathNotFoundError(path, "no such object")
     if isinstance(error, PermissionError | obstore.PermissionDeniedError | obstore.UnauthenticatedError):
@@ -47,7 +70,7 @@ def failure(path: str, error: BaseException) -> DriverError:
     if _LOGIN.search(text.partition("\n")[0]):
         return DeniedError(path, "no login for the storage can be had: see the account's key or credentials")
     if "certificate" in text.lower():
-        return UnreachableError(path, "no trusted TLS connection to the storage")
+        return coded(UnreachableError(path, "no trusted TLS connection to the storage"), TLS)
     if "timed out" in text or "TimedOut" in text:
         return UnreachableError(path, "the storage does not answer in time")
     if "HTTP error" not in text:
@@ -62,9 +85,14 @@ def answered(error: BaseException) -> bool:
     return _STATUS.search(str(error)) is not None
 
 
+def _code(text: str) -> str:
+    """Azure's own, of a refusal; "": it gives none."""
+    found = _CODE.search(text)
+    return found[1] if found else ""
+
+
 def _refused(path: str, status: int, text: str) -> DriverError:
-    code = _CODE.search(text)
-    name = code[1] if code else ""
+    name = _code(text)
     message = _MESSAGE.search(text)
     said = f" {name}: {message[1].strip()[:MESSAGE_LIMIT]}" if name and message else ""
     told = f"the storage answers {status}{said}"

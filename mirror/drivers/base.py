@@ -17,7 +17,12 @@ BATCH_TIME = 0.05  # seconds after which a driver gives its thread back, also wi
 
 
 class DriverError(Exception):
-    """A storage operation failed; `path` and `cause` say where and why."""
+    """A storage operation failed; `path` and `cause` say where and why.
+
+    `reason` is a remote storage's own code for it, such as NoSuchBucket, or the status where it gives none.
+    """
+
+    reason = ""
 
     def __init__(self, path: str, cause: str) -> None:
         self.path = path
@@ -117,12 +122,26 @@ class Incoming(Protocol):
         """It is not wanted, unless it was moved in. Safe to call twice."""
 
 
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """For people: where a storage is, which is for the operator alone, and what would help, for everybody."""
+
+    where: str
+    what: str
+
+
 @runtime_checkable
 class Remote(Protocol):
     """What a driver of a storage elsewhere can do beside all else, or one on such a driver."""
 
     def trouble(self) -> str:
         """Why the storage is left alone now, for people; "" while it is asked."""
+
+    def denials(self) -> int:
+        """How often the storage has not let us, so far."""
+
+    def advice(self, error: DriverError) -> Advice:
+        """What would help after this failure to look at its root."""
 
 
 @runtime_checkable

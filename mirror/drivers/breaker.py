@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from mirror.drivers.base import UnreachableError
+from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 
 FAILURES = 3  # in a row, of which each had its own attempts
 PAUSE = 5.0  # seconds; then one request at a time tries
@@ -23,6 +23,7 @@ class Breaker:
         self._failures = 0
         self._until = 0.0
         self._cause = ""
+        self.denials = 0  # so far: how often the storage did not let us
 
     @property
     def trouble(self) -> str:
@@ -45,6 +46,11 @@ class Breaker:
         if self._failures == FAILURES:
             log.error("storage.away", cause=cause)
         self._until = self._clock() + PAUSE
+
+    def refused(self, error: DriverError) -> None:
+        """A request was answered, but not with what was hoped for."""
+        self.denials += isinstance(error, DeniedError)
+        self.answered()
 
     def answered(self) -> None:
         """The storage said something, if only that it refuses."""

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncGenerator, Sequence
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from mirror.drivers.base import DriverError, Entry, PathNotFoundError
+from mirror.drivers.advice import Place, coded, fault_of
+from mirror.drivers.answers import document, taken_apart
+from mirror.drivers.base import Advice, DriverError, Entry, PathNotFoundError
 from mirror.drivers.flat import Page
 from mirror.drivers.gcsclient import GcsClient
-from mirror.drivers.gcserrors import BROKEN, broken
+from mirror.drivers.gcserrors import BROKEN, FAULTS, KEYS, broken
 from mirror.drivers.gcssettings import GcsSettings
 from mirror.drivers.gcssign import prepare
 from mirror.drivers.gcsupload import Uploads
 from mirror.drivers.growing import GrowingUpload
+from mirror.drivers.manycalls import of_each
 from mirror.drivers.objectstore import Body, ChangedError, Meta
 from mirror.drivers.paths import is_path
 from mirror.drivers.slice import Source
 
 PAGE = 1000  # names; Google gives no more at once
-AT_ONCE = 16  # requests
 ENTRY_FIELDS = "items(name,size,generation,updated),nextPageToken"
+_SIZE = re.compile(r"[0-9]{1,18}")
 NAME_FIELDS = "items(name),prefixes,nextPageToken"
 
 
@@ -45,7 +47,7 @@ class GcsObjects:
 
     async def head(self, path: str) -> Meta:
         url = self._client.objects(path, fields="size,generation,updated")
-        return _meta(_document(path, (await self._client.call(path, "GET", url)).body))
+        return _meta(path, _document(path, (await self._client.call(path, "GET", url)).body))
 
     async def size_of(self, path: str) -> int:
         return (await self.head(path)).size
@@ -73,21 +75,26 @@ class GcsObjects:
     async def pages(self, prefix: str, after: str = "") -> AsyncGenerator[Page, None]:
         query = {"startOffset": self._client.key(after)} if after else {}
         async for found, more in self._list(prefix, fields=ENTRY_FIELDS, **query):
-            entries = []
+            yield Page(self._entries(prefix, found, after), more)
+
+    def _entries(self, prefix: str, found: dict[str, Any], after: str) -> list[Entry]:
+        entries = []
+        with taken_apart(prefix.rstrip("/")):
             for each in found.get("items", ()):
                 path = self._client.path(each["name"])
                 if path is not None and is_path(path) and path > after:
-                    meta = _meta(each)
+                    meta = _meta(path, each)
                     entries.append(Entry(path, meta.size, meta.modified))
-            yield Page(entries, more)
+        return entries
 
     async def names(self, folder: str) -> set[str]:
         prefix = f"{folder}/" if folder else ""
         start = len(self._client.key(prefix))
         names: set[str] = set()
         async for found, _ in self._list(prefix, fields=NAME_FIELDS, delimiter="/"):
-            keys = [each["name"] for each in found.get("items", ())]
-            keys += [each.rstrip("/") for each in found.get("prefixes", ())]
+            with taken_apart(folder):
+                keys = [str(each["name"]) for each in found.get("items", ())]
+                keys += [each.rstrip("/") for each in found.get("prefixes", ())]
             names.update(key[start:] for key in keys)
         return names
 
@@ -99,26 +106,20 @@ class GcsObjects:
             try:
                 reply = await self._client.call(folder, "GET", self._client.objects(**query))
             except PathNotFoundError as error:
-                raise DriverError(folder, "the storage does not list the bucket: 404") from error
-            found = _document(folder, reply.body)
-            token = found.get("nextPageToken")
-            yield found, bool(token)
+                found = DriverError(folder, "the storage does not list the bucket: 404")
+                raise coded(found, "404") from error
+            answer = _document(folder, reply.body)
+            token = answer.get("nextPageToken")
+            if token and token == query.get("pageToken"):
+                raise DriverError(folder, "the storage does not say how its listing goes on")
+            yield answer, bool(token)
             if not token:
                 return
             query["pageToken"] = token
 
     async def delete(self, doomed: Sequence[str], *, listed: bool = False) -> list[bool]:
         """One by one, some at once: Google says of each whether it was there."""
-        found: list[bool | BaseException] = []
-        for start in range(0, len(doomed), AT_ONCE):
-            some = [self._delete_one(path) for path in doomed[start : start + AT_ONCE]]
-            found += await asyncio.gather(*some, return_exceptions=True)
-        there = []
-        for each in found:
-            if isinstance(each, BaseException):
-                raise each
-            there.append(each)
-        return there
+        return await of_each(self._delete_one, doomed)
 
     async def _delete_one(self, path: str) -> bool:
         try:
@@ -139,6 +140,14 @@ class GcsObjects:
     def trouble(self) -> str:
         return self._client.trouble()
 
+    def denials(self) -> int:
+        return self._client.denials()
+
+    def advice(self, error: DriverError) -> Advice:
+        settings = self._settings
+        place = Place(f"bucket {settings.bucket}", settings.endpoint, KEYS)
+        return place.advice(fault_of(error, FAULTS))
+
     def broke(self, error: DriverError) -> None:
         self._client.broke(error)
 
@@ -154,15 +163,11 @@ class _Body:
         self._path = path
         self._answer = answer
         headers = answer.headers
-        whole = headers.get("Content-Range", "").rpartition("/")[2]  # bytes 5-9/10
-        try:
-            if bool(whole) != bool(start):
-                raise ValueError
-            size = int(whole or headers.get("X-Goog-Stored-Content-Length") or headers["Content-Length"])
-            self.meta = Meta(size, headers.get("X-Goog-Generation", ""), 0.0)
-        except (ValueError, KeyError) as error:
+        size = size_told(headers, start)
+        if size is None:
             answer.close()
-            raise DriverError(path, "the storage answered with another range than was asked for") from error
+            raise DriverError(path, "the storage answered with another range than was asked for")
+        self.meta = Meta(size, headers.get("X-Goog-Generation", ""), 0.0)
 
     async def read(self, limit: int) -> bytes:
         try:
@@ -175,16 +180,24 @@ class _Body:
         self._answer.close()
 
 
+def size_told(headers: Mapping[str, str], start: int) -> int | None:
+    """An object's size, by the headers of an answer that is to begin at `start`; None: it does not."""
+    whole = headers.get("Content-Range", "").rpartition("/")[2]  # bytes 5-9/10
+    told = whole or headers.get("X-Goog-Stored-Content-Length") or headers.get("Content-Length", "")
+    return int(told) if bool(whole) == bool(start) and _SIZE.fullmatch(told) else None
+
+
 def _document(path: str, body: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(body)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    found = document(body)
+    if found is None:
         raise DriverError(path, "the storage answers with something else than JSON")
     return found
 
 
-def _meta(found: dict[str, Any]) -> Meta:
-    moment = datetime.fromisoformat(found["updated"])
-    return Meta(int(found["size"]), str(found.get("generation", "")), float(int(moment.timestamp())))
+def _meta(path: str, found: dict[str, Any]) -> Meta:
+    with taken_apart(path):
+        moment = datetime.fromisoformat(found["updated"])
+        size = int(found["size"])
+        if size < 0:
+            raise ValueError(size)
+        return Meta(size, str(found.get("generation", "")), float(int(moment.timestamp())))

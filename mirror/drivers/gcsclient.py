@@ -8,6 +8,7 @@ import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
@@ -17,6 +18,7 @@ from mirror.drivers.breaker import Breaker
 from mirror.drivers.gcserrors import AGAIN, BROKEN, broken, refused
 from mirror.drivers.gcslogin import Login
 from mirror.drivers.gcssettings import ENDPOINT, GcsSettings
+from mirror.drivers.slots import Slots, busy
 
 CONNECT = 3.0  # seconds
 SILENCE = 15.0  # seconds without a byte
@@ -48,6 +50,8 @@ class GcsClient:
         self._asks_google = self._endpoint == ENDPOINT
         self.login = Login(settings.key) if self._asks_google or settings.key else None
         self._breaker = Breaker()
+        self._slots = Slots(settings.connections)
+        self._bodies: WeakSet[aiohttp.ClientResponse] = WeakSet()  # that are being read
         self._operations: aiohttp.ClientSession | None = None
         self._readers: aiohttp.ClientSession | None = None
         self._closed = False
@@ -93,7 +97,7 @@ class GcsClient:
         self._check(path)
         assert self._operations is not None
         try:
-            async with asyncio.timeout(limit):
+            async with self._slots.one(path), asyncio.timeout(limit):
                 return await self._attempts(self._operations, path, method, url, headers, body, wanted)
         except TimeoutError as error:
             cause = f"no answer from the storage within {limit:g} s"
@@ -115,18 +119,25 @@ class GcsClient:
                     else:
                         if answer.status in (200, 206):
                             self._breaker.answered()
+                            self._bodies.add(answer)
                             return answer
                         reply = await self._whole(answer)
                         if attempt == ATTEMPTS or reply.status not in AGAIN:
                             raise self._refused(path, reply)
                     await _pause(attempt)
         except TimeoutError as error:
+            if len(self._bodies) >= READERS:
+                raise busy(path, READERS, CALL) from error
             raise self._broke(path, error) from error
         raise AssertionError
 
     def trouble(self) -> str:
         """Why the server is left alone; "" while it is asked."""
         return self._breaker.trouble
+
+    def denials(self) -> int:
+        """How often the server has not let us."""
+        return self._breaker.denials
 
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""
@@ -210,7 +221,7 @@ class GcsClient:
         if isinstance(found, UnreachableError):
             self._breaker.failed(found.cause)
         else:
-            self._breaker.answered()
+            self._breaker.refused(found)
         return found
 
     def _check(self, path: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 
 import aiohttp
 
+from mirror.drivers.advice import TLS, Fault, coded, keys_of
+from mirror.drivers.answers import document
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -19,13 +20,18 @@ from mirror.drivers.objectstore import BehindError
 MESSAGE_LIMIT = 200  # characters of a server's text
 # What a request, or reading a body, raises.
 BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
+FAULTS = {"401": Fault.LOGIN, "403": Fault.RIGHT, "404": Fault.BUCKET}  # Google has no other codes for these
+KEYS = {
+    **keys_of("gcs", login="keyfile", signature="keyfile", bucket="bucket"),
+    "endpoint": "STORAGE_EMULATOR_HOST",  # where it is not Google
+}
 AGAIN = {408, 429, 500, 502, 503, 504}  # https://cloud.google.com/storage/docs/retry-strategy
 
 
 def broken(path: str, error: BaseException) -> UnreachableError:
     """The error of a request that got no answer, or no whole one."""
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return UnreachableError(path, "no trusted TLS connection to the storage")
+        return coded(UnreachableError(path, "no trusted TLS connection to the storage"), TLS)
     if isinstance(error, aiohttp.ClientConnectorError):
         return UnreachableError(path, "the storage cannot be connected to")
     if isinstance(error, TimeoutError):
@@ -35,6 +41,10 @@ def broken(path: str, error: BaseException) -> UnreachableError:
 
 def refused(path: str, status: int, body: bytes) -> DriverError:
     """An answer that is none of those that were hoped for."""
+    return coded(_kind(path, status, body), str(status))
+
+
+def _kind(path: str, status: int, body: bytes) -> DriverError:
     message = _message(body)
     told = f"the storage answers {status}{': ' if message else ''}{message}"
     if status == 404 and "bucket does not exist" not in message:
@@ -51,9 +61,9 @@ def refused(path: str, status: int, body: bytes) -> DriverError:
 def _message(body: bytes) -> str:
     """What Google says, for people: of a JSON document, or of a line of text."""
     text = body.decode("utf-8", "replace")
-    try:
-        text = str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        if text.lstrip().startswith(("<", "{")):
-            return ""
+    error = (document(body) or {}).get("error")
+    if isinstance(error, dict) and "message" in error:
+        text = str(error["message"])
+    elif text.lstrip().startswith(("<", "{", "[")):
+        return ""
     return " ".join(text.split())[:MESSAGE_LIMIT]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
+import re
 from pathlib import Path
-from typing import Any
 
+from mirror.drivers.answers import document, taken_apart
 from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError, UnreachableError
 from mirror.drivers.gcsclient import GcsClient, Reply
 from mirror.drivers.growing import GrowingUpload
@@ -23,6 +23,7 @@ from mirror.drivers.slice import Source
 UPLOADS = 3
 SLOWEST = 64 << 10  # bytes a second; what is slower is given up
 TYPE = {"Content-Type": "application/octet-stream"}
+_RANGE = re.compile(r"bytes=0-([0-9]{1,18})")
 MORE = 308  # "resume incomplete": the next piece is wanted
 
 
@@ -141,12 +142,12 @@ class Uploads:
                 if not is_last:
                     raise DriverError(upload.path, "the storage ended an upload before its end")
                 return reply
-            taken = _taken(reply)
-            if taken == stop and not is_last:
+            has = taken(reply)
+            if has == stop and not is_last:
                 return None
-            if not at < taken < stop:
+            if not at < has < stop:
                 raise DriverError(upload.path, "the storage did not take a piece of an upload")
-            at = taken
+            at = has
 
     async def _stored(self, path: str, error: DriverError) -> Reply:
         try:
@@ -156,12 +157,10 @@ class Uploads:
 
     async def _check(self, path: str, reply: Reply, size: int, md5: bytes) -> None:
         """Raises DriverError unless the object is what was to be stored; it is deleted then."""
-        try:
-            found: dict[str, Any] = json.loads(reply.body)
+        with taken_apart(path, "the storage does not say what it has stored"):
+            found = document(reply.body) or {}
             same = int(found["size"]) == size
             told = found.get("md5Hash")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DriverError(path, "the storage does not say what it has stored") from error
         if same and told in (None, base64.b64encode(md5).decode()):
             return
         which = {"generation": found["generation"]} if "generation" in found else {}
@@ -181,7 +180,7 @@ def time_for(size: int) -> float:
     return 60.0 + size / SLOWEST
 
 
-def _taken(reply: Reply) -> int:
+def taken(reply: Reply) -> int:
     """How many bytes a session has: of `Range: bytes=0-41`, 42."""
-    last = reply.headers.get("Range", "").rpartition("-")[2]
-    return int(last) + 1 if last.isdigit() else 0
+    last = _RANGE.fullmatch(reply.headers.get("Range", ""))
+    return int(last[1]) + 1 if last is not None else 0

@@ -16,6 +16,7 @@ import structlog
 
 from mirror.drivers import flat, paths
 from mirror.drivers.base import (
+    Advice,
     DeniedError,
     DriverError,
     Elsewhere,
@@ -52,6 +53,12 @@ class ObjectsDriver:
 
     def trouble(self) -> str:
         return self._store.trouble()
+
+    def denials(self) -> int:
+        return self._store.denials()
+
+    def advice(self, error: DriverError) -> Advice:
+        return self._store.advice(error)
 
     async def get(self, path: str, limit: int) -> bytes:
         (found,) = await self.get_many([path], limit, limit)

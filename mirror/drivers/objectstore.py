@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mirror.drivers.base import DriverError, Incoming
+from mirror.drivers.base import Advice, DriverError, Incoming
 from mirror.drivers.flat import Page
 from mirror.drivers.slice import Source
 
@@ -91,6 +91,12 @@ class ObjectStore(Protocol):
 
     def trouble(self) -> str:
         """Why the store is left alone; "" while it is asked."""
+
+    def denials(self) -> int:
+        """As Remote.denials."""
+
+    def advice(self, error: DriverError) -> Advice:
+        """As Remote.advice."""
 
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""

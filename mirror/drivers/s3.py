@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mirror.drivers import flat, paths
+from mirror.drivers.answers import taken_apart
 from mirror.drivers.base import (
+    Advice,
     DriverError,
     Elsewhere,
     Entry,
@@ -29,7 +31,7 @@ from mirror.drivers.base import (
     PathNotFoundError,
 )
 from mirror.drivers.remote import check_file, check_writable, copy_out, open_source, remove_source
-from mirror.drivers.s3client import S3Client
+from mirror.drivers.s3client import S3Client, length
 from mirror.drivers.s3delete import Deletion
 from mirror.drivers.s3file import S3File
 from mirror.drivers.s3listing import Listing, modified
@@ -68,6 +70,12 @@ class S3Driver:
     def trouble(self) -> str:
         return self._client.trouble()
 
+    def denials(self) -> int:
+        return self._client.denials()
+
+    def advice(self, error: DriverError) -> Advice:
+        return self._client.advice(error)
+
     async def get(self, path: str, limit: int) -> bytes:
         (found,) = await self.get_many([path], limit, limit)
         if isinstance(found, DriverError):
@@ -101,7 +109,10 @@ class S3Driver:
     async def _read(self, path: str, answer: Any, limit: int) -> bytes | DriverError:
         if isinstance(answer, DriverError):
             return answer
-        size = int(answer["ContentLength"])
+        try:
+            size = length(path, answer)
+        except DriverError as error:
+            return error
         if size > limit:
             return DriverError(path, f"has {size} bytes, more than the {limit} allowed")
         file = S3File(self._client, path, answer, 0)
@@ -160,7 +171,8 @@ class S3Driver:
         if path:
             with contextlib.suppress(PathNotFoundError):
                 answer = await self._client.call(path, "head_object", Key=self._client.key(path))
-                return Info(int(answer["ContentLength"]), False, modified(answer))
+                with taken_apart(path):
+                    return Info(length(path, answer), False, modified(answer))
         if await self._listing.has_folder(path):
             return Info(0, True, 0.0)
         raise PathNotFoundError(path)

@@ -12,16 +12,21 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
 from botocore.loaders import create_loader
+from botocore.parsers import ResponseParserError
 
-from mirror.drivers.base import DeniedError, DriverError, UnreachableError
+from mirror.drivers.answers import NO_ANSWER, NONSENSE, taken_apart
+from mirror.drivers.base import Advice, DeniedError, DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
+from mirror.drivers.s3advice import advice
 from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status, unusable
 from mirror.drivers.s3settings import S3Settings
+from mirror.drivers.slots import Slots, busy
 
 CONNECT = 3.0  # seconds
 SILENCE = 15.0  # seconds without a byte
@@ -50,6 +55,9 @@ class S3Client:
         self._prefix = f"{settings.root}/" if settings.root else ""
         self._settings = settings
         self._breaker = Breaker()
+        self._slots = Slots(CONNECTIONS)
+        self._heads = True  # until an answer to HEAD was spoilt
+        self._bodies: WeakSet[Any] = WeakSet()  # that are being read, each on a connection
         self._session: AioSession = get_session()
         self._session.register_component("data_loader", _loader())
         try:
@@ -78,6 +86,14 @@ class S3Client:
     def trouble(self) -> str:
         """Why the server is left alone; "" while it is asked."""
         return self._breaker.trouble
+
+    def denials(self) -> int:
+        """How often the server has not let us."""
+        return self._breaker.denials
+
+    def advice(self, error: DriverError) -> Advice:
+        """Where it is, and what would help."""
+        return advice(self._settings, error)
 
     async def open(self, path: str = "") -> None:
         """Make the clients, if they are not there. They connect when they are asked.
@@ -145,7 +161,7 @@ class S3Client:
     async def size_of(self, path: str) -> int:
         """Of an object, in bytes. Raises PathNotFoundError, DriverError."""
         answer = await self.call(path, "head_object", Key=self.key(path))
-        return int(answer["ContentLength"])
+        return length(path, answer)
 
     async def life(self, path: str, seconds: float) -> float:
         """For how long a URL works that is signed now: not longer than the credentials. Raises DriverError.
@@ -210,11 +226,17 @@ class S3Client:
             await self.open(path)
         self._check_open(path)
         self._breaker.check(path)
-        client = self._readers if reading else self._operations
         try:
-            async with asyncio.timeout(limit):
-                answer = await self._ask(getattr(client, operation), parameters)
+            if reading:
+                async with asyncio.timeout(limit):
+                    answer = await self._ask(self._readers, operation, parameters)
+                self._bodies.add(answer["Body"])
+            else:
+                async with self._slots.one(path), asyncio.timeout(limit):
+                    answer = await self._ask(self._operations, operation, parameters)
         except TimeoutError as error:
+            if reading and len(self._bodies) >= READERS:
+                raise busy(path, READERS, limit) from error
             cause = f"no answer from the storage within {limit:g} s"
             self._breaker.failed(cause)
             raise UnreachableError(path, cause) from error
@@ -223,23 +245,38 @@ class S3Client:
             if isinstance(found, UnreachableError):
                 self._breaker.failed(found.cause)
             elif status(error):
-                self._breaker.answered()
+                self._breaker.refused(found)
             raise found from error
+        except (ResponseParserError, *NONSENSE) as error:  # botocore takes the answer for what its model says
+            self._breaker.answered()
+            raise DriverError(path, NO_ANSWER) from error
         self._breaker.answered()
         return answer
 
-    async def _ask(self, operation: Any, parameters: dict[str, Any]) -> Any:
+    async def _ask(self, client: Any, operation: str, parameters: dict[str, Any]) -> Any:
         """Once more where a connection had something else in it than an answer; botocore does not try that.
 
-        Old servers (Swift 2.30) say `0` behind a HEAD's 404, where the next answer should begin.
+        Old servers (Swift 2.30) say `0` behind a HEAD's 404, where the next answer should begin; what comes
+        with it at once spoils the 404 itself, however often it is asked for. Such a server is asked by GET.
         """
+        if operation == "head_object" and not self._heads:
+            return await self._head_by_get(client, parameters)
         for _ in range(LEFTOVERS):
             try:
-                return await operation(Bucket=self.bucket, **parameters)
+                return await getattr(client, operation)(Bucket=self.bucket, **parameters)
             except ERRORS as error:
                 if not is_leftover(error):
                     raise
-        return await operation(Bucket=self.bucket, **parameters)
+                if operation == "head_object":
+                    self._heads = False
+                    return await self._head_by_get(client, parameters)
+        return await getattr(client, operation)(Bucket=self.bucket, **parameters)
+
+    async def _head_by_get(self, client: Any, parameters: dict[str, Any]) -> Any:
+        """What HEAD says, of an answer to GET, the body of which is not read."""
+        answer = await self._ask(client, "get_object", parameters)
+        answer["Body"].close()
+        return answer
 
     def _check_open(self, path: str) -> None:
         if self._closed:
@@ -283,6 +320,17 @@ class S3Client:
         )
         client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
         return client
+
+
+def length(path: str, answer: Any) -> int:
+    """Bytes of an object, or of the piece that an answer has of it. Raises DriverError; it is closed then."""
+    try:
+        with taken_apart(path, "the storage does not say how long it is"):
+            return int(answer["ContentLength"])
+    except DriverError:
+        if "Body" in answer:
+            answer["Body"].close()
+        raise
 
 
 def _add_md5(params: dict[str, Any], **_: Any) -> None:

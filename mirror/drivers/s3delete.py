@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
@@ -14,12 +13,12 @@ from mirror.drivers.base import (
     ThrottledError,
     UnreachableError,
 )
+from mirror.drivers.manycalls import of_each
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3errors import DENIED, THROTTLED, told
 from mirror.drivers.s3listing import Listing
 
 BATCH = 1000  # keys; the most that DeleteObjects takes
-AT_ONCE = 16  # requests
 
 
 class Deletion:
@@ -39,7 +38,7 @@ class Deletion:
             for start in range(0, len(doomed), BATCH):
                 await self._delete(list(dict.fromkeys(doomed[start : start + BATCH])))
             return [True] * len(doomed)
-        are_files = await self._each(self._is_file, doomed)
+        are_files = await of_each(self._is_file, doomed)
         files = list(dict.fromkeys(path for path, is_file in zip(doomed, are_files, strict=True) if is_file))
         for start in range(0, len(files), BATCH):
             await self._delete(files[start : start + BATCH])
@@ -68,7 +67,7 @@ class Deletion:
         """Delete these files: at most BATCH. Those that are not there are no error."""
         if len(doomed) > 1 and self._batches and await self._delete_batch(doomed):
             return
-        await self._each(self._delete_one, doomed)
+        await of_each(self._delete_one, doomed)
 
     async def _delete_one(self, path: str) -> None:
         try:
@@ -91,17 +90,6 @@ class Deletion:
         for entry in answer.get("Errors", ()):
             raise _failure(self._client.path(entry.get("Key", "")) or doomed[0], entry)
         return True
-
-    async def _each(self, call: Any, items: Sequence[str]) -> list[Any]:
-        """What `call` gives for each, some at once; after all have ended the first failure is raised."""
-        found: list[Any] = []
-        for start in range(0, len(items), AT_ONCE):
-            some = [call(item) for item in items[start : start + AT_ONCE]]
-            found += await asyncio.gather(*some, return_exceptions=True)
-        for each in found:
-            if isinstance(each, BaseException):
-                raise each
-        return found
 
 
 def _failure(path: str, entry: Any) -> DriverError:

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 from botocore import exceptions as boto
 
+from mirror.drivers.advice import TLS, coded
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -60,7 +61,7 @@ def failure(path: str, error: BaseException) -> DriverError:
     if isinstance(error, boto.ReadTimeoutError | TimeoutError):
         return UnreachableError(path, "the storage does not answer in time")
     if isinstance(error, boto.SSLError):
-        return UnreachableError(path, "no trusted TLS connection to the storage")
+        return coded(UnreachableError(path, "no trusted TLS connection to the storage"), TLS)
     if isinstance(error, boto.EndpointConnectionError | boto.ProxyConnectionError):
         return UnreachableError(path, "the storage cannot be connected to")
     if isinstance(error, (boto.HTTPClientError, *AIOHTTP, OSError)):
@@ -99,10 +100,17 @@ def code(error: BaseException) -> str:
 def told(entry: Any) -> str:
     """An error in an answer, for people: `AccessDenied: Access Denied.`"""
     message = " ".join(str(entry.get("Message") or "").split())[:MESSAGE_LIMIT]
-    return f"{entry.get('Code') or 'no code'}{': ' if message else ''}{message}"
+    code = str(entry.get("Code") or "")
+    if code.isdigit() and message:  # botocore's own, where there is no document: the status and its words
+        return message
+    return f"{code or 'no code'}{': ' if message else ''}{message}"
 
 
 def _refused(path: str, error: boto.ClientError) -> DriverError:
+    return coded(_kind(path, error), code(error) or str(status(error)))
+
+
+def _kind(path: str, error: boto.ClientError) -> DriverError:
     name, number = code(error), status(error)
     text = f"the storage answers {number} {told(error.response.get('Error', {}))}"
     if name in MISSING or (number == 404 and name not in DENIED):

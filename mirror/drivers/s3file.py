@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, BinaryIO
 
 from mirror.drivers.base import DriverError, PathNotFoundError
-from mirror.drivers.s3client import S3Client
+from mirror.drivers.s3client import S3Client, length
 from mirror.drivers.s3errors import BROKEN
 
 PIECE = 256 << 10  # bytes; what the loop reads of a socket at most. Twice that is read ahead.
@@ -34,7 +34,7 @@ class S3File:
         self._body: Any = answer.get("Body")
         self._at = start  # where `_body` is
         self._closed = False
-        self.size = _end(path, answer, start) if start else int(answer["ContentLength"])
+        self.size = _end(path, answer, start) if start else length(path, answer)
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         if stop > self.size:
@@ -89,7 +89,7 @@ class S3File:
             answer = await self._client.get(self._path, Range=f"bytes={start}-{stop - 1}", **wanted)
         except PathNotFoundError as error:
             raise DriverError(self._path, "was deleted while it was read") from error
-        if _end(self._path, answer, start) != self.size or int(answer["ContentLength"]) != stop - start:
+        if _end(self._path, answer, start) != self.size or length(self._path, answer) != stop - start:
             answer["Body"].close()
             raise DriverError(self._path, OTHER)
         if self._closed:  # meanwhile

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from mirror.drivers import paths
+from mirror.drivers.advice import coded
+from mirror.drivers.answers import taken_apart
 from mirror.drivers.base import DriverError, Entry, PathNotFoundError
 from mirror.drivers.flat import Page
 from mirror.drivers.s3client import S3Client
@@ -37,17 +39,24 @@ class Listing:
         while True:
             answer = await self._list(prefix, **parameters)
             token = _token(prefix, answer, token)
-            entries = []
-            for each in answer.get("Contents", ()):
-                path = self._client.path(each["Key"])
-                if path is not None and paths.is_path(path):
-                    entries.append(Entry(path, each["Size"], modified(each)))
+            entries = self._entries(prefix, answer)
             if self._hidden_sizes:
                 await self._measure(entries)
             yield Page(entries, token is not None)
             if token is None:
                 return
             parameters = {"ContinuationToken": token}
+
+    def _entries(self, prefix: str, answer: Any) -> list[Entry]:
+        entries = []
+        with taken_apart(prefix.rstrip("/")):
+            for each in answer.get("Contents", ()):
+                path = self._client.path(each["Key"])
+                if path is not None and paths.is_path(path):
+                    if each["Size"] < 0:
+                        raise ValueError(path)
+                    entries.append(Entry(path, each["Size"], modified(each)))
+        return entries
 
     async def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted. Raises PathNotFoundError."""
@@ -58,8 +67,9 @@ class Listing:
         token: str | None = None
         while True:
             answer = await self._list(prefix, Delimiter="/", **parameters)
-            keys = [each["Key"] for each in answer.get("Contents", ())]
-            keys += [each["Prefix"].rstrip("/") for each in answer.get("CommonPrefixes", ())]
+            with taken_apart(folder):
+                keys = [each["Key"] for each in answer.get("Contents", ())]
+                keys += [each["Prefix"].rstrip("/") for each in answer.get("CommonPrefixes", ())]
             found.update(key[start:] for key in keys)
             token = _token(prefix, answer, token)
             if token is None:
@@ -98,7 +108,8 @@ class Listing:
                 **{"MaxKeys": PAGE, **parameters},
             )
         except PathNotFoundError as error:  # a 404 that names no bucket: a listing has no other
-            raise DriverError(prefix.rstrip("/"), "the storage does not list the bucket: 404") from error
+            found = DriverError(prefix.rstrip("/"), "the storage does not list the bucket: 404")
+            raise coded(found, "404") from error
 
 
 def _token(prefix: str, answer: Any, last: str | None) -> str | None:

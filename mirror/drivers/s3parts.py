@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from mirror.drivers.answers import taken_apart
 from mirror.drivers.base import DriverError, PathNotFoundError
 from mirror.drivers.pace import Pace
 from mirror.drivers.s3sending import Sending, md5, time_for
@@ -135,7 +136,8 @@ class Upload:
                 ContentMD5=checksum,
                 ContentLength=stop - start,
             )
-            self._etags[number] = answer["ETag"]
+            with taken_apart(self._path):
+                self._etags[number] = answer["ETag"]
 
     async def _begun(self) -> Source:
         """The file, once the upload has its name. Who is cancelled does not end that."""
@@ -158,7 +160,8 @@ class Upload:
             Key=self._client.key(self._path),
             **self._sending.attributes,
         )
-        self._id = str(answer["UploadId"])
+        with taken_apart(self._path):
+            self._id = str(answer["UploadId"])
         self._sending.running.add(self._id)
         if self._ended:
             self.end()

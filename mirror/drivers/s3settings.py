@@ -51,6 +51,7 @@ class S3Settings:
     redirect: bool = True  # whether clients are given URLs
     presigned: float = PRESIGNED
     login: Login | None = None  # who gives the keys and the endpoint, asked before the first request
+    section: str = "s3"  # of the configuration, for advice: s3, oss, swift
     hidden_sizes: bool = False  # listings may say of a file that has bytes that it has none
 
     @property

@@ -13,6 +13,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from mirror.drivers.answers import taken_apart
 from mirror.drivers.base import DriverError, PathNotFoundError
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3parts import Upload
@@ -91,12 +92,9 @@ class Uploads:
             answer = await self._client.call(
                 own, "list_multipart_uploads", Prefix=self._client.key(prefix), **parameters
             )
-            for each in answer.get("Uploads", ()):
-                path = self._client.path(each["Key"])
-                if path is None or not path.startswith(prefix) or each["Initiated"].timestamp() >= before:
-                    continue
-                if each["UploadId"] not in self._sending.running:
-                    count += await self._abort_left(path, each["UploadId"], before)
+            for path, upload in self._begun(answer, prefix, before):
+                if upload not in self._sending.running:
+                    count += await self._abort_left(path, upload, before)
             if not answer.get("IsTruncated"):
                 return count
             found = {
@@ -107,6 +105,16 @@ class Uploads:
                 raise DriverError(own, "the storage does not say how its listing of uploads goes on")
             parameters = found
 
+    def _begun(self, answer: Any, prefix: str, before: float) -> list[tuple[str, str]]:
+        """Of a listing those below `prefix` that were begun before."""
+        found = []
+        with taken_apart(prefix.rstrip("/")):
+            for each in answer.get("Uploads", ()):
+                path = self._client.path(each["Key"])
+                if path is not None and path.startswith(prefix) and each["Initiated"].timestamp() < before:
+                    found.append((path, str(each["UploadId"])))
+        return found
+
     async def _abort_left(self, path: str, upload: str, before: float) -> bool:
         """Whether it was left, and went."""
         of: dict[str, Any] = {"Key": self._client.key(path), "UploadId": upload}
@@ -114,8 +122,9 @@ class Uploads:
         try:
             while True:
                 answer = await self._client.call(path, "list_parts", PartNumberMarker=marker, **of)
-                if any(part["LastModified"].timestamp() >= before for part in answer.get("Parts", ())):
-                    return False
+                with taken_apart(path):
+                    if any(part["LastModified"].timestamp() >= before for part in answer.get("Parts", ())):
+                        return False
                 last, marker = marker, int(answer.get("NextPartNumberMarker") or 0)
                 if not answer.get("IsTruncated") or marker <= last:
                     break

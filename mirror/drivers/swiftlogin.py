@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 from keystoneauth1 import exceptions, identity, plugin
 from keystoneauth1.session import Session
 
+from mirror.drivers.answers import NONSENSE, taken_apart
 from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 from mirror.drivers.s3settings import Keys
 
 WAIT: Final = 10.0  # seconds for each answer of Keystone's
 LIMIT: Final = 30.0  # seconds for all of them
 VERSION: Final = "3"  # of Keystone's API; its second has not been served since 2018
+NO_PAIR: Final = "no keys from Keystone: its answer is none to this"
 TEXT_LIMIT: Final = 200  # characters of what Keystone says
 
 
@@ -65,6 +67,8 @@ class Keystone:
             raise UnreachableError("", "Keystone cannot be connected to") from error
         except (exceptions.ClientException, OSError) as error:
             raise DriverError("", f"no keys from Keystone: {_told(error)}") from error
+        except NONSENSE as error:  # from within the library, of a token or a catalog that is none
+            raise DriverError("", NO_PAIR) from error
 
     def _ask(self) -> Keys:
         """Blocks."""
@@ -94,12 +98,10 @@ class Keystone:
             raise DeniedError("", "Keystone gives no keys without a project: set tenant or tenantid")
         path = f"/users/{session.get_user_id()}/credentials/OS-EC2"
         wanted: dict[str, Any] = {"interface": plugin.AUTH_INTERFACE, "version": VERSION}
-        for each in _of(session.get(path, endpoint_filter=wanted), "credentials"):
-            trust = each.get("trust_id") or ""
-            if each.get("tenant_id") == project and trust == self._settings.trust_id:
-                return str(each["access"]), str(each["secret"])
-        made = _of(session.post(path, endpoint_filter=wanted, json={"tenant_id": project}), "credential")
-        return str(made["access"]), str(made["secret"])
+        found = pair_in(session.get(path, endpoint_filter=wanted), project, self._settings.trust_id)
+        if found is not None:
+            return found
+        return new_pair(session.post(path, endpoint_filter=wanted, json={"tenant_id": project}))
 
     def _endpoint(self, session: Session) -> str:
         """What the catalog calls S3; else where it has Swift, which answers both in one place."""
@@ -127,10 +129,27 @@ class Keystone:
         return str(found or "")
 
 
+def pair_in(answer: Any, project: str, trust: str) -> tuple[str, str] | None:
+    """The keys in a list of them that belong to this project and trust. Raises DriverError."""
+    listed = _of(answer, "credentials")
+    with taken_apart("", NO_PAIR):
+        for each in listed:
+            if each.get("tenant_id") == project and (each.get("trust_id") or "") == trust:
+                return str(each["access"]), str(each["secret"])
+    return None
+
+
+def new_pair(answer: Any) -> tuple[str, str]:
+    """Those that were just made. Raises DriverError."""
+    made = _of(answer, "credential")
+    with taken_apart("", NO_PAIR):
+        return str(made["access"]), str(made["secret"])
+
+
 def _of(answer: Any, name: str) -> Any:
     try:
         return answer.json()[name]
-    except (ValueError, KeyError, TypeError) as error:
+    except NONSENSE as error:
         raise DriverError("", f"no keys from Keystone: its answer has no {name}") from error
 
 

@@ -23,6 +23,7 @@ from cachetools import LRUCache
 
 from mirror.drivers import paths
 from mirror.drivers.base import (
+    Advice,
     DriverError,
     Elsewhere,
     Entry,
@@ -67,6 +68,12 @@ class TieredDriver:
 
     def trouble(self) -> str:
         return self._below.trouble() if isinstance(self._below, Remote) else ""
+
+    def denials(self) -> int:
+        return self._below.denials() if isinstance(self._below, Remote) else 0
+
+    def advice(self, error: DriverError) -> Advice:
+        return self._below.advice(error) if isinstance(self._below, Remote) else Advice("", "")
 
     async def get(self, path: str, limit: int) -> bytes:
         return await self._below.get(path, limit)

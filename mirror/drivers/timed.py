@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mirror.drivers.base import (
-    Copying,
-    DriverError,
-    Elsewhere,
-    Entry,
-    Incoming,
-    Info,
-    OpenFile,
-    Remote,
-    StorageDriver,
-)
+from mirror.drivers.base import Copying, DriverError, Elsewhere, Incoming, Info, OpenFile, StorageDriver
+from mirror.drivers.outer import Outer
 from mirror.tally import Distributions
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # distribution's
 
 
-class TimedDriver:
+class TimedDriver(Outer):
     """`times`: by driver and action, in seconds. Actions have distribution's names, where it has such.
 
     What is given piece by piece (`walk`, `find`) is not timed: it takes as long as whoever takes the pieces.
     """
 
     def __init__(self, driver: StorageDriver) -> None:
-        self.name = driver.name
+        super().__init__(driver)
         self.times = Distributions(SECONDS)
-        self._driver = driver
 
     @contextmanager
     def _timed(self, action: str) -> Iterator[None]:
@@ -41,12 +31,6 @@ class TimedDriver:
             yield
         finally:
             self.times.observe((self.name, action), time.perf_counter() - began)
-
-    async def start(self) -> None:
-        await self._driver.start()
-
-    def trouble(self) -> str:
-        return self._driver.trouble() if isinstance(self._driver, Remote) else ""
 
     async def get(self, path: str, limit: int) -> bytes:
         with self._timed("GetContent"):
@@ -60,9 +44,6 @@ class TimedDriver:
         with self._timed("PutContent"):
             await self._driver.put(path, data)
 
-    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
-        return self._driver.incoming(source, path, size)
-
     async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         with self._timed("Move"):
             await self._driver.move_in(source, path, incoming)
@@ -71,18 +52,11 @@ class TimedDriver:
         with self._timed("Reader"):
             return await self._driver.open(path, start)
 
-    async def open_copy(self, path: str) -> OpenFile | None:
-        return await self._driver.open_copy(path) if isinstance(self._driver, Copying) else None
-
     async def open_below(self, path: str) -> OpenFile:
         if not isinstance(self._driver, Copying):
             return await self.open(path)
         with self._timed("Reader"):
             return await self._driver.open_below(path)
-
-    async def drop_copy(self, path: str) -> None:
-        if isinstance(self._driver, Copying):
-            await self._driver.drop_copy(path)
 
     async def elsewhere(self, path: str) -> Elsewhere | None:
         with self._timed("RedirectURL"):
@@ -91,12 +65,6 @@ class TimedDriver:
     async def stat(self, path: str) -> Info:
         with self._timed("Stat"):
             return await self._driver.stat(path)
-
-    def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
-        return self._driver.walk(path, leaves)
-
-    def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
-        return self._driver.find(path, patterns)
 
     async def list(self, path: str) -> list[str]:
         with self._timed("List"):
@@ -123,6 +91,3 @@ class TimedDriver:
     async def move_out(self, path: str, target: Path) -> None:
         with self._timed("Move"):
             await self._driver.move_out(path, target)
-
-    async def close(self) -> None:
-        await self._driver.close()

@@ -13,16 +13,26 @@ data that is there again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mirror.drivers.base import Info, PathNotFoundError, StorageDriver
+from mirror.drivers.base import (
+    DriverError,
+    Info,
+    PathNotFoundError,
+    StorageDriver,
+    ThrottledError,
+    UnreachableError,
+)
 from mirror.oci.digest import HEX_LENGTH, Digest
 from mirror.oci.names import Repository, Tag
 from mirror.store import layout
 from mirror.store.garbage import Garbage, Kind
 from mirror.store.links import Links
 from mirror.store.marks import look
+
+LOOKS_AT_ONCE = 16  # pieces of garbage; each look is a request of a bucket
 
 
 async def drop_tag(driver: StorageDriver, repository: Repository, tag: Tag) -> bool:
@@ -93,22 +103,75 @@ async def set_aside(driver: StorageDriver, digest: Digest, folder: Path) -> Path
 
 async def drop(driver: StorageDriver, links: Links, garbage: Garbage) -> bool:
     """Delete what a collection found, if it is that still; whether it was there."""
-    found = await _look(driver, garbage.path)
-    if found is not None and await _has_changed(driver, links, garbage, found):
-        return False
-    blobs = garbage.path.startswith(f"{layout.BLOBS}/")
-    keep = layout.BLOBS if blobs else layout.REPOSITORIES
-    if garbage.kind is Kind.FOLDER:
-        await driver.prune(garbage.path, keep)
-        return found is not None and await _look(driver, garbage.path) is None
-    if garbage.kind is Kind.TAG:
-        assert garbage.repository is not None
-        assert garbage.tag is not None
-        return await drop_tag(driver, garbage.repository, garbage.tag)
-    is_file = found is not None and not found.is_folder  # not looked for once more
-    durable = garbage.kind is Kind.IMAGE
-    (was_there,) = await driver.remove([garbage.path], keep, durable=durable, listed=is_file)
-    return was_there
+    (outcome,) = await drop_each(driver, links, [garbage])
+    if isinstance(outcome, DriverError):
+        raise outcome
+    return outcome
+
+
+async def drop_each(
+    driver: StorageDriver, links: Links, found: Sequence[Garbage]
+) -> list[bool | DriverError]:
+    """As `drop`, for garbage of one kind: each is looked at again, and what are files goes together then.
+
+    In the place of what could not be deleted stands the error. Nothing is raised for one that fails.
+    """
+    looks: list[bool | DriverError | None] = []
+    for at in range(0, len(found), LOOKS_AT_ONCE):
+        some = [_drop_or_keep(driver, links, garbage) for garbage in found[at : at + LOOKS_AT_ONCE]]
+        looks += await asyncio.gather(*some)
+    files = [garbage for garbage, outcome in zip(found, looks, strict=True) if outcome is None]
+    gone = iter(await _remove_files(driver, files) if files else ())
+    return [next(gone) if outcome is None else outcome for outcome in looks]
+
+
+async def _drop_or_keep(driver: StorageDriver, links: Links, garbage: Garbage) -> bool | DriverError | None:
+    """None: a file, and garbage still. All else is done, or stays, or fails."""
+    try:
+        found = await _look(driver, garbage.path)
+        if found is not None and await _has_changed(driver, links, garbage, found):
+            return False
+        if garbage.kind is Kind.FOLDER:
+            await driver.prune(garbage.path, _above(garbage))
+            return found is not None and await _look(driver, garbage.path) is None
+        if garbage.kind is Kind.TAG:
+            assert garbage.repository is not None
+            assert garbage.tag is not None
+            return await drop_tag(driver, garbage.repository, garbage.tag)
+        if found is not None and not found.is_folder:
+            return None
+        return await _drop(driver, garbage.path, _above(garbage), durable=_durable(garbage))
+    except DriverError as error:
+        return error
+
+
+async def _remove_files(driver: StorageDriver, found: Sequence[Garbage]) -> Sequence[bool | DriverError]:
+    """Together; where one of them is in the way of that, one after the other."""
+    keep, durable = _above(found[0]), _durable(found[0])
+    paths = [garbage.path for garbage in found]
+    try:
+        return await driver.remove(paths, keep, durable=durable, listed=True)
+    except DriverError as error:
+        if len(paths) == 1 or isinstance(error, UnreachableError | ThrottledError):
+            return [error] * len(paths)
+    outcomes: list[bool | DriverError] = []
+    for path in paths:
+        try:
+            await driver.remove([path], keep, durable=durable, listed=True)
+        except DriverError as error:
+            outcomes.append(error)
+        else:
+            outcomes.append(True)  # it was there; the first attempt may have taken it
+    return outcomes
+
+
+def _above(garbage: Garbage) -> str:
+    """The folder that stays when all in it has gone."""
+    return layout.BLOBS if garbage.path.startswith(f"{layout.BLOBS}/") else layout.REPOSITORIES
+
+
+def _durable(garbage: Garbage) -> bool:
+    return garbage.kind is Kind.IMAGE
 
 
 async def _has_changed(driver: StorageDriver, links: Links, garbage: Garbage, info: Info) -> bool:

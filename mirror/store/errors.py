@@ -29,10 +29,13 @@ def writing() -> Iterator[None]:
     """Turn a driver's failure into a StoreError."""
     try:
         yield
-    except NoSpaceError as error:
-        raise StoreFull(str(error)) from error
     except DriverError as error:
-        raise StoreError(str(error)) from error
+        raise failed(error) from error
+
+
+def failed(error: DriverError) -> StoreError:
+    """A driver's failure as a StoreError."""
+    return StoreFull(str(error)) if isinstance(error, NoSpaceError) else StoreError(str(error))
 
 
 class StorageAway(Unavailable):

@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from mirror.drivers.base import StorageDriver
+from mirror.drivers.base import DriverError, StorageDriver
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.store import collect, deletion, layout, marks, scrub, survey, verify
-from mirror.store.errors import reading, writing
+from mirror.store.errors import StoreError, failed, reading, writing
 from mirror.store.garbage import Garbage, Step
 from mirror.store.links import Links
 from mirror.store.marks import Named
@@ -102,6 +102,14 @@ class Tree:
         """Delete what a collection found, unless it has been written again since."""
         with writing():
             return await deletion.drop(self._driver, self._links, garbage)
+
+    async def drop_each(self, found: Sequence[Garbage]) -> list[bool | StoreError]:
+        """As `drop`, for garbage of one kind, with as few steps as the storage can do with.
+
+        In the place of what could not be deleted stands the error.
+        """
+        outcomes = await deletion.drop_each(self._driver, self._links, found)
+        return [failed(each) if isinstance(each, DriverError) else each for each in outcomes]
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> bool:
         """Delete a tag and its history."""

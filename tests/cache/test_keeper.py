@@ -60,6 +60,7 @@ class Shop:
     memory: Memory
     lock: Lock
     spool: Spool
+    scrubber: Scrubber
 
     async def blob(self, data: bytes, *repositories: Repository) -> Digest:
         """Keep a blob, linked in these repositories."""
@@ -161,7 +162,19 @@ async def shop(
         if survey:
             await surveyor.survey()
         yield Shop(
-            root, clock, store, inventory, keeper, collector, surveyor, reserved, evictor, memory, lock, spool
+            root,
+            clock,
+            store,
+            inventory,
+            keeper,
+            collector,
+            surveyor,
+            reserved,
+            evictor,
+            memory,
+            lock,
+            spool,
+            scrubber,
         )
     finally:
         await inventory.close()

@@ -25,13 +25,14 @@ def test_nothing_is_limited_unless_it_is_said(tmp_path: Path) -> None:
     assert (cache.scrub.interval, cache.scrub.rate) == (720 * 3600.0, 10 << 20)
     assert (cache.segments.from_, cache.segments.connections) == (32 << 20, 4)
     assert (cache.disk.folder, cache.disk.maxsize) == (None, None)
+    assert cache.requests == 250
 
 
 def test_all_of_it_is_read(tmp_path: Path) -> None:
     text = (
         "{maxsize: 200GiB, minfree: 5%, pin: ['library/*', 'quay.io/org/app:1'], "
         "scrub: {interval: 1h, rate: 1MiB/s}, segments: {from: 1GiB, connections: 1}, "
-        "disk: {folder: /fast, maxsize: 50GiB}}"
+        "disk: {folder: /fast, maxsize: 50GiB}, requests: 1000}"
     )
     cache = cache_of(tmp_path, text)
     assert (cache.maxsize, cache.minfree) == (Size(200 << 30), Size(percent=5.0))
@@ -39,6 +40,7 @@ def test_all_of_it_is_read(tmp_path: Path) -> None:
     assert (cache.scrub.interval, cache.scrub.rate) == (3600.0, 1 << 20)
     assert (cache.segments.from_, cache.segments.connections) == (1 << 30, 1)
     assert (cache.disk.folder, cache.disk.maxsize) == (Path("/fast"), Size(50 << 30))
+    assert cache.requests == 1000
 
 
 def test_variables_reach_it() -> None:
@@ -51,12 +53,14 @@ def test_variables_reach_it() -> None:
             "REGISTRY_CACHE_SEGMENTS_FROM": "64KiB",
             "REGISTRY_CACHE_SEGMENTS_CONNECTIONS": "12",
             "REGISTRY_CACHE_DISK_MAXSIZE": "1MiB",
+            "REGISTRY_CACHE_REQUESTS": "0",
         }
     ).config.cache
     assert (cache.maxsize, cache.pin) == (Size(percent=80.0), ("*:latest",))
     assert (cache.scrub.interval, cache.scrub.rate) == (0.0, 65536)
     assert (cache.segments.from_, cache.segments.connections) == (64 << 10, 12)
     assert cache.disk.maxsize == Size(1 << 20)
+    assert cache.requests == 0
 
 
 @pytest.mark.parametrize("none", ["0", "0GiB", "0%", ""])

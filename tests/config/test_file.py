@@ -191,6 +191,8 @@ BAD_VALUES = [
     ("cache", "scrub.rate", "10", RATE),
     ("cache", "scrub.rate", "5%", RATE),
     ("cache", "scrub.rate", "fast", RATE),
+    ("cache", "requests", "49", "0 (no limit), or an integer from 50 to 10000"),
+    ("cache", "requests", "10001", "0 (no limit), or an integer from 50 to 10000"),
     ("cache", "segments.from", "63KiB", "a size such as 32MiB, of at least 64KiB"),
     ("cache", "segments.from", "5%", "a size such as 32MiB, of at least 64KiB"),
     ("cache", "segments.connections", "0", "an integer from 1 to 12"),

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from mirror.drivers import files
-from mirror.drivers.base import NoSpaceError, PathNotFoundError, StorageDriver
+from mirror.drivers.base import (
+    DeniedError,
+    DriverError,
+    NoSpaceError,
+    PathNotFoundError,
+    StorageDriver,
+    UnreachableError,
+)
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.oci.digest import Digest
@@ -18,6 +27,7 @@ from mirror.registry import RegistryError
 from mirror.store import layout
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError, StoreFull
+from mirror.store.garbage import Garbage, Kind
 from mirror.store.survey import ImageFact, LayerFact, TagFact
 from mirror.store.tree import Tree
 from tests.drivers.conformance import walk
@@ -76,12 +86,14 @@ async def check(driver: StorageDriver) -> None:
     assert (await store.resolve(OTHER, TAG)).manifest == STAYS
 
 
-async def clean_up(driver: StorageDriver) -> None:
-    """Drop what a collection finds, two hours later."""
+async def clean_up(driver: StorageDriver, *, untagged: bool = False) -> list[bool | StoreError]:
+    """Drop what a collection finds, two hours later, as whoever collects does; what became of each."""
     tree = Tree(driver)
-    async for step in tree.collect(now=time.time() + 7200):
-        for garbage in step.garbage:
-            await tree.drop(garbage)
+    outcomes: list[bool | StoreError] = []
+    async for step in tree.collect(now=time.time() + 7200, untagged=untagged):
+        for _, some in groupby(step.garbage, lambda garbage: garbage.kind):
+            outcomes += await tree.drop_each(list(some))
+    return outcomes
 
 
 async def test_an_eviction_takes_all_of_an_image_and_nothing_else(
@@ -104,11 +116,81 @@ async def test_an_eviction_takes_all_of_an_image_and_nothing_else(
     assert await paths(driver) == expected
 
 
+async def untag(driver: StorageDriver, folder: Path) -> None:
+    """All is there, and no tag leads to MANIFEST."""
+    await fill(driver, folder)
+    for repository in (REPOSITORY, LONE):
+        await Tree(driver).drop_tag(repository, TAG)
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["one call fails", "the process ends"])
+@pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
+async def test_whatever_call_of_a_collection_fails_the_next_one_takes_what_is_left(
+    after: bool, dead: bool, tmp_path: Path
+) -> None:
+    clean = FaultyDriver(InMemoryDriver())
+    await untag(clean, tmp_path)
+    clean.calls = 0
+    await clean_up(clean, untagged=True)
+    calls = clean.calls
+    await clean_up(clean, untagged=True)  # of what a tag has pointed to, the name goes after the manifest
+    done = await paths(clean)
+    assert not any(DIGEST.hex in path or LAYER_DIGEST.hex in path for path in done)
+    for fail_at in range(calls):
+        inner = InMemoryDriver()
+        await untag(inner, tmp_path)
+        with suppress(RegistryError):  # the listing broke off
+            await clean_up(FaultyDriver(inner, fail_at=fail_at, dead=dead, after=after), untagged=True)
+        if dead:  # what one failure leaves is a name without data: it reads as missing
+            await check(inner)
+        for _ in range(2):
+            await clean_up(inner, untagged=True)
+        await check(inner)
+        assert await paths(inner) == done
+
+
+class Refusing(FaultyDriver):
+    """Deletes nothing with `part` in its path."""
+
+    def __init__(self, inner: StorageDriver, part: str, failure: type[DriverError]) -> None:
+        super().__init__(inner)
+        self.part, self.failure, self.asked = part, failure, 0
+
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
+        self.asked += 1
+        for path in doomed:
+            if self.part in path:
+                raise self.failure(path, "injected")
+            await super().remove([path], keep, durable=durable, listed=listed)
+        return [True] * len(doomed)
+
+
+@pytest.mark.parametrize(("failure", "rest"), [(DeniedError, True), (UnreachableError, False)])
+async def test_what_cannot_be_deleted_stays_alone_unless_the_storage_is_away(
+    tmp_path: Path, failure: type[DriverError], rest: bool
+) -> None:
+    inner = InMemoryDriver()
+    blobs = [b"one", b"two", b"three"]
+    for data in blobs:
+        await adopt(ContentStore(inner), REPOSITORY, data, tmp_path)
+    links = [layout.layer_link(REPOSITORY, Digest.of(data)) for data in blobs]
+    found = [Garbage(Kind.LAYER, path, 71, (await inner.stat(path)).modified) for path in links]
+    driver = Refusing(inner, links[1], failure)
+    outcomes = await Tree(driver).drop_each(found)
+    assert driver.asked == (4 if rest else 1)
+    assert [outcome is True for outcome in outcomes] == [rest, False, rest]
+    assert isinstance(outcomes[1], StoreError)
+    assert links[1] in await paths(inner)
+    assert (links[2] in await paths(inner)) is not rest
+
+
 @pytest.mark.parametrize("dead", [False, True], ids=["one call fails", "the process ends"])
 @pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
 @pytest.mark.parametrize("again", [evict, clean_up], ids=["again", "a collection"])
 async def test_whatever_call_fails_nothing_wrong_is_served_and_what_is_left_can_be_deleted(
-    again: Callable[[StorageDriver], Awaitable[None]], after: bool, dead: bool, tmp_path: Path
+    again: Callable[[StorageDriver], Awaitable[object]], after: bool, dead: bool, tmp_path: Path
 ) -> None:
     clean = FaultyDriver(InMemoryDriver())
     await fill(clean, tmp_path)

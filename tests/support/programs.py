@@ -25,6 +25,11 @@ PACKAGES = {
     "podman": "podman",
     "runc": "runc",
     "skopeo": "skopeo",
+    "swift-account-server": "swift-account",
+    "swift-container-server": "swift-container",
+    "swift-object-server": "swift-object",
+    "swift-proxy-server": "swift-proxy",
+    "swift-ring-builder": "swift",
     "umount": "mount",
 }
 # A plain user's PATH may lack the sbin folders, where daemons live.

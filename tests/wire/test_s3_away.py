@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mirror.drivers import breaker, s3client
+from mirror.health import watch
 from tests.support.buckets import Bucket
 from tests.support.scripted import Image, Upstream, serve, sha256
 from tests.support.swift import SwiftServer
@@ -152,4 +153,44 @@ async def test_the_health_check_says_so_and_takes_the_mirror_out_where_it_is_wan
         assert (status, json.loads(text)["status"]) == (503, "not ready")
         await outage.end()
         await becomes(mirror, {})
+        await pull(mirror, image)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be used is looked at again soon."""
+    monkeypatch.setattr(watch, "INTERVAL", 0.05)
+    monkeypatch.setattr(watch, "AGAIN", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("checked", [False, True])
+async def test_a_wrong_bucket_is_told_from_the_start_until_it_is_there(
+    tmp_path: Path, upstream: Upstream, bucket: Bucket, image: Image, checked: bool
+) -> None:
+    """To everybody as a warning, without its address; with a health check, in the debug server."""
+    name = f"later-{bucket.root}"
+    storage = {"s3": {**bucket.parameters(), "bucket": name}}
+    sections = {"http": HTTP, "health": {"storagedriver": {"enabled": checked, **OFTEN}}}
+    cause = "the storage answers 404 NoSuchBucket: The specified bucket does not exist."
+    what = "there is no such bucket: make it, or see storage.s3.bucket"
+    async with (
+        serve(upstream) as url,
+        running(
+            tmp_path / "own", url, storage=storage, cache={"folder": str(tmp_path / "own")}, sections=sections
+        ) as mirror,
+    ):
+        async with asyncio.timeout(WITHIN):
+            if checked:
+                where = f"bucket {name} at {bucket.server.url}"
+                await becomes(mirror, {"storagedriver_s3": f"{cause} ({where}): {what}"})
+            else:
+                while not (warnings := await ready(mirror)):
+                    pass
+                assert warnings[0].startswith(f"storage: {cause}: {what}")
+                assert bucket.server.url not in warnings[0]
+            await asyncio.to_thread(bucket.server.make_bucket, name)
+            await becomes(mirror, {})
+            while await ready(mirror):
+                pass
         await pull(mirror, image)

@@ -1,0 +1,85 @@
+"""What would help when a bucket cannot be looked at, in the words of the configuration.
+
+A storage says what is wrong by a code of its own; which of the settings that means is the same for all.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from mirror.drivers.base import Advice, DeniedError, DriverError, UnreachableError
+
+Error = TypeVar("Error", bound=DriverError)
+
+TLS = "TLS"  # the reason of an UnreachableError: no trusted connection can be made
+
+
+class Fault(enum.Enum):
+    """What is wrong; the value says what to do about it."""
+
+    LOGIN = "it does not know this login: see {login}"
+    SIGNATURE = (
+        "the secret does not belong to the login, or a proxy in between changes requests: see {signature}"
+    )
+    ENDED = "the login has ended: give another one, see {login}"
+    NO_LOGIN = "there is no login, or none can be had now: see {login}"
+    RIGHT = "the login may not list the bucket: give it the rights of docs/configuration.md, or see {login}"
+    BUCKET = "there is no such bucket: make it, or see {bucket}"
+    REGION = "the bucket is in another region: see {region}"
+    CLOCK = "the clocks of this machine and of the storage differ: set this one right"
+    ENDPOINT = "what answers there has no such bucket, or is no such storage: see {bucket} and {endpoint}"
+    BROKEN = "it fails, or is no such storage: see its own log, and {endpoint}"
+    AWAY = "see whether it runs, whether this machine reaches it, and {endpoint}"
+    CERTIFICATE = "give this machine the CA of its certificate, or see {endpoint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`bucket` at `url`; `keys`: what the settings are called, by the words in the texts of faults."""
+
+    bucket: str
+    url: str
+    keys: Mapping[str, str]
+
+    def advice(self, fault: Fault) -> Advice:
+        """As Remote.advice."""
+        return Advice(f"{self.bucket} at {_host(self.url)}", fault.value.format_map(self.keys))
+
+
+def keys_of(section: str, **names: str) -> dict[str, str]:
+    """Of a section of `storage`: names of settings, several with spaces between."""
+    return {
+        word: " and ".join(f"storage.{section}.{name}" for name in found.split())
+        for word, found in names.items()
+    }
+
+
+def fault_of(error: DriverError, codes: Mapping[str, Fault]) -> Fault:
+    """By the storage's code, else by the kind of failure."""
+    found = codes.get(error.reason)
+    if found is not None:
+        return found
+    if isinstance(error, UnreachableError):
+        if error.reason == TLS:
+            return Fault.CERTIFICATE
+        return Fault.BROKEN if error.reason else Fault.AWAY
+    if isinstance(error, DeniedError):
+        return Fault.RIGHT if error.reason else Fault.NO_LOGIN
+    return Fault.ENDPOINT
+
+
+def _host(url: str) -> str:
+    """Without what may be secret in it."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" if host else url.partition("?")[0]
+
+
+def coded(error: Error, reason: str) -> Error:
+    """With the storage's code."""
+    error.reason = reason
+    return error
