@@ -30,7 +30,6 @@ LAYER = random.Random(21).randbytes(200_000)  # more than the end that is held b
 LEARNING = 10  # requests in which the mirror may find out that something is wrong
 LATER = 200  # requests after that
 SMALL = 64 << 10  # bytes of a cold body that are waited for: only the answer's head counts, and errors' texts
-KEPT_WITHIN = 10.0  # seconds until what was pulled is on the disk
 PATIENCE = aiohttp.ClientTimeout(total=180)  # longer than the longest of the mirror's own limits
 RETRY_AFTER = 77  # seconds, of the upstream's 429
 
@@ -220,14 +219,10 @@ async def scene(link: Link, folder: Path, outage: Outage, **proxy: Any) -> Async
 
 async def _pull(mirror: Mirror, image: Image) -> None:
     assert (await mirror.get(f"{NAME}/manifests/warm")).body == image.manifest
-    repository = mirror.root / f"docker/registry/v2/repositories/{NAME}"
-    links = [repository / "_manifests/tags/warm/current/link"]
     for digest, data in image.blobs.items():
         assert (await mirror.get(f"{NAME}/blobs/{digest}")).body == data
-        links.append(repository / f"_layers/{digest.replace(':', '/')}/link")
-    async with asyncio.timeout(KEPT_WITHIN):
-        while not all(link.exists() for link in links):  # noqa: ASYNC110 - files, not events
-            await asyncio.sleep(0.01)
+    await mirror.linked(NAME, *image.blobs)
+    await mirror.tagged(NAME, "warm")
 
 
 async def timed(mirror: Mirror, path: str, wanted: bytes, *, whole: bool) -> Timing:
