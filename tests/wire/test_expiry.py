@@ -21,7 +21,6 @@ TTL = 1  # seconds; the least that there is
 WAIT = 20.0  # seconds for what comes within a second
 SHARED = b"shared" * 50_000
 ROUNDS = 2
-PATIENT = {"connect": "10s", "firstbyte": "10s", "stall": "10s"}  # the machine may be busy
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +62,7 @@ async def test_a_blob_that_expires_in_one_repository_is_whole_in_another(
 ) -> None:
     async with (
         serve(upstream) as url,
-        running(tmp_path / "data", url, ttl=f"{TTL}s", timeouts=PATIENT) as mirror,
+        running(tmp_path / "data", url, ttl=f"{TTL}s") as mirror,
     ):
         for dying, living in [("library/a", "library/b"), ("library/b", "library/a")] * ROUNDS:
             await pull(mirror, dying, twins[dying])
@@ -77,7 +76,7 @@ async def test_what_lives_is_served_without_its_upstream_when_its_twin_has_expir
 ) -> None:
     async with (
         serve(upstream) as url,
-        running(tmp_path / "data", url, ttl=f"{TTL}s", timeouts=PATIENT) as mirror,
+        running(tmp_path / "data", url, ttl=f"{TTL}s") as mirror,
     ):
         await pull(mirror, "library/a", twins["library/a"])
         await until_gone(mirror, "library/a", "library/b", twins["library/b"])
@@ -89,7 +88,7 @@ async def test_what_lives_is_served_without_its_upstream_when_its_twin_has_expir
 async def test_a_blob_whose_data_went_behind_the_mirrors_back_is_fetched_again(
     tmp_path: Path, upstream: Upstream, twins: dict[str, Image]
 ) -> None:
-    async with serve(upstream) as url, running(tmp_path / "data", url, ttl="1h", timeouts=PATIENT) as mirror:
+    async with serve(upstream) as url, running(tmp_path / "data", url, ttl="1h") as mirror:
         for name, image in twins.items():
             await pull(mirror, name, image)
         for digest in twins["library/a"].blobs:
