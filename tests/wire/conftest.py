@@ -19,6 +19,7 @@ import pytest
 from aiohttp import web
 
 from mirror import app, configfile
+from mirror.cache.fills import Fills
 from mirror.cache.pullthrough import PullThrough
 from mirror.server import connections, debug
 from tests.support.modes import ENVIRONMENT
@@ -55,6 +56,7 @@ class Mirror:
     url: str
     root: Path
     session: aiohttp.ClientSession
+    fills: Fills
     debug: str = ""  # URL of the debug server, where there is one
 
     async def ask(self, method: str, path: str, headers: dict[str, str] | None = None) -> Answer:
@@ -80,7 +82,15 @@ class Mirror:
         several repositories each has a link of its own: see `linked`.
         """
         await until(lambda: self.data(digest).exists() and self._links_of(digest))
+        await self.filled(digest)
         return await asyncio.to_thread(self.data(digest).read_bytes)
+
+    async def filled(self, *digests: str) -> None:
+        """Wait until nobody fetches these: who asks then joins no fill, but is given what is kept.
+
+        A fill ends a moment after its link is written.
+        """
+        await until(lambda: not {str(digest) for _, digest in self.fills._fills} & set(digests))
 
     async def linked(self, repository: str, *digests: str) -> None:
         """Wait until all of them, manifests or blobs, are linked in this repository."""
@@ -88,6 +98,7 @@ class Mirror:
         await until(
             lambda: all(any((folder / link).exists() for link in links_of(digest)) for digest in digests)
         )
+        await self.filled(*digests)
 
     async def tagged(self, repository: str, tag: str) -> None:
         """Wait until the tag stands in the store, which is later than its manifest does."""
@@ -173,6 +184,13 @@ async def running(
         if clock is not None:
             timed = partial(PullThrough, clock=clock)
             stack.enter_context(mock.patch.object(app, "PullThrough", timed))
+        fills: list[Fills] = []
+
+        def fetching(*args: Any, **named: Any) -> Fills:
+            fills.append(Fills(*args, **named))
+            return fills[-1]
+
+        stack.enter_context(mock.patch.object(app, "Fills", fetching))
         driver, spool = stack.enter_context(app.storage(loaded.config))
         application = app.build(loaded.config, driver, spool)
         runner = web.AppRunner(application, shutdown_timeout=1)
@@ -188,7 +206,7 @@ async def running(
         if loaded.config.http.debug.addr is not None:
             port = await stack.enter_async_context(debug.serving(application[app.DEBUG], "127.0.0.1", 0))
             debugged = f"http://127.0.0.1:{port}"
-        yield Mirror(f"http://127.0.0.1:{runner.addresses[0][1]}", root, session, debugged)
+        yield Mirror(f"http://127.0.0.1:{runner.addresses[0][1]}", root, session, fills[0], debugged)
 
 
 Start = Callable[..., Any]
