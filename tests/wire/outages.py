@@ -10,7 +10,6 @@ import asyncio
 import random
 import socket
 import statistics
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -21,6 +20,7 @@ from unittest import mock
 
 import aiohttp
 
+from tests.support.given import GivenTime
 from tests.support.scripted import Bearer, Fault, Image, Upstream, serve
 from tests.wire.conftest import Mirror, running
 
@@ -133,6 +133,7 @@ class Link:
 
     named: set[int] = field(default_factory=set)
     failed: Counter[int] = field(default_factory=Counter)
+    clock: GivenTime = field(default_factory=GivenTime)  # that answers are measured by, while it is watched
 
     @contextmanager
     def watched(self) -> Generator[Link, None, None]:
@@ -156,6 +157,7 @@ class Link:
                 raise
 
         with (
+            self.clock,
             mock.patch.object(loop, "getaddrinfo", getaddrinfo),
             mock.patch.object(loop, "sock_connect", sock_connect),
         ):
@@ -225,16 +227,17 @@ async def _pull(mirror: Mirror, image: Image) -> None:
     await mirror.tagged(NAME, "warm")
 
 
-async def timed(mirror: Mirror, path: str, wanted: bytes, *, whole: bool) -> Timing:
+async def timed(on: Scene, path: str, wanted: bytes, *, whole: bool) -> Timing:
     """One request; unless the `whole` answer is wanted, only the beginning of a large one is waited for."""
-    began = time.perf_counter()
+    mirror, clock = on.mirror, on.link.clock
+    began = clock()
     async with mirror.session.get(f"{mirror.url}/v2/{path}", timeout=PATIENCE) as response:
         after = response.headers.get("Retry-After", "")
         if not whole and (response.content_length or 0) > SMALL:
             response.close()
-            return Timing(response.status, time.perf_counter() - began, right=False, retry_after=after)
+            return Timing(response.status, clock() - began, right=False, retry_after=after)
         body = await response.read()
-        return Timing(response.status, time.perf_counter() - began, body == wanted, after)
+        return Timing(response.status, clock() - began, body == wanted, after)
 
 
 async def kept_rows(link: Link, folder: Path, outage: Outage, **proxy: Any) -> list[Row]:
@@ -244,9 +247,9 @@ async def kept_rows(link: Link, folder: Path, outage: Outage, **proxy: Any) -> l
         for kind in reversed(KINDS):
             path, wanted = on.path(kind, on.warm, "warm")
             before = on.asked
-            first = [await timed(on.mirror, path, wanted, whole=True) for _ in range(LEARNING)]
+            first = [await timed(on, path, wanted, whole=True) for _ in range(LEARNING)]
             between = on.asked
-            later = [await timed(on.mirror, path, wanted, whole=True) for _ in range(LATER)]
+            later = [await timed(on, path, wanted, whole=True) for _ in range(LATER)]
             rows.append(Row(outage.name, kind, True, first, between - before, later, on.asked - between))
     return rows[::-1]
 
@@ -257,11 +260,11 @@ async def cold_row(
     """What of images that nobody pulled is had: some at once, and then one again and again."""
     async with scene(link, folder, outage, **proxy) as on:
         paths = [on.path(kind, image, f"cold{n}") for n, image in enumerate(on.cold)]
-        first = await asyncio.gather(*(timed(on.mirror, *path, whole=False) for path in paths[:LEARNING]))
+        first = await asyncio.gather(*(timed(on, *path, whole=False) for path in paths[:LEARNING]))
         between = on.asked
         later: list[Timing] = []
         if not outage.quick:
-            later = [await timed(on.mirror, *paths[LEARNING], whole=False) for _ in range(count)]
+            later = [await timed(on, *paths[LEARNING], whole=False) for _ in range(count)]
         return Row(outage.name, kind, False, first, between, later, on.asked - between)
 
 
