@@ -333,7 +333,7 @@ def test_no_header_makes_up_for_a_signature(header: dict[str, Any], body: dict[s
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 800), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
-@example([(15, 128)], of_jwk=False)
+@example(changes=[(15, 128)], of_jwk=False)
 def test_no_certificate_with_other_bytes_is_believed(changes: list[tuple[int, int]], of_jwk: bool) -> None:
     """Nor does one make anything fail otherwise."""
     made = bytearray(base64.b64decode(x5c(LEAF)[0]))
