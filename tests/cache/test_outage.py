@@ -282,7 +282,7 @@ async def test_where_nobody_is_to_wait_few_checks_go_on_behind(tmp_path: Path, u
 async def test_a_check_that_answers_in_time_makes_clients_wait_again(
     tmp_path: Path, upstream: Puppet
 ) -> None:
-    async with joined(tmp_path, upstream, deadline=0.05) as parts:
+    async with joined(tmp_path, upstream, deadline=3.0) as parts:
         await kept_image(parts)
         upstream.hold["resolve"] = asyncio.Event()
         await told(parts)
