@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from mirror import loops
+from tests.support import impatient
 from tests.support.azurite import Azurite, Container
 from tests.support.gcs import GcsBucket, GcsServer
 from tests.support.images import Catalog, generate
@@ -49,6 +50,8 @@ def each_mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Mirrors that are started in the test are so in one mode, then in the other."""
     for name, value in MODES[request.param].items():
         monkeypatch.setitem(ENVIRONMENT, name, value)
+    if request.param == "quick":
+        impatient.segments(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,8 @@ The rules:
     for what was under way when the first connection, which asked for all, ends where another has begun.
 12. The first connection is the fill's own, and asks as if it were alone: a small blob costs nothing more. Of
     the others nothing is expected: whatever goes wrong with one, its part is anybody's again. An upstream
-    that gives no ranges after all, or wrong ones, is left with the first.
+    that gives no ranges after all, or wrong ones, is left with the first, which ends only where another one
+    has begun, and waits for that (`transfer.BEGIN`).
 13. How many there are is shared among the fills of one upstream, and bounded for it (`spare`); there are none
     while it is in trouble, or near its rate limit.
 14. Bytes are hashed in order: those that continue what was hashed as they are written, those ahead of it from

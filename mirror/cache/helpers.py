@@ -22,7 +22,7 @@ from mirror.cache.resume import PROGRESS, backoff
 from mirror.cache.segments import Claim, Plan, Settings, Want
 from mirror.cache.spare import Spare
 from mirror.oci.digest import Digest
-from mirror.registry import Condition, RegistryError
+from mirror.registry import Condition, RegistryError, Unavailable
 
 TICK = 0.25  # seconds between two looks at the pace
 WORTH = 0.5  # seconds that the rest would take with no more connections than there are
@@ -79,7 +79,7 @@ class Helpers:
         self._wants = wants
         self._bring = bring
         self._manager: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], _Helper] = {}
         self._failures = 0  # in a row
         self._not_before = 0.0  # loop.time()
         self._given_up = False
@@ -100,6 +100,18 @@ class Helpers:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             return True
         return False
+
+    def displace(self, claim: Claim) -> None:
+        """End the one that holds this claim, of which nothing has come: it is anybody's from now on.
+
+        A failure like others, so that an upstream that often lets wait is left with one connection.
+        """
+        for task, helper in self._tasks.items():
+            if helper.claim is claim:
+                task.cancel()
+                helper.claim = None
+                self._plan.drop(claim)
+                self._failed(claim, Unavailable("nothing had come of it when it was needed"))
 
     async def end(self) -> None:
         """End all of them; there are none from now on. What was being written is written."""
@@ -141,6 +153,8 @@ class Helpers:
 
     def _open(self) -> None:
         """As many as are allowed, and have something to bring."""
+        if self._given_up:
+            return
         condition = self._condition()
         own = len(self._tasks)
         while len(self._tasks) < self._settings.connections - 1 and self._spare.allows(
@@ -161,13 +175,13 @@ class Helpers:
 
     def _start(self, helper: _Helper) -> None:
         task = asyncio.create_task(self._run(helper))
-        self._tasks.add(task)
+        self._tasks[task] = helper
         self._spare.take(helper.namespace)
         task.add_done_callback(lambda ended: self._ended(ended, helper))
 
     def _ended(self, task: asyncio.Task[None], helper: _Helper) -> None:
         """NB: also where it was cancelled before it began."""
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         self._spare.give_back(helper.namespace)
         if helper.claim is not None:
             self._plan.drop(helper.claim)

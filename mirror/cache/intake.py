@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from mirror.cache.extents import Extents
 from mirror.cache.fillblob import FillBlob
@@ -66,7 +66,7 @@ class Intake:
         return self.kept.front.matches()
 
     async def pump(
-        self, blob: Blob, claim: Claim, until: int, onward: Callable[[], bool] | None = None
+        self, blob: Blob, claim: Claim, until: int, onward: Callable[[], Awaitable[bool]] | None = None
     ) -> None:
         """Take a claim's bytes as they come, while what came before is being written (rule 10).
 
@@ -85,7 +85,7 @@ class Intake:
                         if claim.position < claim.stop:
                             break
                         await inflow.written()
-                        if onward is None or not onward():
+                        if onward is None or not await onward():
                             return
                         inflow.begin = claim.position
                     if inflow.displaced:
@@ -103,6 +103,7 @@ class Intake:
         inflow.add(fresh)
         claim.position += len(fresh)
         self.received += len(fresh)
+        claim.settled.set()
         if await inflow.pass_on(self._take, self._batch()):
             self.held += time.monotonic() - began
         elif is_first:

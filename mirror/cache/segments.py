@@ -6,8 +6,9 @@ self-scheduling), so that all connections end at about the same time, and the fi
 
 from __future__ import annotations
 
+from asyncio import Event
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mirror.cache.extents import Extents
 
@@ -35,7 +36,8 @@ class Claim:
     """[start, stop), of which all before `position` has come.
 
     `is_open`: what comes is all from there on, so `stop` may move meanwhile; `skips`: so may `start`, for an
-    upstream without ranges sends all of it, also what is there already.
+    upstream without ranges sends all of it, also what is there already. `settled`: bytes of it have come, or
+    it was dropped.
     """
 
     start: int
@@ -43,6 +45,7 @@ class Claim:
     position: int
     is_open: bool = False
     skips: bool = False
+    settled: Event = field(default_factory=Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,23 @@ class Plan:
         claim.stop = stop
         return True
 
+    def ahead(self, claim: Claim) -> Claim | None:
+        """The claim for which an open one cannot go on, if nothing of that has come yet."""
+        after = [each for each in self._claims if each is not claim and each.start >= claim.stop]
+        nearest = min(after, key=lambda each: each.start, default=None)
+        if nearest is None or not claim.is_open or nearest.position > nearest.start:
+            return None
+        return nearest if claim.skips or nearest.start == claim.stop else None
+
+    def lacks(self, wants: Iterable[Want]) -> bool:
+        """Whether some reader waits for bytes that are nobody's."""
+        gaps = self._gaps()
+        return any(begin <= want.position < min(end, want.stop) for want in wants for begin, end in gaps)
+
     def drop(self, claim: Claim) -> None:
         """Nothing more comes by it: what has not come is anybody's."""
         self._claims.remove(claim)
+        claim.settled.set()
 
     def _add(self, claim: Claim) -> Claim:
         self._claims.append(claim)

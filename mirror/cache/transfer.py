@@ -23,6 +23,8 @@ from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository
 from mirror.registry import Condition, Corrupt, RegistryError, Unavailable, Upstream
 
+BEGIN = 1.0  # seconds that the fill's own connection waits for another one to begin where it is to end itself
+
 log = structlog.get_logger()
 
 
@@ -142,10 +144,29 @@ class Transfer:
                 blob,
                 claim,
                 self.size if claim.is_open else claim.stop,
-                lambda: self._plan.onward(claim, self._helpers.count + 1),
+                lambda: self._onward(claim),
             )
         finally:
             await blob.close()
+
+    async def _onward(self, claim: Claim) -> bool:
+        """Whether the fill's own connection goes on behind its claim, which was moved then.
+
+        It is known to bring what comes next; who holds that, and has brought nothing yet, may fail. So he is
+        waited for, and displaced when he takes long; not while a reader waits for what nobody brings.
+        """
+        ends = asyncio.get_running_loop().time() + BEGIN
+        while not self._plan.onward(claim, self._helpers.count + 1):
+            ahead = self._plan.ahead(claim)
+            if ahead is None or self._plan.lacks(self._wants()):
+                return False
+            try:
+                async with asyncio.timeout_at(ends):
+                    await ahead.settled.wait()
+            except TimeoutError:
+                if not ahead.settled.is_set():
+                    self._helpers.displace(ahead)
+        return True
 
     async def _help(self, claim: Claim) -> None:
         """One GET of another connection, for just that claim."""

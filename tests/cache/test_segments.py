@@ -44,6 +44,16 @@ def test_alone_the_first_gap_is_next_whatever_readers_want() -> None:
     assert ends(claim) == (20 * MIB, 256 * MIB)
 
 
+def test_alone_a_gap_that_ends_before_the_blob_does_comes_in_bounded_parts() -> None:
+    """Who comes to help finds something to do: nothing is taken from a request that ends by itself."""
+    plan, _ = planned(400 * MIB, (300 * MIB, 310 * MIB))
+    claim = plan.take([], 1)
+    assert ends(claim) == (0, MOST)
+    assert claim is not None
+    assert not claim.is_open
+    assert ends(plan.take([], 4))[0] == MOST
+
+
 def test_who_comes_to_help_takes_from_what_the_first_one_has_not_come_to() -> None:
     plan, _ = planned(256 * MIB)
     first = plan.take([], 1)
@@ -51,7 +61,7 @@ def test_who_comes_to_help_takes_from_what_the_first_one_has_not_come_to() -> No
     first.position = 10 * MIB
     second = plan.take([], 4)
     assert second is not None
-    assert 10 * MIB < first.stop == second.start
+    assert first.stop == second.start == 10 * MIB + 246 * MIB // 8, "half of its share of what is left"
     assert second.stop <= 256 * MIB
     assert not second.is_open
     assert ends(plan.take([], 4))[0] == second.stop, "in order, where nobody wants anything else"
@@ -69,6 +79,54 @@ def test_an_open_claim_goes_on_where_nobody_else_has_begun() -> None:
     stop = first.stop
     assert plan.onward(first, 1)
     assert (first.start, first.position, first.stop) == (0, stop, 256 * MIB)
+
+
+def test_an_open_claim_goes_on_for_its_share_where_there_are_others() -> None:
+    plan, _ = planned(256 * MIB)
+    first = plan.take([], 1)
+    assert first is not None
+    second = plan.take([], 4)
+    assert second is not None
+    plan.drop(second)
+    stop = first.position = first.stop
+    assert plan.onward(first, 4)
+    assert first.stop - stop == (256 * MIB - stop) // 8
+
+
+def test_a_rest_that_is_worth_no_request_comes_with_what_is_in_front_of_it() -> None:
+    plan, _ = planned(9 * MIB)
+    assert ends(plan.take([], 2)) == (0, 4 * MIB)
+    assert ends(plan.take([], 2)) == (4 * MIB, 9 * MIB)
+
+
+def test_an_open_claim_waits_for_the_next_one_until_something_of_that_has_come() -> None:
+    plan, _ = planned(256 * MIB)
+    first = plan.take([], 1)
+    assert first is not None
+    assert plan.ahead(first) is None, "it goes to the end"
+    second, third = plan.take([], 4), plan.take([], 4)
+    assert second is not None
+    assert third is not None
+    assert plan.ahead(first) is second
+    assert plan.ahead(second) is None, "its request ends there"
+    second.position += 1
+    assert plan.ahead(first) is None
+    plan.drop(second)
+    assert plan.ahead(first) is None, "what is next is anybody's"
+    first.skips = True
+    assert plan.ahead(first) is third
+
+
+def test_a_reader_lacks_what_is_neither_there_nor_somebody_s() -> None:
+    plan, _ = planned(256 * MIB, (100 * MIB, 110 * MIB))
+    first = plan.take([], 4)
+    assert first is not None
+    end = 256 * MIB
+    for position in (0, first.stop - 1, 100 * MIB, 110 * MIB - 1):
+        assert not plan.lacks([Want(position, end)])
+    for position in (first.stop, 100 * MIB - 1, 110 * MIB, end - 1):
+        assert plan.lacks([Want(0, end), Want(position, end)])
+        assert not plan.lacks([Want(position, position), Want(end, end)]), "it wants nothing any more"
 
 
 def test_an_upstream_without_ranges_sends_what_is_there_again_and_that_is_skipped() -> None:

@@ -24,8 +24,18 @@ ENVIRONMENT = {name: os.environ[name] for name in VARIABLES if name in os.enviro
 FASTLANE = ENVIRONMENT.get("REGISTRY_HTTP_FASTLANE", "true") != "false"
 UVLOOP = ENVIRONMENT.get("REGISTRY_HTTP_EVENTLOOP") == "uvloop"  # the default here is asyncio
 
-# With all that makes it quick, and with none of that. What a run chooses holds in the first.
+# With all that makes it quick, also for small blobs, and with none of that. What a run chooses holds in
+# the first.
 MODES: Mapping[str, Mapping[str, str]] = {
-    "quick": {},
-    "plain": {"REGISTRY_HTTP_FASTLANE": "false", "REGISTRY_HTTP_EVENTLOOP": "asyncio"},
+    "quick": {"REGISTRY_CACHE_SEGMENTS_FROM": ENVIRONMENT.get("REGISTRY_CACHE_SEGMENTS_FROM", "64KiB")},
+    "plain": {
+        "REGISTRY_HTTP_FASTLANE": "false",
+        "REGISTRY_HTTP_EVENTLOOP": "asyncio",
+        "REGISTRY_CACHE_SEGMENTS_CONNECTIONS": "1",
+    },
 }
+
+
+def comes_in_one() -> bool:
+    """Whether each blob comes over one connection in the mode that the test runs in now."""
+    return ENVIRONMENT.get("REGISTRY_CACHE_SEGMENTS_CONNECTIONS") == "1"

@@ -112,6 +112,7 @@ async def test_an_upstream_that_dies_in_the_middle_of_200_mb_is_taken_over_by_th
     assert [seen for seen in two.second.seen if seen is not rest and seen.method != "HEAD"] == []
 
 
+@pytest.mark.parametrize("each_mode", ["quick"], indirect=True)  # in the other there is one connection
 async def test_over_several_connections_the_rest_of_each_comes_from_the_next_one(
     tmp_path: Path, blob: memoryview, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,8 +296,9 @@ async def test_the_fast_lane_counts_what_is_counted_without_it(
         ):
             blob = f"{NAME}/blobs/{sha256(layer)}"
             await mirror.get(TAG)
-            await mirror.get(blob)
-            await mirror.kept(sha256(layer))
+            for digest in image.blobs:  # all: else each answer hangs on when the upstream was last heard of
+                await mirror.get(f"{NAME}/blobs/{digest}")
+                await mirror.kept(digest)
             await mirror.kept(image.digest)
             await mirror.tagged(NAME, "1")
             while value(await scraped(mirror), "mirror_fills_running"):  # noqa: ASYNC110 - told by nobody
@@ -312,7 +313,7 @@ async def test_the_fast_lane_counts_what_is_counted_without_it(
         counted.append(steady(found))
         told.append(value(found, "registry_notifications_events_total", type="Events"))
     assert counted[0] == counted[1]
-    assert told == [62, 62]
+    assert told == [63, 63]
 
 
 async def test_the_path_of_the_metrics_is_configured_and_without_it_there_are_none(
