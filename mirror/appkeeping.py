@@ -26,6 +26,7 @@ from mirror.cache.memory import Memory
 from mirror.cache.scrubber import Scrubber
 from mirror.cache.spool import Spool
 from mirror.cache.surveyor import Surveyor
+from mirror.cache.wallclock import WallClock
 from mirror.config import Config
 from mirror.configvalues import Size
 from mirror.drivers.base import StorageDriver
@@ -126,7 +127,8 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     inventory = Inventory(folder / INVENTORY)
     store, tree = BookedStore(driver, inventory), Tree(driver)
     memory = Memory(config.storage.cache.blobdescriptorsize, config.proxy.negative)
-    evictor = Evictor(tree, inventory, memory, reserved.keys, store.turns)
+    clock = WallClock()
+    evictor = Evictor(tree, inventory, memory, reserved.keys, store.turns, clock)
     # Of one that kept for ever registry:3 has left no times; registry:2 knows nothing of a `ttl`.
     lifetime = config.proxy.ttl if config.proxy.ttl > 0 else scheduler.LIFETIME
     surveyor = Surveyor(tree, inventory, root, lifetime=lifetime)
@@ -141,6 +143,8 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
         disk=None if root is None else lambda: measured(root / layout.BLOBS, spool),
         namespace_of=lambda repository: names.split(repository).namespace,
         spool=spool,
+        clock=clock,
+        ago=clock.ago,
     )
     scrub = config.cache.scrub
     scrubber = Scrubber(
@@ -152,7 +156,7 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
         rate=scrub.rate,
         turns=store.turns,
     )
-    collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys)
+    collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys, clock, clock.ago)
 
     def locate(what: str) -> tuple[Repository, Reference | None]:
         meant = Image.parse(what)

@@ -121,7 +121,9 @@ def held(root: Path) -> Iterator[None]:
         path.parent.mkdir(exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        text = f"cannot open {path}: {error.strerror}; run this as the user that owns it"
+        text = f"cannot open {path}: {error.strerror}"
+        if isinstance(error, PermissionError):  # not on a disk that is read-only or full
+            text += "; run this as the user that owns it"
         raise CommandError(text) from error
     try:
         _lock(file, root, path)

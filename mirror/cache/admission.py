@@ -178,7 +178,8 @@ class Admission:
             return "nothing can go before all that is kept was looked at: see survey.done"
         what = "unpin images, or make" if self._limits.pins else "make"
         more = "raise cache.maxsize" if name == "cache.maxsize" else "free the disk or lower cache.minfree"
-        return f"what is kept was used a moment ago or is pinned: {what} more room ({more})"
+        why = "was used a moment ago or is pinned" if self._limits.pins else "was used a moment ago"
+        return f"what is kept {why}: {what} more room ({more})"
 
 
 def _add(table: dict[Digest, int], digest: Digest, size: int) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,19 @@ log = structlog.get_logger()
 TELL = 1000  # files between two words about the progress
 
 
+@dataclass(frozen=True, slots=True)
+class _Began:
+    """When a collection did, by the wall clock and by time.monotonic()."""
+
+    wall: float
+    steady: float
+
+
 class Collector:
-    """What the three have to do with. `busy`: digests that are being filled, and stay."""
+    """What the three have to do with. `busy`: digests that are being filled, and stay.
+
+    `ago` is `WallClock.ago`; None: the clock only runs on.
+    """
 
     def __init__(
         self,
@@ -51,6 +63,7 @@ class Collector:
         scrubber: Scrubber,
         busy: Callable[[], Collection[Digest]],
         clock: Callable[[], float] = time.time,
+        ago: Callable[[float], float] | None = None,
     ) -> None:
         self._tree = tree
         self._inventory = inventory
@@ -59,6 +72,7 @@ class Collector:
         self._verifier = Verifier(tree, inventory, memory, scrubber, evictor.turns, clock)
         self._busy = busy
         self._clock = clock
+        self._ago = ago
         self._purger = Purger(store, tree, inventory, memory, evictor, clock)
 
     async def collect(self, *, dry_run: bool = False, untagged: bool = False) -> AsyncGenerator[Event, None]:
@@ -67,10 +81,10 @@ class Collector:
         `untagged`: and manifests to which no tag leads. What cannot be deleted is told, and passed over.
         """
         seen = told = count = size = failures = unreadable = 0
-        began = self._clock()
+        began = _Began(self._clock(), time.monotonic())
         if not dry_run:  # first: a folder with nothing else in it is empty then
             failures += not await self._sweep()
-        async with aclosing(self._tree.collect(now=self._clock(), untagged=untagged)) as steps:
+        async with aclosing(self._tree.collect(now=self._young() + GRACE, untagged=untagged)) as steps:
             async for step in steps:
                 seen += step.seen
                 if step.unreadable is not None:
@@ -119,26 +133,36 @@ class Collector:
     async def _sweep(self) -> bool:
         """Whether what writes that broke off have left is gone."""
         try:
-            await self._tree.sweep(self._clock() - GRACE)
+            await self._tree.sweep(self._young())
         except StoreError as error:
             failed("unfinished writes", error)
             return False
         return True
 
-    async def _drop(self, garbage: Garbage, began: float) -> bool:
+    async def _drop(self, garbage: Garbage, began: _Began) -> bool:
         """Whether it went; memory and inventory know then.
 
         What was used or linked since the collection began stays: a file that was there is not written again,
-        so that the tree does not show it.
+        so that the tree does not show it. The clock may have been put back since, and uses bear its times.
         """
         async with self._turn(garbage):
             digest = garbage.digest
-            if digest is not None and await self._inventory.is_used_since(digest, began):
+            if digest is not None and await self._inventory.is_used_since(digest, self._since(began)):
                 return False
             if not await self._tree.drop(garbage):
                 return False
             self._forget(garbage)
         return True
+
+    def _young(self) -> float:
+        """What bears a later time is younger than GRACE."""
+        return self._clock() - GRACE if self._ago is None else self._ago(GRACE)
+
+    def _since(self, began: _Began) -> float:
+        """What bears a later time may have been used since then."""
+        if self._ago is None:
+            return began.wall
+        return min(began.wall, self._ago(time.monotonic() - began.steady))
 
     def _turn(self, garbage: Garbage) -> AbstractAsyncContextManager[None]:
         """That of whoever writes the same."""

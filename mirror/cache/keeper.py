@@ -45,7 +45,8 @@ log = structlog.get_logger()
 class Keeper:
     """`disk` gives the data folder's file system, None where there is none; it blocks. Times are in seconds.
 
-    `namespace_of` gives an upstream's name, which a pin may have in front.
+    `namespace_of` gives an upstream's name, which a pin may have in front. `ago` is `WallClock.ago`; None:
+    the clock only runs on.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Keeper:
         namespace_of: Callable[[Repository], str],
         spool: Spool | None = None,
         clock: Callable[[], float] = time.time,
+        ago: Callable[[float], float] | None = None,
     ) -> None:
         self._inventory = inventory
         self._surveyor = surveyor
         self._limits = limits
-        self._passes = Passes(inventory, evictor, limits, lock, namespace_of, clock, spool)
+        self._ago = ago or (lambda seconds: clock() - seconds)
+        self._passes = Passes(inventory, evictor, limits, lock, namespace_of, clock, self._ago, spool)
         self._measure = Measure(inventory, reserved, disk, spool)
         self._clock = clock
         self.outlook = Outlook(inventory, limits, self._measure, namespace_of, clock)
@@ -126,16 +129,18 @@ class Keeper:
 
         NB: of uses before the inventory was begun nothing is known: the files' ages say when they were
         fetched. So a folder that was adopted, or has lost its inventory, begins anew; and so does one whose
-        clock was put forward, or whose mirror was away for long: all of it would look unused.
+        clock was put forward, or whose mirror was away for long: all of it would look unused. What the clock
+        was put forward by while this runs makes nothing unused, however little it is (`ago`).
         """
         since = await self._inventory.known_since(now, max(ttl / 2, LEAST_GAP))
-        if since is None or since >= now - ttl:
+        before = self._ago(ttl)
+        if since is None or since >= before:
             return
         began, pace, at = time.monotonic(), Pace(), None
         try:
             while True:
                 until = time.monotonic() + SLICE
-                at = await self._passes.evict("ttl", freed, math.inf, now - ttl, until=until, after=at)
+                at = await self._passes.evict("ttl", freed, math.inf, before, until=until, after=at)
                 if at is None:
                     return
                 await pace.rest()  # without the lock: a command may have waited for it

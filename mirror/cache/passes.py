@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class Passes:
-    """`namespace_of` gives an upstream's name, which a pin may have in front."""
+    """`namespace_of` gives an upstream's name, which a pin may have in front; `ago` as `WallClock.ago`."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Passes:
         lock: Lock,
         namespace_of: Callable[[Repository], str],
         clock: Callable[[], float],
+        ago: Callable[[float], float],
         spool: Spool | None,
     ) -> None:
         self._inventory = inventory
@@ -49,6 +50,7 @@ class Passes:
         self._lock = lock
         self._namespace_of = namespace_of
         self._clock = clock
+        self._ago = ago
         self._spool = spool
         self._pinned: list[tuple[int, int]] = []
         self._pinned_at = -math.inf  # by the clock
@@ -71,7 +73,7 @@ class Passes:
         where the lock cannot be had.
         """
         self._evictor.hold_what_comes()
-        latest = min(self._clock() - GRACE, before)
+        latest = min(self._ago(GRACE), before)
         try:
             async with self._lock.shared():
                 while freed.bytes < wanted:
@@ -167,7 +169,7 @@ class Passes:
     async def can_go(self, kept: int) -> int:
         """How many of the bytes kept may be evicted now, at most. Raises NotKept."""
         pinned = await self._pinned_rows() if self._limits.pins else []
-        staying = await self._inventory.staying(self._clock() - GRACE, pinned)
+        staying = await self._inventory.staying(self._ago(GRACE), pinned)
         return max(0, kept - staying)
 
     async def _pinned_rows(self) -> list[tuple[int, int]]:

@@ -96,11 +96,11 @@ class Purger:
     ) -> AsyncGenerator[Event | None, None]:
         """What went; None for what did not."""
         meant = await self._meant(repository, reference)
-        if isinstance(reference, Tag) and meant:
-            others = [tag for tag in await self._inventory.tags_of(repository, meant[0]) if tag != reference]
-            if others and await self._evictor.tag(repository, reference):
+        if isinstance(reference, Tag) and meant and await self._has_others(repository, meant[0], reference):
+            # Also when somebody has deleted the tag meanwhile: the image belongs to the other tags.
+            if await self._evictor.tag(repository, reference):
                 yield _removed("tag", f"{repository}:{reference}")
-                return
+            return
         while meant:
             digest = meant.pop(0)
             named = await self._named(repository, digest)
@@ -170,6 +170,10 @@ class Purger:
             return await self._tree.named(repository, digest)
         except RegistryError:
             return None
+
+    async def _has_others(self, repository: Repository, digest: Digest, tag: Tag) -> bool:
+        """Whether other tags point to the image too."""
+        return any(each != tag for each in await self._inventory.tags_of(repository, digest))
 
     async def _is_left(self, repository: Repository, digest: Digest) -> bool:
         """Whether no tag and no index leads to an image any more."""

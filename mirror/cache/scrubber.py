@@ -104,7 +104,8 @@ class Scrubber:
             if self._interval <= 0:
                 return
             try:
-                due = await self._inventory.unscrubbed(AT_ONCE, self._clock() - self._interval)
+                now = self._clock()
+                due = await self._inventory.unscrubbed(AT_ONCE, now - self._interval, now)
                 for blob in due:
                     bad = await self._check(blob.digest, self._pace)
                     if bad is not None:

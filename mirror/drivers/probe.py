@@ -42,7 +42,7 @@ def advice(refusal: Refusal, root: Path) -> str:
     me = os.geteuid()
     text = f"user {_name(me)} cannot write in {refusal.folder}: {refusal.cause}"
     if me in (0, refusal.owner):
-        return f"{text}; is that file system read-only or full?"
+        return f"{text}; that file system may be read-only or full"
     return f"{text}; it belongs to {_name(refusal.owner)}: chown -R {me} {root}, or run as its owner"
 
 

@@ -238,6 +238,15 @@ def is_used_since(connection: sqlite3.Connection, digest: bytes, since: float) -
     return connection.execute(_USED_SINCE, (digest, since)).fetchone() is not None
 
 
+def unscrub(connection: sqlite3.Connection, now: float) -> None:
+    """When what was compared later than in AHEAD_SECONDS really was, nobody knows: it is due."""
+    connection.execute(
+        "UPDATE blob SET scrubbed = 0 WHERE id IN"
+        " (SELECT id FROM blob WHERE size IS NOT NULL AND scrubbed > ? LIMIT ?)",
+        (now + AHEAD_SECONDS, CLAMPED_AT_ONCE),
+    )
+
+
 def unscrubbed(connection: sqlite3.Connection, limit: int, before: float) -> list[KeptBlob]:
     """Kept blobs whose bytes were not compared since, the longest ago first."""
     found = connection.execute(

@@ -175,8 +175,13 @@ class Inventory(Notebook):
         """Some tags behind this one (0: the first), and the last of them; none: there are no more."""
         return await self._read(lambda connection: tagged(connection, after))
 
-    async def unscrubbed(self, limit: int, before: float) -> list[KeptBlob]:
-        """Blobs whose bytes were last compared with their digests before, the longest ago first."""
+    async def unscrubbed(self, limit: int, before: float, now: float = math.inf) -> list[KeptBlob]:
+        """Blobs whose bytes were last compared with their digests before, the longest ago first.
+
+        And those that were compared later than `now`, by a clock that was wrong.
+        """
+        if math.isfinite(now):
+            await self._change(lambda rows: asks.unscrub(rows.connection, now))
         return await self._read(lambda connection: asks.unscrubbed(connection, limit, before))
 
     async def blob(self, digest: Digest) -> KeptBlob | None:

@@ -132,6 +132,7 @@ async def shop(
     namespace: str = "docker.io",
     driver: StorageDriver | None = None,
     survey: bool = True,
+    ago: Callable[[float], float] | None = None,
 ) -> AsyncIterator[Shop]:
     """Everything joined, and surveyed, unless the keeper is to do that."""
     clock = clock or Clock()
@@ -154,10 +155,11 @@ async def shop(
         namespace_of=lambda _repository: namespace,
         spool=spool,
         clock=clock,
+        ago=ago,
     )
     aside = root / "mirror" / "quarantine"
     scrubber = Scrubber(tree, inventory, memory, aside, interval=0, rate=1e9, clock=clock)
-    collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys, clock)
+    collector = Collector(store, tree, inventory, memory, evictor, scrubber, reserved.keys, clock, ago)
     try:
         if survey:
             await surveyor.survey()

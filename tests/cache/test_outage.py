@@ -368,11 +368,13 @@ async def test_an_incomplete_image_waits_longer_than_the_deadline_for_a_slow_ups
         await parts.registry.manifest(A, ONE)
         await parts.registry.settle()
         upstream.hold["resolve"] = asyncio.Event()
-        asking = asyncio.create_task(parts.registry.manifest(A, ONE))
+        asking = asyncio.create_task(told(parts))
         await until(lambda: "upstream.test" in parts.registry._tagged._patience._slow)
         assert not asking.done()
         upstream.hold["resolve"].set()
-        assert (await asking).body == IMAGE
+        manifest, said = await asking
+        assert manifest.body == IMAGE
+        assert (said.fwd_status, said.detail) == (200, "")  # not the kept one, as one that stands in
 
 
 async def test_a_limit_on_manifests_does_not_make_an_image_incomplete(

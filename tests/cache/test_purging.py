@@ -12,6 +12,7 @@ from mirror.appkeeping import WAITING, Keeping
 from mirror.cache.collecting import Collector
 from mirror.cache.eviction import Limits
 from mirror.cache.scrubber import Scrubber
+from mirror.ledger.inventory import Inventory
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.registry import Unavailable
@@ -26,6 +27,11 @@ HANGS = 30.0  # seconds; who waits longer for what never comes, waits for ever
 
 async def _purged(at: Shop, repository: Repository = A) -> list[dict[str, Any]]:
     return [event async for event in at.collector.purge(repository, None)]
+
+
+async def _untagged(at: Shop) -> list[dict[str, Any]]:
+    """One image by its tag: what nobody thinks of then is left."""
+    return [event async for event in at.collector.purge(A, Tag("1"))]
 
 
 async def test_a_blob_that_no_image_names_goes_with_its_repository(tmp_path: Path) -> None:
@@ -74,6 +80,27 @@ async def test_a_manifest_that_cannot_be_read_goes_all_the_same(
         monkeypatch.setattr(Tree, "named", unreadable)
         assert (await _purged(at))[-1]["images"] == 1
         assert at.bytes_on_disk() == 0
+
+
+async def test_an_image_that_has_another_tag_stays_though_the_one_that_is_purged_goes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the upstream's 404, between the look at the tags and the deletion."""
+    async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
+        image = await at.image(A, "1", b"a" * KIB)
+        await at.store.tag(A, Tag("2"), image)
+        tags_of = Inventory.tags_of
+
+        async def just_in_time(inventory: Inventory, repository: Repository, digest: Digest) -> list[Tag]:
+            found = await tags_of(inventory, repository, digest)
+            await at.evictor.tag(repository, Tag("1"))
+            return found
+
+        monkeypatch.setattr(Inventory, "tags_of", just_in_time)
+        events = [event async for event in at.collector.purge(A, Tag("1"))]
+        assert (events[-1]["images"], events[-1]["blobs"]) == (0, 0)
+        assert events[-1]["absent"] == "library/a has no tag 1; its tags: 2"
+        assert await at.has(A, image)
 
 
 async def test_what_cannot_be_deleted_ends_no_purge_and_is_counted(
@@ -132,4 +159,41 @@ async def test_a_purge_does_not_wait_for_a_collection_and_a_collection_says_that
             rest = [event async for event in daily]
             assert rest[-1]["failed"] == 0
             assert [event async for event in second][-1]["event"] == "summary"
+        assert at.bytes_on_disk() == 0
+
+
+async def test_nobody_believes_in_an_image_that_was_purged(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
+        image, layer = await at.image(A, "1", b"a" * KIB), Digest.of(b"a" * KIB)
+        shared = await at.image(A, "2", b"b" * KIB)
+        assert await at.image(B, "2", b"b" * KIB) == shared
+        at.memory.kept(A, image)
+        at.memory.kept(A, shared)
+        at.memory.linked(A, layer)
+        at.memory.sound(layer, KIB)
+        moment = at.memory.gone.now
+        await _untagged(at)
+        assert not at.memory.is_kept(A, image)
+        assert not at.memory.is_linked(A, layer)
+        assert not at.memory.is_sound(layer, KIB)
+        assert all(at.memory.gone.any_since(moment, (each,)) for each in (image, layer))
+        async for _ in at.collector.purge(A, Tag("2")):
+            pass
+        assert not at.memory.is_kept(A, shared)
+        assert await at.has(B, shared)
+
+
+async def test_a_layer_that_somebody_is_writing_goes_after_that_and_holds_up_no_other(tmp_path: Path) -> None:
+    async with shop(tmp_path, Limits(), clock=Clock(LATE)) as at:
+        await at.image(A, "1", b"a" * KIB, b"b" * KIB)
+        turn = at.evictor.turns.of(Digest.of(b"a" * KIB))
+        async with asyncio.timeout(HANGS):
+            async with turn:
+                purge = asyncio.create_task(_untagged(at))
+                while not turn._waiters:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0)
+                assert not await at.kept(b"b" * KIB)
+                assert await at.kept(b"a" * KIB)
+            events = await purge
+        assert events[-1]["blobs"] == 4  # the manifest, the configuration, and both layers
         assert at.bytes_on_disk() == 0

@@ -320,6 +320,16 @@ def test_nothing_is_done_here_while_somebody_else_deletes(root: Path, here: Scri
     assert run("garbage-collect").exit_code == 0
 
 
+def test_who_cannot_have_the_lock_is_told_why_and_to_be_another_user_only_where_that_helps(
+    root: Path, here: Script
+) -> None:
+    (root / commands.LOCK).mkdir(parents=True)
+    result = run("garbage-collect")
+    assert result.exit_code == 1
+    assert result.output.strip().endswith(f"cannot open {root / commands.LOCK}: Is a directory")
+    assert here.asked == []
+
+
 def test_the_lock_is_held_to_the_end(root: Path, here: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[str] = []
 

@@ -478,6 +478,18 @@ async def test_blobs_are_scrubbed_in_turn() -> None:
         assert len(await inventory.unscrubbed(1, T0 + 5)) == 1
 
 
+async def test_what_a_clock_that_was_wrong_has_compared_is_due() -> None:
+    async with running(None) as inventory:
+        for each in "ab":
+            inventory.note_blob(APP, digest(each), SIZE, T0)
+        inventory.note_scrubbed(digest("a"), T0 + 1e7)
+        inventory.note_scrubbed(digest("b"), T0 + 50)  # so far clocks may differ
+        due = await inventory.unscrubbed(10, T0 - 100, T0)
+        assert [kept.digest for kept in due] == [digest("a")]
+        inventory.note_scrubbed(digest("a"), T0)
+        assert await inventory.unscrubbed(10, T0 - 100, T0) == []
+
+
 async def test_the_history_of_a_tag_has_its_moves_only() -> None:
     async with running(None) as inventory:
         for number, each in enumerate("iijji"):
