@@ -45,6 +45,6 @@ def test_a_pattern_fits_what_the_same_expression_fits(pattern: str, name: str) -
 
 
 def test_a_pattern_of_many_stars_takes_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert not fits("*a" * 200 + "b", "a" * 255)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.5

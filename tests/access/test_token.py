@@ -19,7 +19,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
@@ -45,7 +45,7 @@ from tests.support.jwts import (
 )
 
 NAME = "library/a"
-WITHIN = 10.0  # seconds
+WITHIN = 30.0  # seconds
 SIGNER, STRANGER = Signer(), Signer()
 KEYS = keys.Keys(
     (SIGNER.root,), dict.fromkeys((*key_ids(SIGNER.key.public_key()), "named"), SIGNER.key.public_key())
@@ -353,8 +353,11 @@ def test_no_header_makes_up_for_a_signature(header: dict[str, Any], body: dict[s
             VERIFIER.verify(unsigned(header, {**claims(NAME), **body}, b"x" * 256), time.time())
 
 
+# A byte may make a serial number negative, which the library still reads, with a warning.
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 800), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+@example(changes=[(15, 128)], of_jwk=False)
 def test_no_certificate_with_other_bytes_is_believed(changes: list[tuple[int, int]], of_jwk: bool) -> None:
     """Nor does one make anything fail otherwise."""
     made = bytearray(base64.b64decode(x5c(LEAF)[0]))

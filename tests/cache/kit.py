@@ -30,7 +30,7 @@ from mirror.store.content import ContentStore
 
 A = Repository("library/a")
 B = Repository("library/b")
-WAIT = 10.0  # seconds; a test that waits longer has failed
+WAIT = 30.0  # seconds; a test that waits longer has failed
 ALWAYS_DUE = Policy(default=0.0, negative=0.0)  # the upstream is asked each time
 
 

@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def parts(tmp_path: Path, upstream: Puppet, clock: Clock) -> AsyncGenerator[Parts, None]:
-    async with joined(tmp_path, upstream, policy=POLICY, clock=clock, deadline=0.05) as made:
+    async with joined(tmp_path, upstream, policy=POLICY, clock=clock, deadline=3.0) as made:
         yield made
 
 
@@ -123,6 +123,7 @@ async def test_a_tag_whose_new_manifest_could_not_be_had(
     upstream.add_manifest(NEWER, "library/a", "1")
     upstream.refuse["manifest"] = LIMITED
     await parts.registry.manifest(A, ONE)
+    await until(lambda: not parts.registry._checks._running._tasks)
     upstream.refuse.clear()
     said, asked, ended = await explained(parts, upstream)
     assert said == "fetches the manifest to which the tag has moved, and its blobs"

@@ -238,7 +238,7 @@ async def test_once_one_client_has_waited_in_vain_the_next_do_not_wait_and_few_c
 ) -> None:
     names = [Tag(f"t{number}") for number in range(20)]
     upstream.add_manifest(IMAGE, "library/a", *map(str, names))
-    async with joined(tmp_path, upstream, deadline=0.3) as parts:
+    async with joined(tmp_path, upstream, deadline=3.0) as parts:
         await kept_image(parts)
         for name in names:
             await parts.registry.manifest(A, name)
@@ -246,11 +246,11 @@ async def test_once_one_client_has_waited_in_vain_the_next_do_not_wait_and_few_c
         upstream.hold["resolve"] = asyncio.Event()
         before = len(upstream.calls)
         _, said = await told(parts)
-        assert "did not answer within 0.3 s" in said.warning
+        assert "did not answer within 3 s" in said.warning
         began = asyncio.get_running_loop().time()
         for name in names:
             assert (await told(parts, name))[0].body == IMAGE
-        assert asyncio.get_running_loop().time() - began < 0.3, "all of them together"
+        assert asyncio.get_running_loop().time() - began < 3.0, "all of them together"
         assert len(upstream.calls) - before == BEHIND
         upstream.hold["resolve"].set()
         upstream.hold.clear()
@@ -282,7 +282,7 @@ async def test_where_nobody_is_to_wait_few_checks_go_on_behind(tmp_path: Path, u
 async def test_a_check_that_answers_in_time_makes_clients_wait_again(
     tmp_path: Path, upstream: Puppet
 ) -> None:
-    async with joined(tmp_path, upstream, deadline=0.05) as parts:
+    async with joined(tmp_path, upstream, deadline=3.0) as parts:
         await kept_image(parts)
         upstream.hold["resolve"] = asyncio.Event()
         await told(parts)

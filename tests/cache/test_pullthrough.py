@@ -436,7 +436,7 @@ async def test_a_tag_that_was_refused_does_not_come_back_when_the_upstream_is_sl
 ) -> None:
     upstream = Puppet()
     upstream.add_manifest(IMAGE, "library/a", "1")
-    async with joined(tmp_path, upstream, deadline=0.05) as parts:
+    async with joined(tmp_path, upstream) as parts:
         parts.put(b"{}", LAYER)
         await parts.registry.manifest(A, ONE)
         await parts.registry.settle()

@@ -22,7 +22,7 @@ from tests.cache.kit import A, B, Clock, whole
 from tests.cache.test_keeper import KIB, Shop, shop
 
 LATE = 5e9  # seconds since the epoch: all files are old then
-HANGS = 5.0  # seconds; who waits longer for what never comes, waits for ever
+HANGS = 30.0  # seconds; who waits longer for what never comes, waits for ever
 
 
 async def _purged(at: Shop, repository: Repository = A) -> list[dict[str, Any]]:

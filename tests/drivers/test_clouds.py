@@ -30,7 +30,7 @@ from tests.support.clouds import PART, Cloud
 from tests.support.procs import free_port
 from tests.support.recorder import Rule
 
-WITHIN = 20.0  # seconds
+WITHIN = 60.0  # seconds
 
 VERBS: dict[str, Callable[[StorageDriver, Path], Awaitable[object]]] = {
     "get": lambda driver, _: driver.get("a/b", 10),

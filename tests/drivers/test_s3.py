@@ -35,7 +35,7 @@ from tests.support.procs import free_port
 from tests.support.recorder import Recorder, Rule
 
 PART = 5 * MIB  # bytes; no server takes smaller parts
-WITHIN = 20.0  # seconds
+WITHIN = 60.0  # seconds
 
 VERBS: dict[str, Callable[[StorageDriver, Path], Awaitable[object]]] = {
     "get": lambda driver, _: driver.get("a/b", 10),

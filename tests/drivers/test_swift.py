@@ -16,7 +16,7 @@ from mirror.drivers.swiftlogin import Keystone, KeystoneSettings
 from tests.support.keystone import PASSWORD, PROJECT, REGION, USER, KeystoneServer
 from tests.support.recorder import Recorder, Rule
 
-WITHIN = 20.0  # seconds
+WITHIN = 60.0  # seconds
 
 
 @pytest.fixture

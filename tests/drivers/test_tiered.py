@@ -24,7 +24,7 @@ from tests.support.buckets import Bucket
 
 EVERYTHING = ["/".join(["*"] * depth) for depth in range(1, 8)]
 LIMIT = 1000  # bytes
-WITHIN = 20.0  # seconds
+WITHIN = 60.0  # seconds
 
 
 class Below(InMemoryDriver):

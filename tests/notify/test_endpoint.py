@@ -18,6 +18,7 @@ from aiohttp import web
 
 from mirror import outgoing
 from mirror.notify import endpoint as endpoints
+from mirror.notify import notifier as notifiers
 from mirror.notify.endpoint import Endpoint, Settings
 from mirror.notify.event import CONTENT_TYPE, Source
 from mirror.notify.notifier import Notifier
@@ -74,7 +75,9 @@ async def serving(sink: Sink, tls: ssl.SSLContext | None = None) -> AsyncIterato
 
 
 def settings(url: str, **changed: Any) -> Settings:
-    quick = Settings("one", url, (("Authorization", "Bearer hunter2"),), timeout=2, threshold=3, backoff=0.02)
+    quick = Settings(
+        "one", url, (("Authorization", "Bearer hunter2"),), timeout=20, threshold=3, backoff=0.02
+    )
     return replace(quick, **changed)
 
 
@@ -130,7 +133,8 @@ async def test_an_endpoint_that_is_not_there_is_tried_at_the_pace_of_its_back_of
         tell(made, 1)
         await until(lambda: counts(made)[3] >= 1)
         began, before = time.monotonic(), counts(made)[3]
-        await until(lambda: counts(made)[3] >= before + 3)
+        # The first of these may be due already when it is looked at, on a busy machine.
+        await until(lambda: counts(made)[3] >= before + 4)
         assert time.monotonic() - began > 0.25
         assert made.endpoints[0].pending == 1
 
@@ -141,7 +145,7 @@ async def test_one_that_hangs_holds_no_other_and_nobody_who_tells() -> None:
         async with made.running():
             began = time.perf_counter()
             tell(made, *range(500))
-            assert time.perf_counter() - began < 0.5
+            assert time.perf_counter() - began < 500 * 0.05 / 5, "nobody waits for what hangs"
             await until(lambda: len(quick.bodies) == 500)
             await until(lambda: made.endpoints[0].counts.errors > 1)
             assert made.endpoints[0].pending == 500
@@ -277,13 +281,16 @@ async def test_references_of_what_was_given_before_are_known_at_a_head() -> None
         assert found == [None, [{"mediaType": "c", "size": 1, "digest": "sha256:9"}], found[1]]
 
 
-async def test_what_waits_at_the_end_is_told_if_it_is_taken_and_else_said_to_be_lost(events: Events) -> None:
+async def test_what_waits_at_the_end_is_told_if_it_is_taken_and_else_said_to_be_lost(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifiers, "LEAVE", 6.0)  # a busy machine may need more than two seconds for 50
     async with serving(Sink()) as sink:
-        made = notifier(settings(sink.url), settings("http://127.0.0.1:1/", name="gone", backoff=9))
+        made = notifier(settings(sink.url), settings("http://127.0.0.1:1/", name="gone", backoff=90))
         began = time.monotonic()
         async with made.running():
             tell(made, *range(50))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30, "which is less than its back-off"
         assert len(sink.bodies) == 50
         assert [(e["endpoint"], e["count"]) for e in events.named("notification.lost")] == [("gone", 50)]
 

@@ -16,7 +16,7 @@ from mirror.server.routes import Settings, build
 from tests.server.memory import MemoryRegistry
 from tests.support.modes import FASTLANE
 
-PATIENCE = 20.0  # seconds that a test waits for what must happen
+PATIENCE = 60.0  # seconds that a test waits for what must happen
 
 
 @dataclass(frozen=True)

@@ -381,10 +381,10 @@ async def read_all(client: socket.socket) -> None:
 
 async def test_a_busy_connection_stays_and_an_idle_one_is_closed(hits: MemoryRegistry) -> None:
     """The time of the last repetition counts, as that of any answer does."""
-    async with site(hits, keepalive_timeout=0.4) as port, connected(port) as client:
+    async with site(hits, keepalive_timeout=2.5) as port, connected(port) as client:
         await warmed(client, head())
         loop = asyncio.get_running_loop()
-        end = loop.time() + 1.0
+        end = loop.time() + 3.5
         while loop.time() < end:
             assert MANIFEST in await client.ask(head())
         assert len(hits.calls) == 2
@@ -392,7 +392,7 @@ async def test_a_busy_connection_stays_and_an_idle_one_is_closed(hits: MemoryReg
         assert MANIFEST in await client.ask(head())
         began = loop.time()
         await client.closed()
-        assert loop.time() - began >= 0.3
+        assert loop.time() - began >= 2.0
 
 
 async def test_every_use_is_told_also_of_what_loses_its_place(

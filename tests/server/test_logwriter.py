@@ -18,7 +18,7 @@ from mirror import logwriter
 from mirror.logwriter import Lines
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 LINE = "x" * 1000
 
 

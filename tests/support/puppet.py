@@ -21,7 +21,7 @@ from mirror.oci.manifest import parse
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import Condition, Page, Part, RawManifest, RegistryError, Resolved
 
-WAIT = 10.0  # seconds; a test that waits longer has failed
+WAIT = 30.0  # seconds; a test that waits longer has failed
 MEDIA_TYPE = "application/octet-stream"
 
 

@@ -35,6 +35,9 @@ READY_TIMEOUT = 60.0  # seconds; it takes two
 OTHERS = "MIRROR_TESTS_SWIFT"
 PROGRAM = "swift-{}-server"
 SERVERS = ("account", "container", "object")
+# Seconds that its servers wait for one another. The defaults are half a second and less: on a busy machine a
+# token is not found (401), and a listing lacks what was put.
+PATIENCE = 30
 BLOCK = 1 << 20  # bytes that its servers move at a time; the default, 64 KiB, costs a third of the speed
 
 _RING = """[swift-hash]
@@ -62,6 +65,9 @@ pipeline = {name}-server
 use = egg:swift#{name}
 network_chunk_size = {block}
 disk_chunk_size = {block}
+conn_timeout = {patience}
+node_timeout = {patience}
+container_update_timeout = {patience}
 """
 _FILTERS = ("catch_errors", "gatekeeper", "healthcheck", "copy", "listing_formats", "slo", "dlo", "symlink")
 _PROXY = """[pipeline:main]
@@ -73,9 +79,14 @@ allow_account_management = true
 account_autocreate = true
 client_chunk_size = {block}
 object_chunk_size = {block}
+conn_timeout = {patience}
+node_timeout = {patience}
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = 127.0.0.1:{memcached}
+connect_timeout = {patience}
+pool_timeout = {patience}
+io_timeout = {patience}
 [filter:s3api]
 use = egg:swift#s3api
 location = us-east-1
@@ -193,6 +204,7 @@ class SwiftServer:
 
     def _write(self, file: str, text: str, **values: object) -> None:
         values = {"folder": self.folder, "user": _user(), "block": BLOCK, "page": self._page, **values}
+        values["patience"] = PATIENCE
         (self.folder / file).write_text(text.format(**values))
 
     def _make_ring(self, name: str, port: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds; a busy machine may stand still for some
 LOOK = 0.005  # seconds between two looks
 
 

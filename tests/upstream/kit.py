@@ -32,7 +32,7 @@ class Clock:
 
 def make_client(url: str, clock: Clock, **settings: Any) -> Client:
     """A Client whose breakers and quota go by this clock; it tries each request once."""
-    limits: dict[str, Any] = {"connect": 2.0, "firstbyte": 2.0, "stall": 2.0, "retries": 0, **settings}
+    limits: dict[str, Any] = {"connect": 20.0, "firstbyte": 20.0, "stall": 20.0, "retries": 0, **settings}
     client = Client(Settings(url, **limits), clock)
     upstream: Upstream = client  # mypy holds the Client to the protocol
     assert upstream is client

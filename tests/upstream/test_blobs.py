@@ -229,14 +229,14 @@ async def test_a_stall_ends_the_read_and_a_slow_transfer_does_not(connect: Conne
 
 async def test_a_reader_that_is_slow_itself_is_no_stall(connect: Connect) -> None:
     upstream, digest = holding(DATA * 8)
-    async with connect(upstream, stall=0.3) as client:
+    async with connect(upstream, stall=2.0) as client:
         blob = await client.blob(ALPINE, digest)
         loop = asyncio.get_running_loop()
         got = bytearray()
         async for part in blob.read(0, 8 * SIZE):
             if not got:
                 later = asyncio.Event()
-                loop.call_later(0.5, later.set)
+                loop.call_later(2.5, later.set)
                 await later.wait()
             got += part
         await blob.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,13 +19,18 @@ import pytest
 from aiohttp import web
 
 from mirror import app, configfile
+from mirror.cache.fills import Fills
 from mirror.cache.pullthrough import PullThrough
 from mirror.server import connections, debug
 from tests.support.modes import ENVIRONMENT
 from tests.support.scripted import Upstream, serve
+from tests.support.waiting import until
 
-KEPT_WITHIN = 10.0  # seconds
-TIMEOUT = aiohttp.ClientTimeout(total=30)
+TIMEOUT = aiohttp.ClientTimeout(total=60)
+# Of the mirror with its upstream. A busy machine may stand still for some seconds, and must not look like an
+# upstream that does; where one is to be given up for its silence, that is to be soon.
+PATIENT = {"connect": "10s", "firstbyte": "10s", "stall": "10s"}
+HASTY = {"connect": "10s", "firstbyte": "300ms", "stall": "300ms"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Mirror:
     url: str
     root: Path
     session: aiohttp.ClientSession
+    fills: Fills
     debug: str = ""  # URL of the debug server, where there is one
 
     async def ask(self, method: str, path: str, headers: dict[str, str] | None = None) -> Answer:
@@ -69,16 +76,57 @@ class Mirror:
         return await self.ask("GET", path, {name.replace("_", "-"): value for name, value in headers.items()})
 
     async def kept(self, digest: str) -> bytes:
-        """The bytes that the store has of this digest, which clients may have a moment earlier."""
-        async with asyncio.timeout(KEPT_WITHIN):
-            while not self.data(digest).exists():  # noqa: ASYNC110 - a file, not an event
-                await asyncio.sleep(0.01)
+        """The bytes that the store has of this digest, which clients may have a moment earlier.
+
+        They are linked as well: a catalog shows what is, and without the upstream only that is given. Of
+        several repositories each has a link of its own: see `linked`.
+        """
+        await until(lambda: self.data(digest).exists() and self._links_of(digest))
+        await self.filled(digest)
         return await asyncio.to_thread(self.data(digest).read_bytes)
+
+    async def filled(self, *digests: str) -> None:
+        """Wait until nobody fetches these: who asks then joins no fill, but is given what is kept.
+
+        A fill ends a moment after its link is written.
+        """
+        await until(lambda: not {str(digest) for _, digest in self.fills._fills} & set(digests))
+
+    async def linked(self, repository: str, *digests: str) -> None:
+        """Wait until all of them, manifests or blobs, are linked in this repository."""
+        folder = self.repositories / repository
+        await until(
+            lambda: all(any((folder / link).exists() for link in links_of(digest)) for digest in digests)
+        )
+        await self.filled(*digests)
+
+    async def tagged(self, repository: str, tag: str) -> None:
+        """Wait until the tag stands in the store, which is later than its manifest does."""
+        link = self.repositories / repository / "_manifests/tags" / tag / "current/link"
+        await until(link.exists)
+
+    @property
+    def repositories(self) -> Path:
+        """Where the store keeps links."""
+        return self.root / "docker/registry/v2/repositories"
+
+    def _links_of(self, digest: str) -> list[Path]:
+        """Those that there are; folders may go meanwhile."""
+        folders = [Path(folder) for folder, _, files in os.walk(self.repositories) if "link" in files]
+        ends = [link.parts for link in links_of(digest)]
+        found = [folder / "link" for folder in folders]
+        return [link for link in found if any(link.parts[-len(end) :] == end for end in ends)]
 
     def data(self, digest: str) -> Path:
         """Where the store keeps this digest's bytes."""
         algorithm, value = digest.split(":")
         return self.root / "docker/registry/v2/blobs" / algorithm / value[:2] / value / "data"
+
+
+def links_of(digest: str) -> tuple[Path, Path]:
+    """Where a repository has the link of a blob, and of a manifest."""
+    value = Path(*digest.split(":"), "link")
+    return "_layers" / value, "_manifests/revisions" / value
 
 
 class Clock:
@@ -113,7 +161,7 @@ async def running(
     """
     file = root.with_suffix(".yml")
     quick: dict[str, Any] = {
-        "timeouts": {"connect": "2s", "firstbyte": "300ms", "stall": "300ms"},
+        "timeouts": PATIENT,
         "retries": 1,
         "freshness": {"default": "0s"},
         "negative": "0s",
@@ -136,6 +184,13 @@ async def running(
         if clock is not None:
             timed = partial(PullThrough, clock=clock)
             stack.enter_context(mock.patch.object(app, "PullThrough", timed))
+        fills: list[Fills] = []
+
+        def fetching(*args: Any, **named: Any) -> Fills:
+            fills.append(Fills(*args, **named))
+            return fills[-1]
+
+        stack.enter_context(mock.patch.object(app, "Fills", fetching))
         driver, spool = stack.enter_context(app.storage(loaded.config))
         application = app.build(loaded.config, driver, spool)
         runner = web.AppRunner(application, shutdown_timeout=1)
@@ -151,7 +206,7 @@ async def running(
         if loaded.config.http.debug.addr is not None:
             port = await stack.enter_async_context(debug.serving(application[app.DEBUG], "127.0.0.1", 0))
             debugged = f"http://127.0.0.1:{port}"
-        yield Mirror(f"http://127.0.0.1:{runner.addresses[0][1]}", root, session, debugged)
+        yield Mirror(f"http://127.0.0.1:{runner.addresses[0][1]}", root, session, fills[0], debugged)
 
 
 Start = Callable[..., Any]

@@ -10,7 +10,6 @@ import asyncio
 import random
 import socket
 import statistics
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -21,6 +20,7 @@ from unittest import mock
 
 import aiohttp
 
+from tests.support.given import GivenTime
 from tests.support.scripted import Bearer, Fault, Image, Upstream, serve
 from tests.wire.conftest import Mirror, running
 
@@ -30,7 +30,6 @@ LAYER = random.Random(21).randbytes(200_000)  # more than the end that is held b
 LEARNING = 10  # requests in which the mirror may find out that something is wrong
 LATER = 200  # requests after that
 SMALL = 64 << 10  # bytes of a cold body that are waited for: only the answer's head counts, and errors' texts
-KEPT_WITHIN = 10.0  # seconds until what was pulled is on the disk
 PATIENCE = aiohttp.ClientTimeout(total=180)  # longer than the longest of the mirror's own limits
 RETRY_AFTER = 77  # seconds, of the upstream's 429
 
@@ -134,6 +133,7 @@ class Link:
 
     named: set[int] = field(default_factory=set)
     failed: Counter[int] = field(default_factory=Counter)
+    clock: GivenTime = field(default_factory=GivenTime)  # that answers are measured by, while it is watched
 
     @contextmanager
     def watched(self) -> Generator[Link, None, None]:
@@ -157,6 +157,7 @@ class Link:
                 raise
 
         with (
+            self.clock,
             mock.patch.object(loop, "getaddrinfo", getaddrinfo),
             mock.patch.object(loop, "sock_connect", sock_connect),
         ):
@@ -220,26 +221,23 @@ async def scene(link: Link, folder: Path, outage: Outage, **proxy: Any) -> Async
 
 async def _pull(mirror: Mirror, image: Image) -> None:
     assert (await mirror.get(f"{NAME}/manifests/warm")).body == image.manifest
-    repository = mirror.root / f"docker/registry/v2/repositories/{NAME}"
-    links = [repository / "_manifests/tags/warm/current/link"]
     for digest, data in image.blobs.items():
         assert (await mirror.get(f"{NAME}/blobs/{digest}")).body == data
-        links.append(repository / f"_layers/{digest.replace(':', '/')}/link")
-    async with asyncio.timeout(KEPT_WITHIN):
-        while not all(link.exists() for link in links):  # noqa: ASYNC110 - files, not events
-            await asyncio.sleep(0.01)
+    await mirror.linked(NAME, *image.blobs)
+    await mirror.tagged(NAME, "warm")
 
 
-async def timed(mirror: Mirror, path: str, wanted: bytes, *, whole: bool) -> Timing:
+async def timed(on: Scene, path: str, wanted: bytes, *, whole: bool) -> Timing:
     """One request; unless the `whole` answer is wanted, only the beginning of a large one is waited for."""
-    began = time.perf_counter()
+    mirror, clock = on.mirror, on.link.clock
+    began = clock()
     async with mirror.session.get(f"{mirror.url}/v2/{path}", timeout=PATIENCE) as response:
         after = response.headers.get("Retry-After", "")
         if not whole and (response.content_length or 0) > SMALL:
             response.close()
-            return Timing(response.status, time.perf_counter() - began, right=False, retry_after=after)
+            return Timing(response.status, clock() - began, right=False, retry_after=after)
         body = await response.read()
-        return Timing(response.status, time.perf_counter() - began, body == wanted, after)
+        return Timing(response.status, clock() - began, body == wanted, after)
 
 
 async def kept_rows(link: Link, folder: Path, outage: Outage, **proxy: Any) -> list[Row]:
@@ -249,9 +247,9 @@ async def kept_rows(link: Link, folder: Path, outage: Outage, **proxy: Any) -> l
         for kind in reversed(KINDS):
             path, wanted = on.path(kind, on.warm, "warm")
             before = on.asked
-            first = [await timed(on.mirror, path, wanted, whole=True) for _ in range(LEARNING)]
+            first = [await timed(on, path, wanted, whole=True) for _ in range(LEARNING)]
             between = on.asked
-            later = [await timed(on.mirror, path, wanted, whole=True) for _ in range(LATER)]
+            later = [await timed(on, path, wanted, whole=True) for _ in range(LATER)]
             rows.append(Row(outage.name, kind, True, first, between - before, later, on.asked - between))
     return rows[::-1]
 
@@ -262,11 +260,11 @@ async def cold_row(
     """What of images that nobody pulled is had: some at once, and then one again and again."""
     async with scene(link, folder, outage, **proxy) as on:
         paths = [on.path(kind, image, f"cold{n}") for n, image in enumerate(on.cold)]
-        first = await asyncio.gather(*(timed(on.mirror, *path, whole=False) for path in paths[:LEARNING]))
+        first = await asyncio.gather(*(timed(on, *path, whole=False) for path in paths[:LEARNING]))
         between = on.asked
         later: list[Timing] = []
         if not outage.quick:
-            later = [await timed(on.mirror, *paths[LEARNING], whole=False) for _ in range(count)]
+            later = [await timed(on, *paths[LEARNING], whole=False) for _ in range(count)]
         return Row(outage.name, kind, False, first, between, later, on.asked - between)
 
 

@@ -174,8 +174,9 @@ def _with_logins(stage: Stage, folder: Path) -> None:
 @pytest.fixture
 def mirror(space: Workspace, stage: Stage) -> Iterator[MirrorProcess]:
     quick = {
-        "timeouts": {"connect": "1s", "firstbyte": "200ms", "stall": "200ms"},
-        "retries": 0,
+        # A busy machine must not look like an upstream that hangs, more than once.
+        "timeouts": {"connect": "10s", "firstbyte": "1s", "stall": "1s"},
+        "retries": 1,
         "freshness": {"default": "0s"},
         "negative": "0s",
     }

@@ -14,7 +14,7 @@ import pytest
 from mirror.cache import helpers, resume
 from tests.support.large import Digesting, large_blob
 from tests.support.scripted import Fault, Upstream, serve, sha256
-from tests.wire.conftest import Mirror, running
+from tests.wire.conftest import HASTY, PATIENT, Mirror, running
 
 NAME = "library/a"
 SIZE = 200_000_000  # bytes
@@ -52,18 +52,22 @@ class Two:
 @pytest.fixture
 async def two(tmp_path: Path) -> AsyncIterator[Two]:
     """Each blob comes over one connection: what the first upstream has sent when it dies is its beginning."""
-    async with pair(tmp_path, connections=1) as made:
+    async with pair(tmp_path) as made:
         yield made
 
 
 @asynccontextmanager
-async def pair(tmp_path: Path, connections: int) -> AsyncGenerator[Two, None]:
+async def pair(
+    tmp_path: Path, connections: int = 1, timeouts: dict[str, str] = PATIENT
+) -> AsyncGenerator[Two, None]:
     first, second = Upstream(), Upstream()
     cache = {"segments": {"connections": connections}}
     async with AsyncExitStack() as stack:
         dying = await stack.enter_async_context(AsyncExitStack())
         urls = [await dying.enter_async_context(serve(first)), await stack.enter_async_context(serve(second))]
-        mirror = await stack.enter_async_context(running(tmp_path / "data", *urls, cache=cache))
+        mirror = await stack.enter_async_context(
+            running(tmp_path / "data", *urls, cache=cache, timeouts=timeouts)
+        )
         yield Two(mirror, first, second, dying)
 
 
@@ -138,18 +142,19 @@ async def test_over_several_connections_the_rest_of_each_comes_from_the_next_one
     ids=["resets", "503", "429", "hangs"],
 )
 async def test_a_first_upstream_that_fails_is_passed_over_and_left_alone_for_a_while(
-    two: Two, fault: Fault
+    tmp_path: Path, fault: Fault
 ) -> None:
-    image = two.first.add_image(NAME, "1", layers=[b"one"])
-    two.second.add_image(NAME, "1", layers=[b"one"])
-    two.first.fault("*", "/v2/", fault)
-    for reference in ("1", image.digest):
-        assert (await two.mirror.get(f"{NAME}/manifests/{reference}")).body == image.manifest
-    asked = len(two.first.seen)
-    assert asked
-    for digest, data in image.blobs.items():
-        assert (await two.mirror.get(f"{NAME}/blobs/{digest}")).body == data
-    assert len(two.first.seen) == asked
+    async with pair(tmp_path, timeouts=HASTY if fault.hang else PATIENT) as two:
+        image = two.first.add_image(NAME, "1", layers=[b"one"])
+        two.second.add_image(NAME, "1", layers=[b"one"])
+        two.first.fault("*", "/v2/", fault)
+        for reference in ("1", image.digest):
+            assert (await two.mirror.get(f"{NAME}/manifests/{reference}")).body == image.manifest
+        asked = len(two.first.seen)
+        assert asked
+        for digest, data in image.blobs.items():
+            assert (await two.mirror.get(f"{NAME}/blobs/{digest}")).body == data
+        assert len(two.first.seen) == asked
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from mirror.commandsask import operate
 from tests.support.scripted import Upstream, serve, sha256
-from tests.wire.conftest import KEPT_WITHIN, Clock, Mirror, running
+from tests.support.waiting import PATIENCE
+from tests.wire.conftest import Clock, Mirror, running
 
 NAME = "library/a"
 TAG = f"{NAME}/manifests/1"
@@ -20,12 +21,9 @@ WARM = 4  # requests of a kind: cold, warm, kept for repetition, repeated
 async def warm(mirror: Mirror, *paths: str) -> None:
     """Ask so often that the answers are repeated from now on, once all is kept."""
     assert (await mirror.get(TAG)).status == 200
-    tag = mirror.root / "docker/registry/v2/repositories" / NAME / "_manifests/tags/1/current/link"
-    async with asyncio.timeout(KEPT_WITHIN):
-        while not tag.exists():  # noqa: ASYNC110 - a file, not an event
-            await asyncio.sleep(0.01)
+    await mirror.tagged(NAME, "1")
     for path in paths:
-        async with asyncio.timeout(KEPT_WITHIN):
+        async with asyncio.timeout(PATIENCE):
             while not (await mirror.get(path)).headers["Cache-Status"].startswith("mirror; hit"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         for method in ("GET", "HEAD"):

@@ -31,7 +31,8 @@ from tests.wire.outages import (
 from tests.wire.outages_document import DOCUMENT
 
 DEADLINE = 0.2  # seconds
-# Of other work on the machine, in seconds: tests run on shared ones. 10 ms is what is meant.
+# Of other work on the machine, in seconds, beside that in which it gives us no time at all: see `given`.
+# Tests run on shared ones; 10 ms is what is meant.
 MARGIN = 0.25
 AT_ONCE = 0.010  # seconds, what a kept answer may take once the outage is known
 AT_ONCE_P99 = 0.050

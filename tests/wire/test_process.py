@@ -96,7 +96,7 @@ def test_with_a_draintimeout_of_0_a_stop_waits_for_nobody_and_the_rest_comes_aft
     upstream.fault("GET", "/blobs/", Fault(stall_after=1_000_000), times=1)
     mirror = MirrorProcess(space, upstream.url, config={"http": {"draintimeout": "0s"}})
     download = Download(mirror, digest)
-    wait_until(lambda: len(download.got) >= 900_000, "the download has begun")
+    wait_until(lambda: len(download.got) >= 1_000_000, "the download has begun")
     assert mirror.stop() == 0
     download.join()
     assert download.failed
@@ -117,7 +117,7 @@ def test_a_stop_waits_no_longer_than_the_draintimeout(space: Workspace, upstream
     began = time.monotonic()
     mirror.service.process.terminate()
     assert mirror.service.process.wait(START_LIMIT) == 0
-    assert 2.5 < time.monotonic() - began < 5.0
+    assert 2.5 < time.monotonic() - began < 15.0, "the upstream would be waited for for 30 s"
     download.join()
     assert download.failed
 

@@ -60,8 +60,8 @@ class World:
         for _ in range(4):
             for path in self.paths:
                 assert (await self.ask(path, ALICE)).status == 200, path
-        for digest in (self.image.digest, *self.image.blobs):
-            await self.mirror.kept(digest)
+        await self.mirror.linked(NAME, self.image.digest, *self.image.blobs)
+        await self.mirror.tagged(NAME, "1")
 
     async def refused(self, who: str) -> list[Answer]:
         """Everything that is hers, asked for by somebody else: his answers."""

@@ -24,7 +24,7 @@ from tests.wire.test_s3 import follow
 NAME = "library/a"
 MIB = 1 << 20
 LARGE = random.Random(8).randbytes(6 * MIB)  # more than one part
-WITHIN = 30.0  # seconds
+WITHIN = 60.0  # seconds
 
 once = pytest.mark.parametrize("each_mode", ["quick"], indirect=True)
 

@@ -13,7 +13,7 @@ import pytest
 from mirror.cache import resume
 from tests.support.modes import comes_in_one
 from tests.support.scripted import Bearer, Fault, Upstream, serve, sha256
-from tests.wire.conftest import Mirror, running
+from tests.wire.conftest import HASTY, Mirror, running
 
 NAME = "library/a"
 LAYER = random.Random(7).randbytes(1_500_000)
@@ -68,20 +68,28 @@ async def test_refused_cold_requests_get_503_and_warm_ones_are_served(
         assert json.loads(tags.body) == {"name": NAME, "tags": ["1"]}
 
 
-async def test_hanging_cold_requests_get_504_and_a_kept_tag_waits_no_longer_than_the_deadline(
+async def test_hanging_cold_requests_get_504(tmp_path: Path, upstream: Upstream) -> None:
+    upstream.fault("*", "/v2/", Fault(hang=True))
+    async with serve(upstream) as url, running(tmp_path / "data", url, timeouts=HASTY) as mirror:
+        answer = await mirror.get(f"{NAME}/manifests/2")
+        assert (answer.status, answer.error["code"]) == (504, "UNAVAILABLE")
+        no_internals(answer.body, upstream)
+
+
+async def test_a_kept_tag_waits_no_longer_than_the_deadline_for_an_upstream_that_hangs(
     tmp_path: Path, upstream: Upstream
 ) -> None:
+    """Which is far less than the time-outs."""
     image = upstream.add_image(NAME, "1")
     async with serve(upstream) as url, running(tmp_path / "data", url, deadline="50ms") as mirror:
         for path in (f"{NAME}/manifests/1", *(f"{NAME}/blobs/{digest}" for digest in image.blobs)):
             assert (await mirror.get(path)).status == 200
+        # Without all of its blobs it would be refused: see `cache.tagged`.
+        await mirror.linked(NAME, image.digest, *image.blobs)
         upstream.fault("*", "/v2/", Fault(hang=True))
         began = asyncio.get_running_loop().time()
         assert (await mirror.get(f"{NAME}/manifests/1")).body == image.manifest
-        assert asyncio.get_running_loop().time() - began < 0.25, "the first-byte time-out is 0.3 s"
-        answer = await mirror.get(f"{NAME}/manifests/2")
-        assert (answer.status, answer.error["code"]) == (504, "UNAVAILABLE")
-        no_internals(answer.body, upstream)
+        assert asyncio.get_running_loop().time() - began < 5, "the first-byte time-out is 10 s"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 502, 503])
@@ -154,14 +162,15 @@ async def test_a_blob_that_is_cut_is_resumed_and_the_client_notices_nothing(
     assert await mirror.kept(digest) == LAYER
 
 
-async def test_a_blob_that_stalls_is_resumed(mirror: Mirror, upstream: Upstream) -> None:
+async def test_a_blob_that_stalls_is_resumed(tmp_path: Path, upstream: Upstream) -> None:
     digest = upstream.add_blob(NAME, LAYER)
     upstream.fault("GET", "/blobs/", Fault(stall_after=700_000), times=1)
-    assert (await mirror.get(f"{NAME}/blobs/{digest}")).body == LAYER
-    ranges = [seen.headers.get("Range") for seen in upstream.find("GET", "/blobs/")]
-    if comes_in_one():
-        assert ranges == [None, "bytes=700000-"]
-    assert await mirror.kept(digest) == LAYER
+    async with serve(upstream) as url, running(tmp_path / "data", url, timeouts=HASTY) as mirror:
+        assert (await mirror.get(f"{NAME}/blobs/{digest}")).body == LAYER
+        ranges = [seen.headers.get("Range") for seen in upstream.find("GET", "/blobs/")]
+        if comes_in_one():
+            assert ranges == [None, "bytes=700000-"]
+        assert await mirror.kept(digest) == LAYER
 
 
 async def test_an_upstream_that_ignores_range_is_resumed_all_the_same(
