@@ -73,7 +73,7 @@ class Images:
 
     async def _look(self, repository: Repository, manifest: RawManifest) -> _Found:
         moment = self._memory.gone.now
-        parsed = await parsed_manifest(manifest)
+        parsed = await self.parsed(manifest)
         if parsed is None:
             return _Found(0, 0, (), moment)
         if not parsed.children:
@@ -100,7 +100,11 @@ class Images:
                 manifest = await self._store.manifest(repository, digest)
             except RegistryError:
                 return None
-        return await parsed_manifest(manifest)
+        return await self.parsed(manifest)
+
+    async def parsed(self, manifest: RawManifest) -> Manifest | None:
+        """See `parsed_manifest`; of what the store has just read it is known."""
+        return self._store.parsed(manifest) or await parsed_manifest(manifest)
 
     async def _blobs(self, manifest: Manifest, present: tuple[Digest, ...], moment: int) -> _Found:
         wanted = [each.digest for each in manifest.blobs if each.digest not in manifest.foreign]

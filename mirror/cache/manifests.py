@@ -13,7 +13,7 @@ import structlog
 
 from mirror import provenance
 from mirror.cache.away import AWAY, incomplete, note_failure
-from mirror.cache.images import Images, parsed_manifest
+from mirror.cache.images import Images
 from mirror.cache.memory import Memory
 from mirror.cache.pulse import Pulse
 from mirror.cache.room import Room
@@ -176,7 +176,7 @@ class Manifests:
         self, repository: Repository, manifest: RawManifest, moment: int | None = None
     ) -> None:
         """Hold it in memory. `moment` of `Memory.gone`: when the store was asked for it."""
-        self._memory.remember(repository, manifest, await parsed_manifest(manifest), moment)
+        self._memory.remember(repository, manifest, await self._images.parsed(manifest), moment)
 
     def keep(self, repository: Repository, manifest: RawManifest) -> None:
         """Write it, and the tags that wait for it, behind the answer."""

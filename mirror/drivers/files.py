@@ -51,7 +51,7 @@ def naming(path: str) -> Iterator[None]:
         raise DriverError(path, cause) from error
 
 
-def open_regular(target: Path, path: str) -> tuple[BinaryIO, int]:
+def open_regular(target: str, path: str) -> tuple[BinaryIO, int]:
     """A regular file for reading, and its size. PathNotFoundError also for what is there but no file."""
     with naming(path):
         descriptor = os.open(target, _READ)
@@ -74,7 +74,7 @@ def read_at(file: BinaryIO, path: str, offset: int, count: int) -> bytes:
     return data
 
 
-def read_whole(target: Path, path: str, limit: int) -> bytes:
+def read_whole(target: str, path: str, limit: int) -> bytes:
     """A file's bytes; DriverError when they are more than `limit`."""
     file, size = open_regular(target, path)
     with file:
@@ -87,7 +87,7 @@ def read_whole(target: Path, path: str, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def read_many(targets: Sequence[tuple[Path, str]], limit: int, total: int) -> list[bytes | DriverError]:
+def read_many(targets: Sequence[tuple[str, str]], limit: int, total: int) -> list[bytes | DriverError]:
     """The first of these files, as drivers.base says; the error in the place of each that cannot be had."""
     found: list[bytes | DriverError] = []
     stop = time.monotonic() + BATCH_TIME
@@ -104,12 +104,12 @@ def read_many(targets: Sequence[tuple[Path, str]], limit: int, total: int) -> li
     return found
 
 
-def stat(target: Path, path: str) -> Info:
+def stat(target: str, path: str) -> Info:
     """What is at `target`; a link that stands for a folder is a folder, any other is nothing."""
     with naming(path):
         found = os.lstat(target)
         if modes.S_ISLNK(found.st_mode):
-            found = target.stat()
+            found = Path(target).stat()
             if not modes.S_ISDIR(found.st_mode):
                 raise PathNotFoundError(path, "not a file")
     if modes.S_ISDIR(found.st_mode):

@@ -39,16 +39,17 @@ class FilesystemDriver:
     def __init__(self, root: Path, threads: int) -> None:
         """`threads` bounds how many operations run at a time; the others wait (registry:2: maxthreads)."""
         self._root = root
+        self._start = f"{root}/"
         self._threads = _Threads(threads)
 
     async def start(self) -> None:
         """There is nothing to make."""
 
     async def get(self, path: str, limit: int) -> bytes:
-        return await self._threads.run(partial(files.read_whole, self._locate(path), path, limit))
+        return await self._threads.run(partial(files.read_whole, self._spell(path), path, limit))
 
     async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
-        targets = [(self._locate(path), path) for path in wanted]
+        targets = [(self._spell(path), path) for path in wanted]
         return await self._threads.run(partial(files.read_many, targets, limit, total))
 
     async def put(self, path: str, data: bytes) -> None:
@@ -66,7 +67,7 @@ class FilesystemDriver:
         await self._threads.run(partial(files.move_in, source, self._locate_below(path), path))
 
     async def open(self, path: str, start: int = 0) -> OpenFile:
-        call = partial(files.open_regular, self._locate(path), path)
+        call = partial(files.open_regular, self._spell(path), path)
         file, size = await self._threads.run(call, unclaimed=_close_unclaimed)
         return _LocalFile(self._threads, path, file, size)
 
@@ -74,7 +75,7 @@ class FilesystemDriver:
         """Nowhere."""
 
     async def stat(self, path: str) -> Info:
-        return await self._threads.run(partial(files.stat, self._locate(path), path))
+        return await self._threads.run(partial(files.stat, self._spell(path), path))
 
     async def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
         walk = Walk(self._root, path, leaves)
@@ -122,6 +123,11 @@ class FilesystemDriver:
 
     def _locate(self, path: str) -> Path:
         return self._root.joinpath(*paths.split(path))
+
+    def _spell(self, path: str) -> str:
+        """The same for what is read, which is most: a Path costs as much as the rest of the call."""
+        paths.split(path)
+        return self._start + path
 
     def _locate_below(self, path: str) -> Path:
         if not path:

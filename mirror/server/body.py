@@ -24,9 +24,8 @@ LARGEST_PIECE = 4 << 20  # bytes; 0.03 s at 1 Gbit/s
 NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # what the kernel answers then, sendfile(2)
 UNREADABLE = (errno.EIO, errno.ESTALE)  # what a file's disk says, and no connection
 QUICK = 0.01  # of the time-out: a piece that left faster than this is followed by one of twice the size
-# Bytes in memory for each reader where sendfile cannot be had. In TLS one reader gets 0.75 GB/s with it; four
-# times as many would give a quarter more (measured on loopback, with curl).
-READ_PIECE = 256 << 10
+READ_PIECE = 256 << 10  # bytes in memory for each reader where sendfile cannot be had
+TLS_PIECE = 1 << 20  # bytes that are encrypted in one turn of a thread; in memory is much less, see `tls`
 UNSENT = 64 << 10  # bytes that the kernel has not taken yet, with which another piece is written at once
 
 
@@ -82,8 +81,8 @@ class Writer:
         return await (self._by_sendfile if self._sendfile else self._by_pread)(span, offset, stop)
 
     async def _by_tls(self, transport: TlsTransport, span: FileSpan, offset: int, stop: int) -> int:
-        """One piece, encrypted in a thread, once the one before has left."""
-        file, wanted = span.file.fileno(), min(READ_PIECE, stop - offset)
+        """At most one piece, encrypted in a thread, once what was before has left."""
+        file, wanted = span.file.fileno(), min(TLS_PIECE, stop - offset)
         await kernel.in_memory(file, offset, wanted)
         try:
             async with while_taken(transport, self._timeout):

@@ -14,7 +14,7 @@ from datetime import datetime
 from http import HTTPStatus
 from time import perf_counter
 from time import time as now
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from aiohttp import web
@@ -178,9 +178,16 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 def output() -> Lines:
     """Where the access log goes."""
-    lines = lines_to(sys.stdout)
-    lines.lost = _say_lost
-    return lines
+    global _output  # noqa: PLW0603 - standard output is the process' own, too
+    stream = sys.stdout
+    if _output is None or _output[0] is not stream:
+        lines = lines_to(stream)
+        lines.lost = _say_lost
+        _output = (stream, lines)
+    return _output[1]
+
+
+_output: tuple[TextIO, Lines] | None = None  # a look at what the stream is costs as much as writing the line
 
 
 def _say_lost(count: int) -> str:

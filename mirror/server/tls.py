@@ -3,7 +3,8 @@
 asyncio and uvloop each have such a layer. This one stands in for both, because of what they cannot say or do:
 
 1. What costs time runs in threads, where OpenSSL needs no lock of Python's: handshakes, and all of a large
-   body. A file is read and encrypted there, a piece at a time, so that the event loop only hands on.
+   body. A file is read, encrypted and written to the socket there, as far as that has room at once; the
+   event loop hands on what is left, and waits for the client.
 2. While a thread has the engine nobody else touches it: what comes meanwhile waits (and no more is read from
    the socket), what is written meanwhile waits, a `close` waits. See `_busy`.
 3. A protocol is told of a connection once the handshake is done, and always of its end: `connection_lost` may
@@ -28,7 +29,7 @@ from typing import Any, Protocol, cast
 import structlog
 
 HANDSHAKE_TIMEOUT = 10.0  # seconds; Go's http.Server has none, nginx 60
-# OpenSSL encrypts some 3 GB/s on each; more would wait for the event loop, which hands on what they made.
+# OpenSSL encrypts some 3 GB/s on each.
 ENCRYPTING_THREADS = 4
 # Apart from the others, so that a flood of handshakes holds up no body.
 SHAKING_THREADS = 2
@@ -273,17 +274,22 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     async def send_file(self, file: int, offset: int, count: int) -> int:
         """Encrypt bytes of the file of that descriptor and hand them to the kernel; how many.
 
-        Fewer at the file's end. Does not wait for the client: whoever calls it waits first until the piece
-        before has left (`drained`), so that there is one piece in memory. One call at a time.
+        Fewer at the file's end, and where the client has no room for more. Does not wait for it: whoever
+        calls this waits first until all before has left (`drained`), so that what is in memory of a body is
+        one STEP. One call at a time.
         Raises OSError (the file cannot be read), ConnectionError when the connection is closed.
         """
-        if self._state is not State.OPEN:
+        connection = self._below.get_extra_info("socket")
+        if self._state is not State.OPEN or connection is None or connection.fileno() < 0:
             raise ConnectionResetError("the connection is closed")
         assert not self._busy
         self._busy = True
-        job = self._loop.run_in_executor(self._handshakes.threads.encrypting, self._seal, file, offset, count)
+        out = os.dup(connection.fileno())  # the transport may close its own while the thread writes
+        job = self._loop.run_in_executor(
+            self._handshakes.threads.encrypting, self._seal, out, file, offset, count
+        )
         try:
-            sent, pieces = await asyncio.shield(job)
+            sent, rest = await asyncio.shield(job)
         except BaseException:
             # What was encrypted and does not leave is missing in the stream, so nothing may follow it. The
             # file is the caller's to close, so the thread must have ended first.
@@ -293,20 +299,27 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                     await asyncio.shield(job)
             self._busy = False
             raise
+        finally:
+            os.close(out)
         self._busy = False
         if self._below.is_closing():
             raise ConnectionResetError("the connection is closed")
-        self._below.writelines(pieces)
+        if rest:
+            self._below.write(rest)
         self._catch_up()
         return sent
 
-    def _seal(self, file: int, offset: int, count: int) -> tuple[int, list[bytes]]:
-        sent, pieces = 0, []
-        while sent < count and (data := os.pread(file, min(STEP, count - sent), offset + sent)):
+    def _seal(self, out: int, file: int, offset: int, count: int) -> tuple[int, bytes]:
+        """How much was encrypted, and what of that the socket `out` does not take now.
+
+        What was encrypted just now is still near the processor, and leaves without a turn of the loop.
+        """
+        sent, rest = 0, b""
+        while sent < count and not rest and (data := os.pread(file, min(STEP, count - sent), offset + sent)):
             self._engine.write(data)
-            pieces.append(self._outgoing.read())
+            rest = _give(out, self._outgoing.read())
             sent += len(data)
-        return sent, pieces
+        return sent, rest
 
     def close(self) -> None:
         if self._state is State.OPEN:
@@ -378,6 +391,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def _remote(self) -> object:
         peer = self._below.get_extra_info("peername")
         return peer[0] if isinstance(peer, tuple | list) else peer
+
+
+def _give(out: int, data: bytes) -> bytes:
+    """Let a socket have what it has room for; the rest. Raises ConnectionError."""
+    try:
+        return data[os.write(out, data) :]
+    except BlockingIOError:
+        return data
+    except OSError as error:  # ETIMEDOUT and others are no ConnectionError, and none of the file's
+        raise ConnectionResetError("the client is gone") from error
 
 
 def reason_of(error: ssl.SSLError) -> str:

@@ -16,6 +16,7 @@ from mirror.drivers.base import Incoming as Incoming  # what `cache` calls
 from mirror.drivers.base import PathNotFoundError, StorageDriver
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import Page, RawManifest, Resolved
 from mirror.store import deletion, layout, listing
@@ -53,6 +54,10 @@ class ContentStore:
         if found is None:
             raise unknown_manifest(repository, reference)
         return found
+
+    def parsed(self, manifest: RawManifest) -> Manifest | None:
+        """What a manifest says, where it was read from here lately; None: it is to be parsed."""
+        return self._manifests.parsed(manifest.descriptor)
 
     async def stat_manifest(self, repository: Repository, reference: Reference) -> Descriptor:
         return (await self.manifest(repository, reference)).descriptor

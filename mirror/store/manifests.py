@@ -89,6 +89,14 @@ class Manifests:
         self._parsed[digest] = kept
         return RawManifest(kept.descriptor, body)
 
+    def parsed(self, descriptor: Descriptor) -> Manifest | None:
+        """What was read under this digest, as of this type; None where nobody did lately.
+
+        NB: a document that does not say its type reads otherwise as of another.
+        """
+        kept = self._parsed.get(descriptor.digest)
+        return kept.manifest if kept is not None and kept.descriptor == descriptor else None
+
     async def find(
         self, repository: Repository, wanted: Callable[[Kept], bool]
     ) -> AsyncGenerator[Kept, None]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.bench import largetree
-from tests.bench.figures import Figure, Line, Row
+from tests.bench.figures import DIRECTLY, Figure, Line, Row
 from tests.bench.peers import MIRROR, Peer
 from tests.bench.reading import ACCEPT, WrongError
 from tests.bench.stage import YIELDING, Stage
@@ -53,6 +53,37 @@ def _latency(stage: Stage, peer: Peer) -> Iterator[Figure]:
     stage.settle(peer)
     yield from _percentiles("fill", busy)
     yield Figure("fill-ratio", _percentile(busy, 99) / _percentile(idle, 99))
+
+
+def _floor(stage: Stage, peer: Peer) -> Iterator[Figure]:
+    """The same of a bare event loop, beside a bare tee in the same process, and in another."""
+    assert peer.link is not None, "the row is for a peer with a link"
+    for where in ("same", "other"):
+        image = stage.cold(peer, "fill-floor", stage.scale.fill)
+        with contextlib.ExitStack() as stack:
+            tees = [stack.enter_context(_tee(stage, peer.link.port)) for _ in range(1 + (where == "other"))]
+            url, hits = tees[0][0], tees[-1][1]
+            end = time.monotonic() + stage.scale.sample
+            idle = _hits(hits, "/", lambda end=end: time.monotonic() > end)  # type: ignore[misc]
+            stack.enter_context(stage.elsewhere())
+            reader = stack.enter_context(_reading(url + image.layer))
+            busy = _hits(hits, "/", lambda reader=reader: reader.poll() is not None)  # type: ignore[misc]
+        yield Figure(f"{where}-p99", _percentile(busy, 99) * 1e3, DIRECTLY)
+        yield Figure(f"{where}-ratio", _percentile(busy, 99) / _percentile(idle, 99), DIRECTLY)
+
+
+@contextlib.contextmanager
+def _tee(stage: Stage, upstream: int) -> Iterator[tuple[str, str]]:
+    """One with an event loop: where it passes things on, and where it gives hits."""
+    folder = stage.space.folder(f"tee-{time.monotonic_ns()}")
+    argv = [sys.executable, "-m", "tests.bench.tee", str(upstream), str(folder), "hits"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as tee:
+        assert tee.stdout is not None
+        try:
+            first, second = (f"http://127.0.0.1:{int(tee.stdout.readline())}" for _ in range(2))
+            yield first, second
+        finally:
+            tee.communicate(timeout=TIMEOUT)
 
 
 def _eviction(stage: Stage, _peer: Peer) -> Iterator[Figure]:
@@ -194,6 +225,25 @@ ROWS = [
             Line("fill-ratio", "p99 of hits during the fill ÷ idle", "<= 3", 1),
         ],
         runs=2,
+    ),
+    Row(
+        "latency-floor",
+        _floor,
+        [
+            line
+            for where, title in (("same", "the same process"), ("other", "another process"))
+            for line in (
+                Line(
+                    f"{where}-p99",
+                    f"hits of a bare event loop during a bare tee's fill in {title}, ms, p99",
+                    "",
+                    2,
+                ),
+                Line(f"{where}-ratio", "the same ÷ idle", "", 1),
+            )
+        ],
+        runs=2,
+        only=frozenset({MIRROR}),
     ),
     Row(
         "eviction",

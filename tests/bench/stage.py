@@ -38,11 +38,12 @@ class Scale:
     reading: float = 4.0  # seconds for which they read
     crowd: int = 20  # cold clients at once
     trees: Sequence[int] = (1, 1_000)  # images that are kept
+    many: int = 0  # images that share all but their manifests; 0: this is not measured
     survey: float = 120.0  # seconds to wait for the survey of them
     evicted: int = 400  # images, of which an eviction takes about half
 
 
-FULL = Scale(trees=(1, 1_000, 100_000), survey=1800.0)
+FULL = Scale(many=100_000, survey=600.0)
 QUICK = Scale(
     large=16 << 20,
     fill=64 << 20,

@@ -1,15 +1,17 @@
 """The least that a mirror does: what comes from the upstream is hashed, kept in a file, and sent on.
 
-    python -m tests.bench.tee UPSTREAM_PORT FOLDER
+    python -m tests.bench.tee UPSTREAM_PORT FOLDER [hits]
 
-prints its port, and serves one client after the other until its standard input ends. It understands no HTTP:
-a request goes on as it is, and what comes back is taken for the blob. One thread receives, one sends, one
-hashes and writes, with eight pieces of memory between them: each call lets go of the interpreter's lock. Of
-all ways to share the work this was the fastest on two processors. No mirror that checks a digest does less.
+prints its port, and serves one client after the other until its standard input ends; with `hits` also that of
+an event loop in this process, which gives everybody the same small answer. It understands no HTTP: a request
+goes on as it is, and what comes back is taken for the blob. One thread receives, one sends, one hashes and
+writes, with eight pieces of memory between them: each call lets go of the interpreter's lock. Of all ways to
+share the work this was the fastest on two processors. No mirror that checks a digest does less.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import queue
@@ -18,12 +20,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
+
+from mirror import loops
 
 HOST = "127.0.0.1"
 PIECE = 1 << 20  # bytes
 PIECES = 8
 HEAD_LIMIT = 64 << 10  # bytes
 TIMEOUT = 90.0  # seconds without a byte
+HIT = b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n" + bytes(600)  # as large as a small manifest
 
 Stage = Callable[[memoryview], object]
 
@@ -34,7 +40,29 @@ def main() -> None:
     server = socket.create_server((HOST, 0))
     print(server.getsockname()[1], flush=True)
     threading.Thread(target=_serve, args=(server, upstream, folder), daemon=True).start()
+    if sys.argv[3:]:
+        with asyncio.Runner(loop_factory=loops.factory("auto")) as runner:
+            runner.run(_answer())
+        return
     sys.stdin.read()
+
+
+class _Hits(asyncio.Protocol):
+    """Takes whatever comes at once for a request."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, _data: bytes) -> None:
+        self._transport.write(HIT)
+
+
+async def _answer() -> None:
+    """Give hits, on the event loop that the mirror has, until standard input ends."""
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(_Hits, HOST, 0) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await asyncio.to_thread(sys.stdin.read)
 
 
 def _serve(server: socket.socket, upstream: int, folder: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from mirror.cache import resume, shown
 from mirror.cache.fill import HOLD_BACK
 from mirror.cache.fillblob import MEDIA_TYPE
 from mirror.cache.front import Front
-from mirror.cache.hands import Hands
+from mirror.cache.hands import NICER, Hands
 from mirror.cache.inflow import Inflow
 from mirror.cache.resume import backoff
 from mirror.cache.spool import Spool, SpoolFile
@@ -783,6 +784,21 @@ async def test_a_thread_that_others_wait_for_is_given_back(tmp_path: Path) -> No
     assert inflow.gathered == 4, "it took more"
     file.close()
     hands.shutdown()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+async def test_the_threads_of_fills_are_nicer_than_the_event_loop() -> None:
+    """They alone: whoever answers hits does not wait behind what hashes."""
+
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before, hands = priority(), Hands()
+    try:
+        assert await hands.run(priority) == min(19, before + NICER)
+    finally:
+        hands.shutdown()
+    assert priority() == before
 
 
 async def test_a_fill_that_is_ended_twice_waits_for_its_thread_all_the_same(

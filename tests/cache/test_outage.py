@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirror import provenance
+from mirror.cache import images
 from mirror.cache.fills import EACH_LIMIT
 from mirror.cache.freshness import Policy, Rule
 from mirror.cache.memory import Memory
@@ -47,6 +48,19 @@ def upstream() -> Puppet:
     made = Puppet()
     made.add_manifest(IMAGE, "library/a", "1")
     return made
+
+
+async def test_a_kept_image_is_read_once_however_much_is_asked_about_it(
+    tmp_path: Path, upstream: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest is parsed where its digest is checked, and not again to see whether all of it is here."""
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        await kept_image(parts)
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        monkeypatch.setattr(images, "parse", lambda *_of: pytest.fail("it is parsed again"))
+        given, said = await told(parts, Digest.of(IMAGE))
+        assert (given.body, said.hit) == (IMAGE, True)
+    assert verbs(upstream) == ["resolve", "manifest"], "of the first time"
 
 
 async def test_a_fresh_tag_asks_nobody_also_after_a_restart(tmp_path: Path, upstream: Puppet) -> None:

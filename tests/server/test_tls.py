@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import socket
@@ -22,7 +23,7 @@ from tests.server.tlskit import ask, secured, trusting, until
 from tests.server.tlskit import tls as settings
 from tests.support.certificates import Pair, issued, self_signed
 
-CONTENT = os.urandom(3 * body.READ_PIECE + 12_345)
+CONTENT = os.urandom(3 * body.TLS_PIECE + 12_345)
 REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n"
 
 
@@ -76,7 +77,56 @@ async def test_no_byte_of_a_file_leaves_unencrypted(
     assert answer.body == CONTENT
 
 
-async def test_a_client_that_reads_nothing_has_one_piece_in_memory(
+@pytest.mark.parametrize("room", [0, 1, 50_000, None], ids=["no room", "for a byte", "for a part", "for all"])
+async def test_what_a_client_has_room_for_leaves_from_the_thread(
+    registry: MemoryRegistry, pair: Pair, monkeypatch: pytest.MonkeyPatch, room: int | None
+) -> None:
+    """The rest leaves by the event loop, in its order; nothing is lost or doubled between the two."""
+    blob = registry.add_blob(CONTENT, file=True)
+    real, by_threads = os.write, [0]
+
+    def write(file: int, data: bytes) -> int:
+        if not threading.current_thread().name.startswith("encrypting"):
+            return real(file, data)
+        if room == 0:
+            raise BlockingIOError
+        taken = real(file, data[:room])
+        by_threads[0] += taken
+        return taken
+
+    monkeypatch.setattr(os, "write", write)
+    async with secured(registry, settings(pair)) as (port, _):
+        answer = await ask(port, trusting(pair[0]), f"/v2/library/x/blobs/{blob.descriptor.digest}")
+    assert answer.body == CONTENT
+    assert (by_threads[0] > 0) == (room != 0)
+
+
+async def test_a_connection_that_breaks_under_the_thread_is_a_client_that_went(
+    registry: MemoryRegistry, pair: Pair, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the kernel calls it: it is no trouble of the file's."""
+    blob = registry.add_blob(CONTENT, file=True)
+    real = os.write
+
+    def write(file: int, data: bytes) -> int:
+        if threading.current_thread().name.startswith("encrypting"):
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return real(file, data)
+
+    monkeypatch.setattr(os, "write", write)
+    async with secured(registry, settings(pair)) as (port, _):
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(pair[0]))
+        with closing(writer):
+            asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
+            writer.write(asked.encode())
+            async with asyncio.timeout(PATIENCE):
+                await blob.ended.wait()
+    assert blob.closed == 1
+    assert (await events.wait("client.gone"))["log_level"] == "debug"
+    assert not events.named("blob.broken")
+
+
+async def test_of_a_client_that_reads_nothing_one_step_is_in_memory(
     registry: MemoryRegistry, pair: Pair
 ) -> None:
     """What it does not take is not encrypted."""
@@ -96,7 +146,7 @@ async def test_a_client_that_reads_nothing_has_one_piece_in_memory(
             return sizes[-1] > 0 and len(set(sizes[-50:])) == 1 and len(sizes) > 50
 
         await until(stands_still)
-        assert 0 < max(sizes) <= body.READ_PIECE * 1.01
+        assert 0 < max(sizes) <= tls.STEP * 1.01
         writer.transport.abort()
         async with asyncio.timeout(PATIENCE):
             await blob.ended.wait()

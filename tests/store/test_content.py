@@ -11,10 +11,12 @@ from structlog.testing import capture_logs
 
 from mirror.drivers.base import DriverError, NoSpaceError, PathNotFoundError, StorageDriver
 from mirror.drivers.inmemory import InMemoryDriver
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
+from mirror.oci.manifest import parse
 from mirror.oci.names import Repository, Tag
-from mirror.registry import MANIFEST_LIMIT, RegistryError, Unavailable
+from mirror.registry import MANIFEST_LIMIT, RawManifest, RegistryError, Unavailable
 from mirror.store import layout
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError, StoreFull
@@ -454,3 +456,15 @@ async def test_what_cannot_be_kept_is_a_store_error_with_its_cause(
         assert type(caught.value) is expected
         assert isinstance(caught.value.__cause__, failure)
     assert source.read_bytes() == LAYER
+
+
+async def test_what_a_manifest_says_is_known_once_it_was_read(store: ContentStore, tmp_path: Path) -> None:
+    """Of the type under which it was read only: one that does not say its type is what it is taken for."""
+    await fill(store, tmp_path)
+    assert store.parsed(MANIFEST) is None
+    read = await store.manifest(REPOSITORY, DIGEST)
+    assert store.parsed(read) == parse(MANIFEST.body)
+    descriptor = Descriptor(
+        DIGEST, len(MANIFEST.body), "application/vnd.docker.distribution.manifest.v2+json"
+    )
+    assert store.parsed(RawManifest(descriptor, MANIFEST.body)) is None
