@@ -183,7 +183,7 @@ async def test_what_is_used_during_a_collection_stays_though_the_clock_is_put_ba
         orphans = [await at.blob(each * KIB, B) for each in (b"a", b"b")]
         times.pass_by(2 * HOUR)
         collection = at.collector.collect()
-        assert (await anext(collection))["event"] == "removed"  # one link; the other and their data are next
+        assert (await anext(collection))["event"] == "removed"  # their links, together; their data is next
         times.wall.now += steps[0]
         for each in orphans:
             at.use(B, each)
@@ -191,7 +191,7 @@ async def test_what_is_used_during_a_collection_stays_though_the_clock_is_put_ba
             times.pass_by(0.0)
             times.wall.now += step
         rest = [event async for event in collection]
-        assert rest[-1]["removed"] == 1
+        assert rest[-1]["removed"] == 2, "the links"
         assert [await at.store.blob_size(each) for each in orphans] == [KIB, KIB]
 
 
