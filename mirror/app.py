@@ -149,6 +149,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
         memory=keeping.memory,
         room=keeping.keeper,
         note_use=keeping.inventory.note_use,
+        clock=keeping.clock,
     )
     gate = appaccess.build(config, names, upstream)
     app = routes.build(

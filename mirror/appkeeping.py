@@ -65,6 +65,7 @@ class Keeping:
     collector: Collector
     lock: Lock
     locate: Locate
+    clock: Callable[[], float]  # uses are noted by it, so that it sees a step between two passes, too
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -126,9 +127,9 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     root = folder.parent if config.storage.filesystem is not None else None
     reserved: dict[Digest, int] = {}
     inventory = Inventory(folder / INVENTORY)
-    store, tree = BookedStore(driver, inventory), Tree(_unhurried(config, driver))
-    memory = Memory(config.storage.cache.blobdescriptorsize, config.proxy.negative)
     clock = WallClock()
+    store, tree = BookedStore(driver, inventory, clock), Tree(_unhurried(config, driver))
+    memory = Memory(config.storage.cache.blobdescriptorsize, config.proxy.negative)
     evictor = Evictor(Tree(driver), inventory, memory, reserved.keys, store.turns, clock)
     # Of one that kept for ever registry:3 has left no times; registry:2 knows nothing of a `ttl`.
     lifetime = config.proxy.ttl if config.proxy.ttl > 0 else scheduler.LIFETIME
@@ -173,7 +174,9 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
                 raise error from None
             return left, reference
 
-    return Keeping(inventory, store, memory, evictor, keeper, surveyor, scrubber, collector, lock, locate)
+    return Keeping(
+        inventory, store, memory, evictor, keeper, surveyor, scrubber, collector, lock, locate, clock
+    )
 
 
 def _unhurried(config: Config, driver: StorageDriver) -> StorageDriver:

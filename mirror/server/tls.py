@@ -36,6 +36,9 @@ SHAKING_THREADS = 2
 # Bytes that are encrypted in one call. The engine keeps a buffer of as many until the connection ends, also
 # while that idles; with four times as many nothing is quicker.
 STEP = 64 << 10
+# Bytes that the engine may say by itself before the client has taken them: who asks for new keys is answered
+# with 27 (RFC 8446 section 4.6.3), and clients ask once in some million records.
+OWED = 4 << 10
 READ = 64 << 10  # bytes of a request that are asked for at a time; a record has 16 KiB at most
 # What clients begin with that speak HTTP, as Go's net/http tells them.
 HTTP_BEGINNINGS = (b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO")
@@ -99,6 +102,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._busy = False  # a thread has the engine
         self._late: list[bytes] = []  # what the socket gave meanwhile: one piece, as it is paused then
         self._unsent: list[bytes] = []  # what was written meanwhile
+        self._owed = 0  # bytes of the engine's own that have left since the client had taken all
         self._held_back = False  # nothing is read from the socket until the engine is back
         self._reads = True  # the inner protocol takes data
         self._begun = False  # something came
@@ -217,6 +221,23 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self.close()
                 return
             self._inner.data_received(data)
+        self._answer()
+
+    def _answer(self) -> None:
+        """Let leave what the engine says by itself.
+
+        NB: who asks for new keys on and on, and takes no answer, would fill the memory; and to those who
+        look at what is held for him (`progress`) he would seem to take something, as that changes.
+        """
+        if self._busy:
+            return
+        if not self._below.get_write_buffer_size():
+            self._owed = 0
+        self._owed += self._outgoing.pending
+        if self._owed > OWED:
+            log.debug("client.tls.broken", remote=self._remote(), reason="it asks for new keys all the time")
+            self._below.abort()
+            return
         self._flush()
 
     def _encrypt(self, data: bytes | bytearray | memoryview) -> None:

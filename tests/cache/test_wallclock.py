@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mirror.cache.eviction import Disk, Limits
+from mirror import app, appkeeping, appupstreams
+from mirror.cache.eviction import GRACE, Disk, Limits
+from mirror.cache.pullthrough import PullThrough
 from mirror.cache.wallclock import STEPS, WallClock
+from mirror.config import Config
 from mirror.drivers import paths
+from mirror.drivers.filesystem import FilesystemDriver
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import OCI_INDEX
+from mirror.registry import RawManifest
 from tests.cache.kit import A, B, Clock
 from tests.cache.test_keeper import HOUR, KIB, Shop, shop
 
@@ -174,7 +183,7 @@ async def test_what_is_used_during_a_collection_stays_though_the_clock_is_put_ba
         orphans = [await at.blob(each * KIB, B) for each in (b"a", b"b")]
         times.pass_by(2 * HOUR)
         collection = at.collector.collect()
-        assert (await anext(collection))["event"] == "removed"  # one link; the other and their data are next
+        assert (await anext(collection))["event"] == "removed"  # their links, together; their data is next
         times.wall.now += steps[0]
         for each in orphans:
             at.use(B, each)
@@ -182,7 +191,7 @@ async def test_what_is_used_during_a_collection_stays_though_the_clock_is_put_ba
             times.pass_by(0.0)
             times.wall.now += step
         rest = [event async for event in collection]
-        assert rest[-1]["removed"] == 1
+        assert rest[-1]["removed"] == 2, "the links"
         assert [await at.store.blob_size(each) for each in orphans] == [KIB, KIB]
 
 
@@ -302,3 +311,51 @@ async def test_a_machine_that_starts_in_1970_loses_nothing_when_its_clock_is_set
         assert await at.has(B, since)
         assert await at.kept(b"b" * KIB)
         assert str(coming) in await _collected(at)
+
+
+# The whole mirror: what notes a use looks at the clock, so that no step stays unseen between two passes.
+
+
+def _config(root: Path) -> Config:
+    text = {"storage": {"filesystem": {"rootdirectory": str(root)}}, "proxy": {"remoteurl": "http://x.test"}}
+    return Config.model_validate(text)
+
+
+async def test_a_clock_that_is_put_back_and_forward_between_two_passes_makes_no_use_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = _times(time.time())
+    monkeypatch.setattr(appkeeping, "WallClock", lambda: times.clock)
+    config, driver = _config(tmp_path), FilesystemDriver(tmp_path, 4)
+    keeping = appkeeping.build(config, driver, tmp_path / "mirror", appupstreams.routes(config.proxy))
+    await keeping.inventory.open()
+    try:
+        body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+        digest = Digest.of(body)
+        times.wall.now -= HOUR
+        await keeping.store.put_manifest(A, RawManifest(Descriptor(digest, len(body), OCI_INDEX), body))
+        times.wall.now += HOUR
+        kept = await keeping.inventory.blob(digest)
+    finally:
+        await keeping.inventory.close()
+        await driver.close()
+    assert kept is not None
+    assert kept.used == times.wall.now - HOUR
+    assert times.clock.ago(GRACE) < kept.used, "it was used a moment ago"
+
+
+def test_what_clients_are_given_is_noted_by_the_clock_of_those_who_delete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    class Told(PullThrough):
+        def __init__(self, *parts: Any, **settings: Any) -> None:
+            given.append(settings["clock"])
+            super().__init__(*parts, **settings)
+
+    clock = WallClock()
+    monkeypatch.setattr(appkeeping, "WallClock", lambda: clock)
+    monkeypatch.setattr(app, "PullThrough", Told)
+    app.build(_config(tmp_path), FilesystemDriver(tmp_path, 4), tmp_path / "mirror" / "spool")
+    assert given == [clock]

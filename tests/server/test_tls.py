@@ -18,6 +18,7 @@ import pytest
 from mirror.server import body, tls
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
+from tests.server.newkeys import Client
 from tests.server.raw import PATIENCE, exchange
 from tests.server.tlskit import ask, secured, trusting, until
 from tests.server.tlskit import tls as settings
@@ -361,3 +362,44 @@ async def test_a_stop_under_transfers_leaves_no_thread(registry: MemoryRegistry,
     await until(
         lambda: not any(each.name.startswith(("encrypting", "handshake")) for each in threading.enumerate())
     )
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["idle", "with a body that it leaves unread"])
+async def test_a_client_that_asks_for_new_keys_on_and_on_is_ended(
+    registry: MemoryRegistry, pair: Pair, events: Events, asked: bool
+) -> None:
+    """Each answer that it does not take stays in memory."""
+    blob = registry.add_blob(CONTENT, file=True)
+    request = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
+
+    def flood(port: int) -> int:
+        """How often it asked before it was ended."""
+        with closing(Client(port, trusting(pair[0]))) as client:
+            client.send(request.encode() if asked else b"G")
+            for count in range(0, 400_000, 100):
+                try:
+                    client.ask(100)
+                except OSError:
+                    return count
+        return 400_000
+
+    async with secured(registry, settings(pair)) as (port, _):
+        assert await asyncio.to_thread(flood, port) < 400_000
+        told = await events.wait("client.tls.broken")
+    assert told["reason"] == "it asks for new keys all the time"
+
+
+async def test_a_client_may_ask_for_new_keys(registry: MemoryRegistry, pair: Pair) -> None:
+    """Now and then, also one that has not taken what it was sent."""
+    blob = registry.add_blob(CONTENT, file=True)
+    request = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
+
+    def pull(port: int) -> None:
+        with closing(Client(port, trusting(pair[0]))) as client:
+            client.send(request.encode())
+            client.ask(20)
+            given = client.read(len(CONTENT)).partition(b"\r\n\r\n")[2]
+            assert CONTENT.startswith(given)
+
+    async with secured(registry, settings(pair)) as (port, _):
+        await asyncio.to_thread(pull, port)
