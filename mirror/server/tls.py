@@ -281,16 +281,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     async def drained(self) -> None:
         """Wait until the kernel has all that was written, or the connection is closed. One call at a time."""
-        if self._state is not State.OPEN or not self._below.get_write_buffer_size():
-            return
-        self._empty = self._loop.create_future()
-        self._below.set_write_buffer_limits(high=0)  # full until it is empty
-        try:
-            await self._empty
-        finally:
-            self._empty = None
-            if not self._below.is_closing():  # uvloop's raises then
-                self._below.set_write_buffer_limits()
+        # Once more each time: the engine may have said something since it was empty, as an answer to new keys.
+        while self._state is State.OPEN and not self._below.is_closing() and self._below.get_write_buffer_size():
+            self._empty = self._loop.create_future()
+            self._below.set_write_buffer_limits(high=0)  # full until it is empty
+            try:
+                await self._empty
+            finally:
+                self._empty = None
+                if not self._below.is_closing():  # uvloop's raises then
+                    self._below.set_write_buffer_limits()
 
     async def send_file(self, file: int, offset: int, count: int) -> int:
         """Encrypt bytes of the file of that descriptor and hand them to the kernel; how many.
@@ -303,12 +303,21 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         connection = self._below.get_extra_info("socket")
         if self._state is not State.OPEN or connection is None or connection.fileno() < 0:
             raise ConnectionResetError("the connection is closed")
+        if self._below.is_closing():  # what was to leave before is dropped: nothing may follow
+            raise ConnectionResetError("the connection is closed")
         assert not self._busy
+        try:
+            out = os.dup(connection.fileno())  # the transport may close its own while the thread writes
+        except OSError as error:  # EMFILE, which is no fault of the file's
+            raise ConnectionResetError("no descriptor is left for this connection") from error
+        try:
+            job = self._loop.run_in_executor(
+                self._handshakes.threads.encrypting, self._seal, out, file, offset, count
+            )
+        except BaseException:  # the threads are gone: the mirror ends
+            os.close(out)
+            raise
         self._busy = True
-        out = os.dup(connection.fileno())  # the transport may close its own while the thread writes
-        job = self._loop.run_in_executor(
-            self._handshakes.threads.encrypting, self._seal, out, file, offset, count
-        )
         try:
             sent, rest = await asyncio.shield(job)
         except BaseException:

@@ -127,6 +127,27 @@ async def test_a_connection_that_breaks_under_the_thread_is_a_client_that_went(
     assert not events.named("blob.broken")
 
 
+async def test_where_no_descriptor_is_left_the_connection_ends(
+    registry: MemoryRegistry, pair: Pair, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no trouble of the file's, and the client learns of it."""
+    blob = registry.add_blob(CONTENT, file=True)
+
+    def dup(_file: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with secured(registry, settings(pair)) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(pair[0]))
+        monkeypatch.setattr(os, "dup", dup)
+        with closing(writer):
+            asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
+            writer.write(asked.encode())
+            async with asyncio.timeout(PATIENCE):
+                assert len(await reader.read()) < len(CONTENT)
+    assert blob.closed == 1
+    assert not events.named("blob.broken")
+
+
 async def test_of_a_client_that_reads_nothing_one_step_is_in_memory(
     registry: MemoryRegistry, pair: Pair
 ) -> None:
