@@ -22,8 +22,9 @@ from mirror.store.turns import Name, Turns
 
 FILES = {Kind.IMAGE, Kind.BROKEN, Kind.LAYER, Kind.BLOB}  # each is one file: many can go with one request
 # Files that go together. A bucket would take 1,000 in one request; but all their turns are held while each is
-# looked at again, and whoever writes one of them waits for that.
-AT_ONCE = 100
+# looked at again, within `cache.requests`, and whoever writes one of them waits for that: a second at most,
+# at 50 requests a second.
+AT_ONCE = 25
 
 Outcome = bool | StoreError  # whether it went; or why it is still there
 

@@ -281,8 +281,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     async def drained(self) -> None:
         """Wait until the kernel has all that was written, or the connection is closed. One call at a time."""
-        # Once more each time: the engine may have said something since it was empty, as an answer to new keys.
-        while self._state is State.OPEN and not self._below.is_closing() and self._below.get_write_buffer_size():
+        # Once more each time: the engine may have said something since it was empty: an answer to new keys.
+        while self._is_open() and self._below.get_write_buffer_size():
             self._empty = self._loop.create_future()
             self._below.set_write_buffer_limits(high=0)  # full until it is empty
             try:
@@ -291,6 +291,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._empty = None
                 if not self._below.is_closing():  # uvloop's raises then
                     self._below.set_write_buffer_limits()
+
+    def _is_open(self) -> bool:
+        return self._state is State.OPEN and not self._below.is_closing()
 
     async def send_file(self, file: int, offset: int, count: int) -> int:
         """Encrypt bytes of the file of that descriptor and hand them to the kernel; how many.
@@ -301,9 +304,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         Raises OSError (the file cannot be read), ConnectionError when the connection is closed.
         """
         connection = self._below.get_extra_info("socket")
-        if self._state is not State.OPEN or connection is None or connection.fileno() < 0:
-            raise ConnectionResetError("the connection is closed")
-        if self._below.is_closing():  # what was to leave before is dropped: nothing may follow
+        # Once it is closing, what was to leave before may be dropped: nothing may follow.
+        if not self._is_open() or connection is None or connection.fileno() < 0:
             raise ConnectionResetError("the connection is closed")
         assert not self._busy
         try:

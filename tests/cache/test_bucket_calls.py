@@ -72,7 +72,7 @@ async def without_data(at: Shop, bucket: Bucket, blobs: Sequence[bytes]) -> None
         await at.store._driver.remove([path], "docker", durable=True)
 
 
-async def test_a_collection_looks_at_each_that_goes_and_deletes_a_hundred_at_once(
+async def test_a_collection_looks_at_each_that_goes_and_deletes_many_at_once(
     tmp_path: Path, bucket: Bucket, proxy: Recorder
 ) -> None:
     """Whether it is still what the listing has shown; a few more than one deletion takes need two."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -182,7 +181,11 @@ async def running(
     assert {warning.key for warning in loaded.warnings} <= {"proxy.upstreams.*"}
     async with AsyncExitStack() as stack:
         if clock is not None:
-            timed = partial(PullThrough, clock=clock)
+            moved = {"clock": clock}
+
+            def timed(*args: Any, **named: Any) -> PullThrough:
+                return PullThrough(*args, **{**named, **moved})
+
             stack.enter_context(mock.patch.object(app, "PullThrough", timed))
         fills: list[Fills] = []
 

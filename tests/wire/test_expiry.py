@@ -18,7 +18,6 @@ from mirror import appkeeping
 from mirror.cache import keeper, passes
 from mirror.cache.surveyor import Surveyor
 from mirror.cache.wallclock import WallClock
-from mirror.store.booked import BookedStore
 from tests.support.scripted import Image, Upstream, serve
 from tests.wire.conftest import Clock, Mirror, running
 
@@ -82,8 +81,7 @@ async def test_what_lives_is_served_without_its_upstream_when_its_twin_has_expir
     """By a clock that is moved: on a busy machine a second may pass between two pulls, and both expire."""
     clock = Clock()
     monkeypatch.setattr(appkeeping, "WallClock", lambda: WallClock(clock, clock))
-    for made in (BookedStore, Surveyor):
-        monkeypatch.setattr(appkeeping, made.__name__, partial(made, clock=clock))
+    monkeypatch.setattr(appkeeping, "Surveyor", partial(Surveyor, clock=clock))
     async with serve(upstream) as url, running(tmp_path / "data", url, clock=clock, ttl=f"{TTL}s") as mirror:
         for name, image in twins.items():
             await pull(mirror, name, image)
