@@ -13,8 +13,8 @@ from typing import TypeVar, TypeVarTuple
 
 THREADS = 4  # more only fight for the disk
 # By how much they are nicer (nice(2)) than the event loop: where processors are short, a hit does not wait
-# until a thread that hashes has had its time, which is some milliseconds. Not by more: a nice thread that holds
-# Python's lock while others keep the processors busy holds up the loop, by 10 twice as long as by 5.
+# until a thread that hashes has had its time, which is some milliseconds. Not by more: a nice thread that
+# has Python's lock while others keep the processors busy holds up the loop, by 10 twice as long as by 5.
 NICER = 5
 
 Ts = TypeVarTuple("Ts")
