@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirror.drivers import azureclient, breaker, gcsclient, s3client
+from mirror.drivers.answers import MESSAGE_LIMIT
 from mirror.drivers.azure import AzureObjects
 from mirror.drivers.azureerrors import failure
 from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.base import DriverError, Entry, StorageDriver
 from mirror.drivers.gcs import GcsObjects, size_told
 from mirror.drivers.gcsclient import Reply
-from mirror.drivers.gcserrors import MESSAGE_LIMIT, refused
+from mirror.drivers.gcserrors import refused
 from mirror.drivers.gcssettings import GcsSettings
 from mirror.drivers.gcsupload import taken
 from mirror.drivers.objects import ObjectsDriver
