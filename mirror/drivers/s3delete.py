@@ -89,7 +89,7 @@ class Deletion:
             return False
         for entry in answer.get("Errors", ()):
             found = self._client.path(entry.get("Key", ""))
-            raise _failure(found if found in doomed else doomed[0], entry)
+            raise _failure(found if found and found in doomed else doomed[0], entry)
         return True
 
 
