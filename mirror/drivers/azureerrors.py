@@ -11,6 +11,7 @@ import re
 from obstore import exceptions as obstore
 
 from mirror.drivers.advice import TLS, Fault, coded, keys_of
+from mirror.drivers.answers import line
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -47,7 +48,6 @@ KEYS = keys_of(  # what the settings are called
     endpoint="accountname serviceurl",
 )
 THROTTLED = {"ServerBusy", "TooManyRequests"}  # the first with 503
-MESSAGE_LIMIT = 200  # characters of a server's text
 
 _STATUS = re.compile(r"[Ss]tatus(?: code)?:? \"?([2-5]\d\d)\b|\(code: ([2-5]\d\d)\)")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,80})</Code>")
@@ -94,7 +94,7 @@ def _code(text: str) -> str:
 def _refused(path: str, status: int, text: str) -> DriverError:
     name = _code(text)
     message = _MESSAGE.search(text)
-    said = f" {name}: {message[1].strip()[:MESSAGE_LIMIT]}" if name and message else ""
+    said = f" {name}: {line(message[1])}" if name and message else ""
     told = f"the storage answers {status}{said}"
     if status == 404 and name not in NO_CONTAINER:
         return PathNotFoundError(path, "no such object")

@@ -7,7 +7,7 @@ import ssl
 import aiohttp
 
 from mirror.drivers.advice import TLS, Fault, coded, keys_of
-from mirror.drivers.answers import document
+from mirror.drivers.answers import document, line
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -17,7 +17,6 @@ from mirror.drivers.base import (
 )
 from mirror.drivers.objectstore import BehindError
 
-MESSAGE_LIMIT = 200  # characters of a server's text
 # What a request, or reading a body, raises.
 BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
 FAULTS = {"401": Fault.LOGIN, "403": Fault.RIGHT, "404": Fault.BUCKET}  # Google has no other codes for these
@@ -66,4 +65,4 @@ def _message(body: bytes) -> str:
         text = str(error["message"])
     elif text.lstrip().startswith(("<", "{", "[")):
         return ""
-    return " ".join(text.split())[:MESSAGE_LIMIT]
+    return line(text)

@@ -15,6 +15,7 @@ from google.auth.credentials import Signing
 from google.auth.transport.requests import Request
 from google.oauth2 import service_account
 
+from mirror.drivers.answers import line
 from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -89,4 +90,4 @@ class Login:
 
 def _told(error: exceptions.GoogleAuthError) -> str:
     """Its first line: the rest may be a document."""
-    return str(error.args[0] if error.args else type(error).__name__).partition("\n")[0][:200]
+    return line(str(error.args[0] if error.args else type(error).__name__).partition("\n")[0])

@@ -37,6 +37,7 @@ OPENING = 5.0  # seconds between two attempts to find a login
 CONNECTIONS = 48  # for operations; more wait
 READERS = 1024  # connections for bodies that clients read at their own pace: those must not hold up the rest
 DENIED_PAUSE = 60.0  # seconds after a refused login: more of them may get the user locked out
+REGION = "x-amz-bucket-region"  # an answer's header
 NO_REGION = "us-east-1"  # what other servers than Amazon's take where none is given
 
 
@@ -247,7 +248,8 @@ class S3Client:
             elif status(error):
                 self._breaker.refused(found)
             raise found from error
-        except (ResponseParserError, *NONSENSE) as error:  # botocore takes the answer for what its model says
+        except (ResponseParserError, RuntimeError, *NONSENSE) as error:
+            # botocore takes the answer for what its model says; RuntimeError: of a time
             self._breaker.answered()
             raise DriverError(path, NO_ANSWER) from error
         self._breaker.answered()
@@ -319,6 +321,7 @@ class S3Client:
             )
         )
         client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        client.meta.events.register_first("needs-retry.s3.HeadBucket", _end_redirects)
         return client
 
 
@@ -337,6 +340,16 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
     """Old servers take no batch of deletions without a Content-MD5; botocore gives a newer checksum only."""
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")
+
+
+def _end_redirects(request_dict: dict[str, Any], response: Any, **_: Any) -> None:
+    """A HEAD of the bucket that is redirected, too, and names no region, leads nowhere.
+
+    NB: botocore sends it to learn where a redirected request belongs, and without this another for that one,
+    until Python's stack ends: a hundred requests for each of ours.
+    """
+    if response is not None and REGION not in response[1]["ResponseMetadata"]["HTTPHeaders"]:
+        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _style(settings: S3Settings) -> str:

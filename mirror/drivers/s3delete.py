@@ -88,7 +88,8 @@ class Deletion:
             self._batches = False
             return False
         for entry in answer.get("Errors", ()):
-            raise _failure(self._client.path(entry.get("Key", "")) or doomed[0], entry)
+            found = self._client.path(entry.get("Key", ""))
+            raise _failure(found if found and found in doomed else doomed[0], entry)
         return True
 
 

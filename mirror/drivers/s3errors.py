@@ -8,6 +8,7 @@ import aiohttp
 from botocore import exceptions as boto
 
 from mirror.drivers.advice import TLS, coded
+from mirror.drivers.answers import line
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -17,7 +18,7 @@ from mirror.drivers.base import (
     UnreachableError,
 )
 
-MESSAGE_LIMIT = 200  # characters of a server's text
+CODE_LIMIT = 80  # characters of a server's code
 MISSING = {"NoSuchKey", "NotFound", "404"}
 THROTTLED = {
     "SlowDown",
@@ -73,7 +74,7 @@ def unusable(path: str, error: BaseException) -> DriverError:
     """The DriverError for what making a client raised: most often a setting that cannot be."""
     known = failure(path, error)
     if type(known) is DriverError:  # botocore's texts name settings here, and no secrets
-        return DriverError(path, f"no client can be made: {' '.join(str(error).split())[:MESSAGE_LIMIT]}")
+        return DriverError(path, f"no client can be made: {line(str(error))}")
     return known
 
 
@@ -99,8 +100,8 @@ def code(error: BaseException) -> str:
 
 def told(entry: Any) -> str:
     """An error in an answer, for people: `AccessDenied: Access Denied.`"""
-    message = " ".join(str(entry.get("Message") or "").split())[:MESSAGE_LIMIT]
-    code = str(entry.get("Code") or "")
+    message = line(str(entry.get("Message") or ""))
+    code = line(str(entry.get("Code") or ""), CODE_LIMIT)
     if code.isdigit() and message:  # botocore's own, where there is no document: the status and its words
         return message
     return f"{code or 'no code'}{': ' if message else ''}{message}"

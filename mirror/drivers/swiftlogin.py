@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from keystoneauth1 import exceptions, identity, plugin
 from keystoneauth1.session import Session
 
-from mirror.drivers.answers import NONSENSE, taken_apart
+from mirror.drivers.answers import NONSENSE, line, taken_apart
 from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 from mirror.drivers.s3settings import Keys
 
@@ -23,7 +23,6 @@ WAIT: Final = 10.0  # seconds for each answer of Keystone's
 LIMIT: Final = 30.0  # seconds for all of them
 VERSION: Final = "3"  # of Keystone's API; its second has not been served since 2018
 NO_PAIR: Final = "no keys from Keystone: its answer is none to this"
-TEXT_LIMIT: Final = 200  # characters of what Keystone says
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,4 +162,4 @@ def _refused(error: exceptions.HttpError) -> DriverError:
 
 def _told(error: BaseException) -> str:
     """In one line. It holds no password: that is in what we have sent only."""
-    return " ".join(str(error).split())[:TEXT_LIMIT] or type(error).__name__
+    return line(str(error)) or type(error).__name__

@@ -110,6 +110,7 @@ async def test_s3_says_that_the_endpoint_is_wrong(bucket: Bucket, other: str) ->
             "400 AuthorizationHeaderMalformed: m",
             "in another region: see",
         ),
+        (301, "", "301 Moved Permanently", "in another region: see storage.s3.region"),
         (403, "RequestTimeTooSkewed", "403 RequestTimeTooSkewed: m", "set this one right"),
         (403, "ExpiredToken", "403 ExpiredToken: m", "the login has ended"),
         (403, "", "403 Forbidden", "may not list the bucket"),

@@ -192,3 +192,45 @@ async def test_a_listing_of_uploads_that_goes_in_circles_ends(serve: Serve) -> N
     async with asyncio.timeout(20):
         with pytest.raises(DriverError, match="does not say how its listing of uploads goes on"):
             await driver.sweep(0.0)
+
+
+@pytest.mark.parametrize("status", [301, 307])
+async def test_who_is_redirected_to_nowhere_asks_for_the_buckets_region_once(
+    serve: Serve, status: int
+) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.method)
+        return web.Response(status=status)
+
+    driver = await serve(answer)
+    with pytest.raises(DriverError, match=rf"^a: the storage answers {status} "):
+        await driver.list("a")
+    assert asked == ["GET", "HEAD"]
+
+
+async def test_a_time_that_is_none_is_an_error_of_the_driver(serve: Serve) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(headers={"Last-Modified": "9" * 30})  # botocore raises a RuntimeError
+
+    driver = await serve(answer)
+    with pytest.raises(DriverError, match=r"^a/b: the storage answers with something that is no answer"):
+        await driver.stat("a/b")
+
+
+async def test_what_a_server_says_is_one_printable_line_and_no_path_of_its_own(serve: Serve) -> None:
+    said = "<Key>images\x7f</Key><Code>Odd\x7fCode</Code><Message>one\ntwo\u202e\x7f</Message>"
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            return xml("DeleteResult", f"<Error>{said}</Error>")
+        return web.Response(status=400, text=f"<Error>{said}</Error>", content_type="application/xml")
+
+    driver = await serve(answer)
+    with pytest.raises(DriverError) as caught:
+        await driver.get("a/b", 100)
+    assert str(caught.value) == "a/b: the storage answers 400 Odd?Code: one two??"
+    with pytest.raises(DriverError) as caught:
+        await driver.remove(["a/b", "a/c"], "", durable=True, listed=True)
+    assert str(caught.value) == "a/b: cannot be deleted: Odd?Code: one two??"
