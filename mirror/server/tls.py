@@ -13,6 +13,9 @@ asyncio and uvloop each have such a layer. This one stands in for both, because 
 5. The end is `close_notify`, then FIN, without waiting for the other side's: it may say nothing for ever.
 
 Which certificate is shown is decided at each handshake (`certificates`).
+
+It is longer than other modules: each of its verbs (shaking hands, reading, writing, closing) changes the one
+engine and the one state that rule 2 guards, and is right only as long as the others are read beside it.
 """
 
 from __future__ import annotations
