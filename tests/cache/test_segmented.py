@@ -308,6 +308,25 @@ async def test_a_rate_limit_that_is_nearly_used_up_meanwhile_ends_it(tmp_path: P
     assert sent(upstream) <= SIZE + 8 * PIECE + unread.bytes
 
 
+async def test_then_the_rest_is_asked_for_at_once_however_long_others_take(tmp_path: Path) -> None:
+    """Not in parts, as long as it would be shared."""
+    near = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "5;w=21600"}
+    upstream, digest = scripted(fault=None)
+    upstream.fault("GET", "/blobs/", SLOW, times=1)
+    upstream.fault("GET", "/blobs/", Fault(headers=near, stall_after=PIECE), times=3)
+    upstream.fault("GET", "/blobs/", Fault(headers=near, rate=RATE))
+    async with mirrored(tmp_path, upstream) as parts:
+        reading = asyncio.create_task(whole(await parts.registry.blob(A, digest)))
+        await upstream.arrived("GET", "/blobs/", count=5)
+        stalled, rest = upstream.seen[1:4], upstream.seen[4]
+        await until(lambda: rest.done)
+        assert not any(each.done for each in stalled)
+        assert len(upstream.seen) == 5
+        assert rest.headers["Range"] == f"bytes={max(stop for _, stop in ranges(stalled))}-"
+        upstream.release()
+        assert await reading == DATA
+
+
 @pytest.mark.parametrize("room", [0, 100_000, 500_000, 1_500_000])
 async def test_a_disk_that_fills_up_in_the_middle_fails_no_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
