@@ -121,7 +121,7 @@ class Transfer:
             await self._helpers.end()
             await self._intake.kept.catch_up()
             return self._plan.first(self._intake.hashed)
-        claim = self._plan.take(self._wants(), self._helpers.count + 1)
+        claim = self._plan.take(self._wants(), self._sharing())
         if claim is None and not await self._helpers.one_ended():
             await self._intake.kept.catch_up()
             # Where the disk could not be read just now, the rest comes in order.
@@ -158,7 +158,7 @@ class Transfer:
         waited for, and displaced when he takes long; not while a reader waits for what nobody brings.
         """
         ends = asyncio.get_running_loop().time() + BEGIN
-        while not self._plan.onward(claim, self._helpers.count + 1):
+        while not self._plan.onward(claim, self._sharing()):
             ahead = self._plan.ahead(claim)
             if ahead is None or self._plan.lacks(self._wants()):
                 return False
@@ -195,6 +195,13 @@ class Transfer:
         self._plan.sized(size)
         self._told()
         self._helpers.begin(size)
+
+    def _sharing(self) -> int:
+        """How many connections share what nobody has; one, its own, once no more of them may be opened.
+
+        Then others end with what they have, and the rest costs as few requests as can be.
+        """
+        return self._helpers.count + 1 if self._condition().parts else 1
 
     def _condition(self) -> Condition:
         return self._upstream.condition(self._through)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -70,10 +71,17 @@ class _Watch:
 
 
 async def settled(transport: asyncio.Transport | None, timeout: float, little: int = LITTLE) -> None:
-    """Returns when the client has all but `little` of what it was sent, or is gone. Within `while_taken`."""
+    """Returns when the client has all but `little` of what it was sent, or is gone. Within `while_taken`.
+
+    NB: with nothing to write, and while nothing is read since more requests wait, a transport does not learn
+    that its connection was reset; and what the kernel had for it counts as held for ever.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     while transport is not None and not transport.is_closing() and held(transport) > little:
+        if was_reset(transport):
+            transport.abort()
+            return
         # In proportion: a quick client's next request does not wait, a slow one costs few looks.
         waited = (loop.time() - began) / LOOKS
         await asyncio.sleep(min(max(waited, FIRST_LOOK), timeout / LOOKS))
@@ -92,6 +100,16 @@ def held(transport: asyncio.Transport | None) -> int:
     except OSError:  # not on this system: then only our own buffer shows progress
         return count
     return count + int(kernel)
+
+
+def was_reset(transport: asyncio.Transport) -> bool:
+    """Whether the connection is at its end in both directions, as the kernel knows it."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return False
+    asked = select.poll()
+    asked.register(connection.fileno(), 0)  # errors and hang-ups are told in any case
+    return bool(asked.poll(0))
 
 
 def limit_unread(transport: asyncio.Transport | None, timeout: float) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from aiohttp import web
 
 from mirror.registry import RegistryError, Unavailable
 from mirror.server import body as sending
-from mirror.server import kernel
+from mirror.server import connections, kernel
 from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import MemoryBlob, MemoryRegistry
@@ -421,6 +422,26 @@ async def test_a_client_that_leaves_a_large_manifest_unread_is_dropped(
             await events.wait("client.dropped")
         finally:
             client.close()
+
+
+async def test_who_resets_his_connection_is_gone_though_more_of_his_requests_wait(
+    registry: MemoryRegistry,
+) -> None:
+    """Nothing of him is read meanwhile, and the kernel has all of the answer: no transport learns of it."""
+    registry.add_manifest("large", b"x" * (100 << 10))
+    request = b"GET /v2/library/x/manifests/large HTTP/1.1\r\nHost: m\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    async with running(registry, Settings(access_log=False, write_timeout=600)) as runner:
+        site = connections.Site(runner, "127.0.0.1", 0)
+        await site.start()
+        assert runner.server is not None
+        with small_socket(site.port) as client:
+            await loop.sock_sendall(client, request * 2)
+            assert await loop.sock_recv(client, 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        async with asyncio.timeout(PATIENCE):
+            while runner.server.connections:  # noqa: ASYNC110 - no event for it
+                await asyncio.sleep(0.01)
 
 
 async def test_a_slow_upstream_is_no_slow_client(registry: MemoryRegistry, events: Events) -> None:

@@ -395,7 +395,7 @@ async def test_a_client_that_asks_for_new_keys_on_and_on_is_ended(
 
     def flood(port: int) -> int:
         """How often it asked before it was ended."""
-        with closing(Client(port, trusting(pair[0]))) as client:
+        with closing(Client(port)) as client:
             client.send(request.encode() if asked else b"G")
             for count in range(0, 400_000, 100):
                 try:
@@ -416,7 +416,7 @@ async def test_a_client_may_ask_for_new_keys(registry: MemoryRegistry, pair: Pai
     request = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
 
     def pull(port: int) -> None:
-        with closing(Client(port, trusting(pair[0]))) as client:
+        with closing(Client(port)) as client:
             client.send(request.encode())
             client.ask(20)
             given = client.read(len(CONTENT)).partition(b"\r\n\r\n")[2]

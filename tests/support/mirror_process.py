@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class MirrorProcess(RegistryProcess):
-    """`mirror serve FILE` with filesystem storage, started: a mirror of `remote_url`."""
+    """`mirror serve FILE` with filesystem storage, started: a mirror of `remote_url`.
+
+    `program`: another way to serve, a file of Python.
+    """
 
     def __init__(
         self,
@@ -27,10 +30,11 @@ class MirrorProcess(RegistryProcess):
         config: dict[str, Any] | None = None,
         storage: Path | None = None,
         env: dict[str, str] | None = None,
+        program: str = "",
     ) -> None:
         config = {"log": {"level": "debug"}, **(config or {})}
         self._own_env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
-        argv = [sys.executable, "-m", "mirror", "serve"]
+        argv = [sys.executable, program] if program else [sys.executable, "-m", "mirror", "serve"]
         super().__init__(space, name, argv, config, storage=storage)
         self._given_env = self.env
         self.point_at(remote_url, login)

@@ -1,7 +1,10 @@
-"""Which tests run beside others where pytest has several workers (`-n 2`, pytest-xdist), and which run alone.
+"""Which tests run beside others where pytest has several workers (`-n 3`, pytest-xdist), and which run alone.
 
 Files are handed to the workers whole. Those that run alone come last, one after the other on one worker, when
-the others have ended: they measure time, or start daemons that take the machine for themselves.
+the others have ended: they measure a few milliseconds.
+
+Nothing is shared but the processors: each worker has servers, ports (procs.free_port) and folders of its own,
+and a daemon has no network. What a server needs to be installed is installed once, behind a lock.
 """
 
 from __future__ import annotations
@@ -10,17 +13,17 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 # The beginnings of their names.
-ALONE = (
-    "tests/bench/test_link.py",
-    "tests/cache/test_outage.py",
+ALONE = ("tests/bench/test_link.py", "tests/wire/test_outages.py")
+# What takes longest begins first: the container image is built from nothing. Small files fill the end.
+FIRST = (
+    "tests/image/",
+    "tests/clients/test_pulls.py",
+    "tests/bench/test_side_by_side.py",
+    "tests/wire/",
     "tests/clients/",
-    "tests/upstream/test_blobs.py",
-    "tests/wire/test_outages.py",
-    "tests/wire/test_process.py",
-    "tests/wire/test_upstream_faults.py",
+    "tests/hostile/",
+    "tests/drivers/",
 )
-# What takes longest begins first: the container image is built from nothing.
-FIRST = ("tests/image/", "tests/bench/test_side_by_side.py", "tests/wire/")
 
 _LAST = "alone"  # the name of the one unit of work that ALONE is
 

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,8 +175,8 @@ def _with_logins(stage: Stage, folder: Path) -> None:
 @pytest.fixture
 def mirror(space: Workspace, stage: Stage) -> Iterator[MirrorProcess]:
     quick = {
-        # A busy machine must not look like an upstream that hangs, more than once.
-        "timeouts": {"connect": "10s", "firstbyte": "1s", "stall": "1s"},
+        # A busy machine must not look like an upstream that hangs, more than once. All hang at the same time.
+        "timeouts": {"connect": "10s", "firstbyte": "2s", "stall": "2s"},
         "retries": 1,
         "freshness": {"default": "0s"},
         "negative": "0s",
@@ -196,27 +197,33 @@ def ask(stage: Stage, mirror: MirrorProcess, namespace: str, path: str, method: 
 
 
 def pull_and_fail(stage: Stage, mirror: MirrorProcess) -> None:
-    """All that a client can ask of each upstream, and that can go wrong with it."""
-    for name, image in stage.images.items():
-        namespace = f"{name}.example"
-        assert ask(stage, mirror, namespace, "manifests/1") == 200, mirror.service.tail()
-        for digest in image.blobs:
-            assert ask(stage, mirror, namespace, f"blobs/{digest}") == 200, mirror.service.tail()
-        ask(stage, mirror, namespace, "tags/list")
-        ask(stage, mirror, namespace, f"referrers/{image.digest}")
-        for path in ("manifests/none", "manifests/moved", f"blobs/{sha256(b'none')}"):
-            assert ask(stage, mirror, namespace, path) >= 400, path
-        token_troubles(stage, mirror, name)
-        for trouble in TROUBLES:
-            for method, path in (
-                ("HEAD", f"manifests/{trouble}"),
-                ("GET", f"manifests/{trouble}"),
-                ("GET", f"blobs/{sha256(trouble.encode())}"),
-            ):
-                assert ask(stage, mirror, namespace, path, method) >= 400
-                # It is well in between, so that its breaker stays closed.
-                assert ask(stage, mirror, namespace, "manifests/1") == 200
-            assert stage.servers[name].find("", f"/manifests/{trouble}$"), f"{name} was not asked: {trouble}"
+    """All that a client can ask of each upstream, and that can go wrong with it; of all of them at a time."""
+    with ThreadPoolExecutor(len(stage.images)) as clients:
+        ended = [clients.submit(pull_and_fail_at, stage, mirror, name) for name in stage.images]
+    for each in ended:
+        each.result()
+
+
+def pull_and_fail_at(stage: Stage, mirror: MirrorProcess, name: str) -> None:
+    image, namespace = stage.images[name], f"{name}.example"
+    assert ask(stage, mirror, namespace, "manifests/1") == 200, mirror.service.tail()
+    for digest in image.blobs:
+        assert ask(stage, mirror, namespace, f"blobs/{digest}") == 200, mirror.service.tail()
+    ask(stage, mirror, namespace, "tags/list")
+    ask(stage, mirror, namespace, f"referrers/{image.digest}")
+    for path in ("manifests/none", "manifests/moved", f"blobs/{sha256(b'none')}"):
+        assert ask(stage, mirror, namespace, path) >= 400, path
+    token_troubles(stage, mirror, name)
+    for trouble in TROUBLES:
+        for method, path in (
+            ("HEAD", f"manifests/{trouble}"),
+            ("GET", f"manifests/{trouble}"),
+            ("GET", f"blobs/{sha256(trouble.encode())}"),
+        ):
+            assert ask(stage, mirror, namespace, path, method) >= 400
+            # It is well in between, so that its breaker stays closed.
+            assert ask(stage, mirror, namespace, "manifests/1") == 200
+        assert stage.servers[name].find("", f"/manifests/{trouble}$"), f"{name} was not asked: {trouble}"
 
 
 def token_troubles(stage: Stage, mirror: MirrorProcess, name: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import watchful
 from tests.support.certificates import Pair, issued, self_signed
 from tests.support.images import AMD64, Catalog
 from tests.support.mirror_process import ROOT, MirrorProcess
@@ -219,7 +220,7 @@ def test_a_renewed_certificate_is_shown_and_no_pull_notices(
     trust = ssl.create_default_context(cafile=first[0])
     trust.load_verify_locations(second[0])
     trust.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    mirror = MirrorProcess(space, origin.url, config=with_tls(used))
+    mirror = MirrorProcess(space, origin.url, config=with_tls(used), program=watchful.__file__)
     pulling = [Pulling(mirror.port, trust, catalog) for _ in range(3)]
     try:
         wait_until(lambda: all(each.served > 20 or each.failure for each in pulling), "pulls")
@@ -228,7 +229,9 @@ def test_a_renewed_certificate_is_shown_and_no_pull_notices(
         wait_until(lambda: "tls.reloaded" in mirror.log, "the new certificate", service=mirror.service)
         assert curl("--cacert", str(second[0]), f"{mirror.url.replace('http', 'https')}/v2/").stdout == b"{}"
         used[1].write_text("nonsense")
-        wait_until(lambda: "tls.not_reloaded" in mirror.log, "the complaint", 30, mirror.service)
+        complaint = f"http.tls.key: {used[1]}: not a PEM file"
+        wait_until(lambda: complaint in mirror.log, "the complaint", 30, mirror.service)
+        assert "tls.not_reloaded" in mirror.log
         before = [each.served for each in pulling]
         wait_until(
             lambda: all(each.served > had for each, had in zip(pulling, before, strict=True)), "more pulls"
@@ -239,7 +242,6 @@ def test_a_renewed_certificate_is_shown_and_no_pull_notices(
         for each in pulling:
             each.join()
     assert [each.failure for each in pulling] == [None] * 3
-    assert f"http.tls.key: {used[1]}: not a PEM file" in mirror.log
 
 
 def test_a_pair_that_does_not_fit_stops_the_start_with_its_names(tmp_path: Path, pair: Pair) -> None:
