@@ -115,6 +115,9 @@ class Fake:
     def condition(self, repository: Repository) -> Condition:
         return Condition(self.namespace, stretch=2.0)
 
+    def expect(self, repository: Repository) -> None:
+        self.calls.append(f"{self.namespace} expect {repository}")
+
     def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
         return {"namespace": self.namespace, "now": now, "repository": str(repository)}
 
