@@ -128,14 +128,14 @@ class Transport:
         except TransportError:
             return
         login = _login(proxy) if url.scheme == "https" else {}
-        make = partial(  # its connection key has to be that of `request`
+        make = partial(  # NB: of other headers for the proxy than the session makes, they would be no use
             aiohttp.ClientRequest,
             "GET",
             url,
             loop=asyncio.get_running_loop(),
             ssl=self._tls_for(url),
             proxy=proxy.url if proxy else None,
-            proxy_headers=login or None,
+            proxy_headers={**self._session.headers, **login} if proxy else None,
             session=self._session,
         )
         if begun := self._connector.open_ahead(make, count):

@@ -208,6 +208,15 @@ async def test_a_condition_opens_nothing_and_a_description_may(world: World) -> 
     assert world.upstreams.condition(name) == Condition("quay.io", stretch=2.0)
 
 
+async def test_only_a_registry_that_was_asked_before_is_told_what_to_expect(world: World) -> None:
+    world.upstreams.expect(Repository("quay.io/org/app"))
+    assert world.made == {}
+    await world.ask("quay.io/org/app")
+    world.calls.clear()
+    world.upstreams.expect(Repository("quay.io/org/app"))
+    assert world.calls == ["quay.io expect org/app"]
+
+
 async def test_the_registry_that_was_unused_for_longest_makes_room(world: World) -> None:
     await world.fill()
     await world.ask("0.reg.example/app")
