@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from time import monotonic
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.tracing import Trace
@@ -62,10 +63,14 @@ class _Opening:
 
 
 class Connector(aiohttp.TCPConnector):
-    """See the module's text. `connections`: to one host at a time; further requests wait."""
+    """See the module's text. `connections`: to one host at a time; further requests wait.
 
-    def __init__(self, connections: int, **options: Any) -> None:
-        super().__init__(limit=0, limit_per_host=connections, **options)
+    `kept_for`: seconds that one is used again after its last request.
+    """
+
+    def __init__(self, connections: int, kept_for: float, resolver: AbstractResolver) -> None:
+        super().__init__(limit=0, limit_per_host=connections, keepalive_timeout=kept_for, resolver=resolver)
+        self._kept_for = kept_for
         self._openings: dict[ConnectionKey, list[_Opening]] = {}
         self._tasks: set[asyncio.Task[ResponseHandler]] = set()
 
@@ -77,13 +82,11 @@ class Connector(aiohttp.TCPConnector):
         request = make()
         key = request.connection_key
         openings = self._useful(key)
-        idle = sum(connection.is_connected() for connection, _since in self._conns.get(key, ()))
         free = self.limit_per_host - len(self._acquired_per_host.get(key, ()))
-        missing = 0 if self.closed else max(0, min(count, free) - idle - len(openings))
+        missing = 0 if self.closed else max(0, min(count, free) - self._idle(key) - len(openings))
         for _ in range(missing):
             openings.append(self._begin(key, make()))
-        if openings:
-            self._openings[key] = openings
+        self._keep(key, openings)
         return missing
 
     async def close(self, *, abort_ssl: bool = False) -> None:
@@ -111,6 +114,11 @@ class Connector(aiohttp.TCPConnector):
                 return opening.task.result()
             opening.drop()
         return await super()._create_connection(req, traces, timeout)
+
+    def _idle(self, key: ConnectionKey) -> int:
+        """How many a request could have at once: some are too old, and wait only to be closed."""
+        oldest = monotonic() - self._kept_for
+        return sum(each.is_connected() and since >= oldest for each, since in self._conns.get(key, ()))
 
     def _begin(self, key: ConnectionKey, request: aiohttp.ClientRequest) -> _Opening:
         opened = super()._create_connection(request, [], NO_LIMITS)

@@ -34,6 +34,7 @@ PART = 1 << 20  # bytes, the largest part given on at once
 QUEUE_SECONDS = 60.0  # for a free connection: as long as our clients may wait for a first byte
 SMALL_BODY_SECONDS = 60.0  # for a manifest, list or token in all, however evenly it drips
 SCRAP_SECONDS = 5.0  # for the body of an error or a redirect in all: it is not worth more
+KEPT_FOR = 30.0  # that a connection is used again after its last request
 HEADER_LINE = 16 << 10  # bytes; locations signed by object storage run to some 4 KiB
 
 _log = structlog.get_logger()
@@ -230,7 +231,7 @@ class Transport:
         if self._settings.insecure:
             _log.warning("upstream.insecure", host=address(self._registry))
         self._resolver = Resolver(self._lookups, public_only=self._settings.public_only)
-        self._connector = Connector(self._settings.connections, keepalive_timeout=30, resolver=self._resolver)
+        self._connector = Connector(self._settings.connections, KEPT_FOR, self._resolver)
         return aiohttp.ClientSession(
             connector=self._connector,
             timeout=NO_LIMITS,  # `_Clock` and `part` keep the time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from mirror.upstream.breaker import FAILURES
 from mirror.upstream.calls import READY
 from mirror.upstream.client import Client
 from mirror.upstream.endpoints import Endpoints
+from mirror.upstream.transport import KEPT_FOR
 from tests.support.scripted import Fault, Image, Upstream, serve
 from tests.support.webproxy import WebProxy
 from tests.upstream import conftest, kit
@@ -105,6 +107,15 @@ async def test_those_that_are_idle_or_on_their_way_are_not_opened_again() -> Non
         at.client.expect(ALPINE)
         await at.pull()
         assert at.relay.made == READY
+
+
+async def test_one_that_is_too_old_to_be_used_again_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with place() as at:
+        for clock in ("aiohttp.connector.monotonic", "mirror.upstream.ahead.monotonic"):
+            monkeypatch.setattr(clock, lambda: time.monotonic() + KEPT_FOR + 1.0)
+        at.client.expect(ALPINE)
+        await at.pull()
+        assert at.relay.made == 1 + READY
 
 
 async def test_what_nobody_took_is_closed_soon(clock: conftest.Clock) -> None:
