@@ -189,6 +189,12 @@ class Upstream(Registry, Protocol):
     def condition(self, repository: Repository) -> Condition:
         """How the registry that has this repository is doing. Asks nobody, and costs next to nothing."""
 
+    def expect(self, repository: Repository) -> None:
+        """Blobs of this repository will be asked for in a moment: have ready what that takes.
+
+        A hint: it waits for nothing, sends no request, raises nothing, and may do nothing at all.
+        """
+
     async def blob(
         self,
         repository: Repository,

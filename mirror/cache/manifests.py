@@ -96,6 +96,7 @@ class Manifests:
             namespace = condition.namespace
             if self._pulse.lately(namespace) or not (await self._images.missing(repository, manifest))[0]:
                 return manifest
+            self._upstream.expect(repository)
             trouble = await self._knock(namespace, repository, manifest.descriptor.digest)
         if trouble is not None:
             await self.demand_all(repository, manifest, trouble)
@@ -214,6 +215,7 @@ class Manifests:
         known = self._memory.manifest(repository, digest)
         if known is not None:  # it came while this caller looked into the store
             return known
+        self._upstream.expect(repository)  # what comes with a new manifest is mostly new as well
         try:
             manifest = await self._upstream.manifest(repository, digest)
         except RegistryError as error:

@@ -87,6 +87,8 @@ class Tagged:
                 return resolved
         told = provenance.current()
         told.fwd = "uri-miss" if copy is None else "stale"
+        if copy is None and not known.is_refused:
+            self._upstream.expect(repository)  # whoever asks for an image that is not here comes for it
         if copy is None or known.is_refused or not known.age.may_stand_in:
             return await self._wait(repository, tag, known, condition, None)
         return await self._due(repository, tag, known, condition, copy)

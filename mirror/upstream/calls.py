@@ -34,6 +34,9 @@ from mirror.upstream.traffic import Traffic
 from mirror.upstream.transport import Transport
 
 LIST = "tags/list"
+# Connections that are to be ready for an image's blobs, at the registry and at its storage: as many as
+# dockerd and containerd's CRI ask for at once, config and three layers; podman asks for six.
+READY = 4
 # HEAD of a manifest is refused by these as a method, and not to this caller.
 _METHOD_REFUSED = frozenset(
     {HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
@@ -63,6 +66,7 @@ class Calls:
         self._health = Health(settings, self._base, self.name, now, self.ranges)
         self._fetcher = Fetcher(self.transport, settings.retries, self._health.breakers, self._base)
         self._auth = Authenticator(settings, self._base, self.name, self._fetcher)
+        self._storage: URL | None = None  # the origin to which the registry sent who asked for a blob, last
 
     def url(self, repository: Repository, rest: str) -> URL:
         """`<remoteurl>/v2/<name>/<rest>`; what is in names and digests needs no quoting."""
@@ -181,6 +185,8 @@ class Calls:
             authorization = await self._auth.authorization(scope)
             extra = {"Authorization": authorization} if authorization else {}
             answer = await self._fetcher.fetch(replace(call, headers={**call.headers, **extra}), self.name)
+            if call.blob and answer.response is not None:
+                self._storage = answer.response.url.origin() if answer.elsewhere else None
             if answer.elsewhere or not self._auth.is_refusal(answer.status, authorization):
                 return answer
             # `learned` and `renewed` each become true at most once: three requests at the most.
@@ -206,6 +212,17 @@ class Calls:
             is_secret=self._auth.is_secret,
             elsewhere=answer.elsewhere,
         )
+
+    def expect(self, repository: Repository) -> None:
+        """Have connections ready for blobs of this repository: to the registry, and to where it sent whoever
+        asked for the last one. None while it is in trouble, or near its limit.
+        """
+        condition = self.condition(repository)
+        if condition.trouble is not None or condition.blobs is not None or condition.stretch > 1.0:
+            return
+        for origin in (self._base, self._storage):
+            if origin is not None:
+                self.transport.open_ahead(origin, READY)
 
     def condition(self, repository: Repository) -> Condition:
         """How the registry is doing, as far as this repository is concerned. Asks nobody."""

@@ -48,6 +48,10 @@ class Client:
         """Whether it would be asked now about this repository, by breakers and rate limit."""
         return self._calls.condition(repository)
 
+    def expect(self, repository: Repository) -> None:
+        """Blobs of this repository will be asked for in a moment: as `Calls.expect`."""
+        self._calls.expect(repository)
+
     def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
         """How it is doing, for operators; see `Health.describe`."""
         return self._calls.describe(now, repository)

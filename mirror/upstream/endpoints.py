@@ -92,6 +92,11 @@ class Endpoints:
         healthy = any(each.blobs is None for each in conditions)
         return Condition(self._namespace, first.trouble, None if healthy else first.blobs, first.stretch)
 
+    def expect(self, repository: Repository) -> None:
+        """As `Upstream.expect`, at the address that would be asked for a blob now."""
+        first = self._only or self._order(repository, blob=True)[0]
+        first.expect(repository)
+
     def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
         """`endpoints`: `Client.describe` of each, in order of preference; `behind_for` in s if demoted."""
         described = []

@@ -11,6 +11,7 @@ import contextlib
 import os
 import ssl
 from collections.abc import Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from yarl import URL
 
 from mirror.upstream import addresses, tls
 from mirror.upstream.addresses import NOT_PUBLIC, Resolver
+from mirror.upstream.ahead import NO_LIMITS, Connector
 from mirror.upstream.causes import address, cause_of, late
 from mirror.upstream.failures import TransportError, Trouble
 from mirror.upstream.lookups import Lookups
@@ -32,8 +34,8 @@ PART = 1 << 20  # bytes, the largest part given on at once
 QUEUE_SECONDS = 60.0  # for a free connection: as long as our clients may wait for a first byte
 SMALL_BODY_SECONDS = 60.0  # for a manifest, list or token in all, however evenly it drips
 SCRAP_SECONDS = 5.0  # for the body of an error or a redirect in all: it is not worth more
+KEPT_FOR = 30.0  # that a connection is used again after its last request
 HEADER_LINE = 16 << 10  # bytes; locations signed by object storage run to some 4 KiB
-NO_LIMITS = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
 
 _log = structlog.get_logger()
 
@@ -79,6 +81,7 @@ class Transport:
         self._lookups = lookups or Lookups()
         self._registry = registry_url(settings.remoteurl)
         self._session: aiohttp.ClientSession | None = None
+        self._connector: Connector | None = None  # set before the session is
         self._tls: tls.Contexts | None = None  # set before the session is
         self._resolver: Resolver | None = None  # set before the session is
         self._opening = asyncio.Lock()
@@ -90,17 +93,8 @@ class Transport:
         """Send, and wait for the header. The caller closes the response. Raises TransportError."""
         session = await self._open_session()
         clock = _Clock(self._settings)
-        try:
-            proxy = proxy_for(url, os.environ, self._settings.http_proxy)
-        except ValueError as error:
-            raise TransportError(Trouble.LOCAL, str(error), host=address(url)) from error
-        if self._settings.public_only:
-            assert self._resolver is not None
-            if proxy is not None and proxy.url.host:
-                self._resolver.exempt.add(proxy.url.host)
-            elif not addresses.is_public(url.host or ""):
-                raise TransportError(Trouble.REDIRECT, f"its target has {NOT_PUBLIC}", host=address(url))
-        login = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
+        proxy = self._proxy(url)
+        login = _login(proxy)
         tunnelled = url.scheme == "https"  # then the proxy sees the CONNECT only, else the request itself
         try:
             async with clock.timeout:
@@ -123,6 +117,31 @@ class Transport:
             raise TransportError(
                 cause.trouble, cause=_via(proxy, cause.text), hint=cause.hint, host=address(url)
             ) from error
+
+    def open_ahead(self, url: URL, count: int) -> None:
+        """Begin to open connections to the origin of `url`, until `count` are idle or on their way.
+
+        Nothing is waited for, and no failure told: a request will. Before the first request it does nothing.
+        """
+        if self._session is None or self._connector is None or self._closed:
+            return
+        try:
+            proxy = self._proxy(url)
+        except TransportError:
+            return
+        login = _login(proxy) if url.scheme == "https" else {}
+        make = partial(  # NB: of other headers for the proxy than the session makes, they would be no use
+            aiohttp.ClientRequest,
+            "GET",
+            url,
+            loop=asyncio.get_running_loop(),
+            ssl=self._tls_for(url),
+            proxy=proxy.url if proxy else None,
+            proxy_headers={**self._session.headers, **login} if proxy else None,
+            session=self._session,
+        )
+        if begun := self._connector.open_ahead(make, count):
+            _log.debug("upstream.opened_ahead", host=address(url), connections=begun)
 
     async def part(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The next bytes of a body as they come, at most `limit` and PART; empty at its end.
@@ -188,6 +207,20 @@ class Transport:
             raise TransportError(Trouble.STOPPING)
         return self._session
 
+    def _proxy(self, url: URL) -> Proxy | None:
+        """Through which proxy `url` is asked. Raises TransportError where it is not to be asked at all."""
+        try:
+            proxy = proxy_for(url, os.environ, self._settings.http_proxy)
+        except ValueError as error:
+            raise TransportError(Trouble.LOCAL, str(error), host=address(url)) from error
+        if self._settings.public_only:
+            assert self._resolver is not None
+            if proxy is not None and proxy.url.host:
+                self._resolver.exempt.add(proxy.url.host)
+            elif not addresses.is_public(url.host or ""):
+                raise TransportError(Trouble.REDIRECT, f"its target has {NOT_PUBLIC}", host=address(url))
+        return proxy
+
     def _tls_for(self, url: URL) -> ssl.SSLContext:
         """The client certificate is for the registry's host, whatever the port: the realms' rule."""
         assert self._tls is not None
@@ -199,13 +232,9 @@ class Transport:
         if self._settings.insecure:
             _log.warning("upstream.insecure", host=address(self._registry))
         self._resolver = Resolver(self._lookups, public_only=self._settings.public_only)
+        self._connector = Connector(self._settings.connections, KEPT_FOR, self._resolver)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                limit_per_host=self._settings.connections,
-                keepalive_timeout=30,
-                resolver=self._resolver,
-            ),
+            connector=self._connector,
             timeout=NO_LIMITS,  # `_Clock` and `part` keep the time
             auto_decompress=False,
             trust_env=False,  # see `proxies`
@@ -216,6 +245,11 @@ class Transport:
             headers={"User-Agent": self._settings.user_agent, "Accept-Encoding": "identity"},
             trace_configs=[_clock_hands()],
         )
+
+
+def _login(proxy: Proxy | None) -> dict[str, str]:
+    """The header that a proxy wants."""
+    return {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
 
 
 def _via(proxy: Proxy | None, text: str) -> str:

@@ -150,6 +150,13 @@ class Upstreams:
         held = self._held(target.namespace)
         return Condition(target.namespace) if held is None else held.upstream.condition(target.repository)
 
+    def expect(self, repository: Repository) -> None:
+        """As `Upstream.expect`; nothing is made ready at one that was never asked."""
+        target = self._routes.split(repository)
+        held = self._held(target.namespace)
+        if held is not None:
+            held.upstream.expect(target.repository)
+
     def describe(self, repository: Repository, now: float) -> dict[str, Any]:
         """What the registry of this repository says of itself. `now` as time.monotonic().
 

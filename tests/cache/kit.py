@@ -40,6 +40,9 @@ class Remote(ContentStore):
     def condition(self, repository: Repository) -> Condition:
         return Condition("upstream.test")
 
+    def expect(self, repository: Repository) -> None:
+        """Nothing is made ready."""
+
     async def blob(
         self,
         repository: Repository,

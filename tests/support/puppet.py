@@ -68,6 +68,7 @@ class Puppet:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.expected: list[Repository] = []  # those of which `expect` was told, in order
         self.refuse: dict[str, RegistryError] = {}  # verb -> what it raises
         self.well = Condition("upstream.test")  # what `condition` says, of every repository
         self.hold: dict[str, asyncio.Event] = {}  # verb -> waits for this
@@ -108,6 +109,9 @@ class Puppet:
 
     def condition(self, repository: Repository) -> Condition:
         return self.well
+
+    def expect(self, repository: Repository) -> None:
+        self.expected.append(repository)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
         await self._called("resolve", repository, tag)

@@ -115,6 +115,9 @@ class Fake:
     def condition(self, repository: Repository) -> Condition:
         return Condition(self.namespace, stretch=2.0)
 
+    def expect(self, repository: Repository) -> None:
+        self.calls.append(f"{self.namespace} expect {repository}")
+
     def describe(self, now: float, repository: Repository | None = None) -> dict[str, Any]:
         return {"namespace": self.namespace, "now": now, "repository": str(repository)}
 
@@ -203,6 +206,15 @@ async def test_a_condition_opens_nothing_and_a_description_may(world: World) -> 
         "repository": "org/app",
     }
     assert world.upstreams.condition(name) == Condition("quay.io", stretch=2.0)
+
+
+async def test_only_a_registry_that_was_asked_before_is_told_what_to_expect(world: World) -> None:
+    world.upstreams.expect(Repository("quay.io/org/app"))
+    assert world.made == {}
+    await world.ask("quay.io/org/app")
+    world.calls.clear()
+    world.upstreams.expect(Repository("quay.io/org/app"))
+    assert world.calls == ["quay.io expect org/app"]
 
 
 async def test_the_registry_that_was_unused_for_longest_makes_room(world: World) -> None:
