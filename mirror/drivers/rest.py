@@ -22,7 +22,7 @@ class Rest(asyncio.Protocol):
     """Made by `take`. One reader; whoever has the response closes it."""
 
     def __init__(self, response: aiohttp.ClientResponse, size: int, silence: float) -> None:
-        """See `take`."""
+        """See `take`; the body has `size` bytes."""
         connection = response.connection
         assert connection is not None
         assert connection.protocol is not None
@@ -41,12 +41,13 @@ class Rest(asyncio.Protocol):
         self._timer = self._loop.call_later(silence / LOOKS, self._look)
 
     @classmethod
-    def take(cls, response: aiohttp.ClientResponse, size: int, silence: float) -> Self | None:
-        """Of an answer of which nothing was read, and of whose body `size` bytes are all.
+    def take(cls, response: aiohttp.ClientResponse, silence: float) -> Self | None:
+        """Of an answer of which nothing was read. `silence`: seconds without a byte that are a failure.
 
-        None: it is not worth while, or cannot be. `silence`: seconds without a byte that are a failure.
+        None: it is not worth while, or cannot be.
         """
         stream, connection = response.content, response.connection
+        size = response.content_length or 0
         if (
             size - stream.total_bytes < WORTH
             or connection is None

@@ -38,7 +38,6 @@ class S3File:
         self._at = start  # where it is
         self._closed = False
         self.size = _end(path, answer, start) if start else length(path, answer)
-        self._until = self.size  # where it ends
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         if stop > self.size:
@@ -76,7 +75,7 @@ class S3File:
         """
         if self._is_new:
             self._is_new = False
-            self._rest = Rest.take(self._body.raw_stream, self._until - self._at, SILENCE)
+            self._rest = Rest.take(self._body.raw_stream, SILENCE)
         if self._rest is not None:
             return await self._rest.read(min(limit, PIECE))
         stream = self._body.raw_stream.content
@@ -104,7 +103,7 @@ class S3File:
         if self._closed:  # meanwhile
             answer["Body"].close()
         self._check_open()
-        self._body, self._at, self._until = answer["Body"], start, stop
+        self._body, self._at = answer["Body"], start
         self._is_new = True
 
     def _drop(self) -> None:

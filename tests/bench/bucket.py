@@ -27,7 +27,7 @@ from tests.support.recorder import Recorder
 
 LARGE, SMALL = 128 << 20, 6 << 10  # bytes
 COLD_ROUNDS = 4
-ONE_ROUNDS = 7  # of a single stream
+ONE_ROUNDS = 6  # of a single stream
 FOUR_ROUNDS = 4
 SECONDS = 2  # of each load
 WITHIN = 60.0  # seconds

@@ -14,7 +14,7 @@ from tests.bench.usage import memory, peak
 # How many blobs, and of how many bytes. All are asked for at once, by a client each.
 MANY = ((100, 4 << 20), (20, 32 << 20))
 RATE = 8e6  # bytes a second of each connection to the upstream
-UPLOADING = 20.0  # seconds that what still goes to the bucket is watched behind the clients' backs, at most
+UPLOADING = 12.0  # seconds that what still goes to the bucket is watched behind the clients' backs, at most
 
 
 def measure(stage: Stage) -> Iterator[Sample]:

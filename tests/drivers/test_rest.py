@@ -105,7 +105,7 @@ def test_all_bytes_come_and_the_connection_is_used_again(run: Run) -> None:
         async with asked(server) as session:
             for _ in range(3):
                 answer = await session.get(server.url)
-                rest = Rest.take(answer, len(BODY), LONG)
+                rest = Rest.take(answer, LONG)
                 assert rest is not None
                 assert await read_all(rest) == BODY
                 assert await rest.read(1) == b""
@@ -119,7 +119,7 @@ def test_no_more_is_given_than_was_asked_for(run: Run) -> None:
     async def work(asked: Asked) -> None:
         server = Server(all_of_it)
         async with asked(server) as session, session.get(server.url) as answer:
-            rest = Rest.take(answer, len(BODY), LONG)
+            rest = Rest.take(answer, LONG)
             assert rest is not None
             found = b""
             for limit in itertools.cycle([1, 7, 65536]):
@@ -137,7 +137,7 @@ def test_a_reader_that_takes_nothing_is_waited_for_and_costs_little(run: Run) ->
     async def work(asked: Asked) -> None:
         server = Server(all_of_it)
         async with asked(server) as session, session.get(server.url) as answer:
-            rest = Looking.take(answer, len(BODY), SILENCE)
+            rest = Looking.take(answer, SILENCE)
             assert rest is not None
             await until(lambda: rest._paused)
             assert rest._held <= AHEAD + READ
@@ -158,7 +158,7 @@ def test_a_connection_that_ends_gives_what_came_and_then_its_failure(run: Run) -
     async def work(asked: Asked) -> None:
         server = Server(half)
         async with asked(server) as session, session.get(server.url) as answer:
-            rest = Rest.take(answer, len(BODY), LONG)
+            rest = Rest.take(answer, LONG)
             assert rest is not None
             found: list[bytes] = []
             with pytest.raises(aiohttp.ClientConnectionError):
@@ -177,7 +177,7 @@ def test_a_silent_server_is_a_failure(run: Run) -> None:
     async def work(asked: Asked) -> None:
         server = Server(half)
         async with asked(server) as session, session.get(server.url) as answer:
-            rest = Rest.take(answer, len(BODY), SILENCE)
+            rest = Rest.take(answer, SILENCE)
             assert rest is not None
             with pytest.raises(aiohttp.SocketTimeoutError):
                 await read_all(rest)
@@ -194,7 +194,7 @@ def test_what_comes_behind_the_body_is_no_part_of_it_and_ends_the_connection(run
         async with asked(server) as session:
             for _ in range(2):
                 async with session.get(server.url) as answer:
-                    rest = Rest.take(answer, len(BODY), LONG)
+                    rest = Rest.take(answer, LONG)
                     assert rest is not None
                     assert await read_all(rest) == BODY
         assert server.connections == 2
@@ -207,7 +207,7 @@ def test_a_reader_that_leaves_closes_the_connection(run: Run) -> None:
         server = Server(all_of_it)
         async with asked(server) as session:
             answer = await session.get(server.url)
-            rest = Rest.take(answer, len(BODY), LONG)
+            rest = Rest.take(answer, LONG)
             assert rest is not None
             await rest.read(READ)
             answer.close()
@@ -232,7 +232,7 @@ def test_what_is_small_or_comes_in_chunks_is_left_to_aiohttp(run: Run) -> None:
             (Server(chunks, b"Transfer-Encoding: chunked\r\n"), len(BODY)),
         ):
             async with asked(server) as session, session.get(server.url) as answer:
-                assert Rest.take(answer, size, LONG) is None
+                assert Rest.take(answer, LONG) is None
                 assert len(await answer.read()) == size
 
     run(work)
