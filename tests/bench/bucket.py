@@ -1,6 +1,6 @@
 """A mirror on a bucket of the tests' S3 server, and a docker-registry beside it: `make bench-s3`.
 
-Under three minutes. What is compared is measured in turns, several rounds of it, and told as the median (the
+Three minutes. What is compared is measured in turns, several rounds of it, and told as the median (the
 least to the most). The servers, the upstream and the load share one machine: the figures compare ways and
 programs, not machines. The table is for docs/performance.md; with `--dry` or `--only` it is printed only.
 """

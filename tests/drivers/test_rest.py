@@ -219,6 +219,21 @@ def test_a_reader_that_leaves_closes_the_connection(run: Run) -> None:
     run(work)
 
 
+def test_a_session_that_is_closed_ends_the_body(run: Run) -> None:
+    async def work(asked: Asked) -> None:
+        server = Server(all_of_it)
+        async with asked(server) as session:
+            answer = await session.get(server.url)
+            rest = Rest.take(answer, LONG)
+            assert rest is not None
+            await session.close()  # returns once aiohttp has heard of the end of all its connections
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await read_all(rest)
+            answer.close()
+
+    run(work)
+
+
 def test_what_is_small_or_comes_in_chunks_is_left_to_aiohttp(run: Run) -> None:
     async def small(writer: asyncio.StreamWriter) -> None:
         writer.write(b"x" * 1000)
