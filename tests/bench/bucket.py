@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import os
 import subprocess
 import tempfile
 import time
@@ -91,10 +92,10 @@ def hits(stage: Stage) -> Iterator[Sample]:
     _keep(stage, place, image)
     for who in PEERS:
         process = stage.start(who, place, redirect=True)
-        yield Sample("redirected", who, wrk(process.url, small, connections=32, seconds=SECONDS).rate)
+        yield Sample("redirected", who, _rate(process.url, small, 32))
         process.stop()
         process = stage.start(who, place, redirect=False)
-        yield Sample("small", who, wrk(process.url, small, connections=16, seconds=SECONDS).rate)
+        yield Sample("small", who, _rate(process.url, small, 16))
         process.stop()
     process = stage.start(MIRROR, place, redirect=True, disk={"maxsize": "1GiB"})
     wait_until(lambda: _ask(process.url, f"{large}?{time.monotonic_ns()}")[0] == 200, "on the disk", WITHIN)
@@ -152,6 +153,16 @@ def _speed_of_four(url: str, path: str) -> float:
     return wrk(url, path, connections=4, seconds=SECONDS).speed
 
 
+def _rate(url: str, path: str, connections: int) -> float:
+    """Answers a second; 0 where none came in the time."""
+    try:
+        return wrk(url, path, connections=connections, seconds=SECONDS).rate
+    except WrongError as error:
+        if "of 0" not in str(error):
+            raise
+        return 0.0
+
+
 def _ask(url: str, path: str) -> tuple[int, str]:
     """The status, and where a redirect leads."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=WITHIN)
@@ -202,7 +213,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}; printed only")
     options = parser.parse_args()
     wanted = options.only.split(",") if options.only else list(PARTS)
-    samples = Samples()
+    samples, load = Samples(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="mirror-logs-") as logs, Workspace(Path(logs)) as space:
         stage = Stage(space)
         for part in wanted:
@@ -220,7 +231,7 @@ def main() -> None:
             for line, (title, form) in LINES.items()
         ]
         text = document.table([document.machine(space.root), *columns], rows)
-    print(text)
+    print(f"{text}\nload {load:.1f} then, {os.getloadavg()[0]:.1f} now")
     if not (options.dry or options.only):
         document.replace("bucket", text)
 
