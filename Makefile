@@ -3,7 +3,7 @@
 # make test   lint, types, import contracts, unit, integration and real clients
 # make check  the quick part of it: no real clients, no container image
 # make bench  measures the mirror beside other registries and nginx, for docs/performance.md; 10 to 15 minutes
-# make bench-s3       measures a mirror on a bucket, and a docker-registry beside it; two minutes
+# make bench-s3       measures a mirror on a bucket, and a docker-registry beside it; three minutes
 # make bench-keeping  measures what docs/performance.md says of what is kept; some minutes
 
 PYTHON ?= python3

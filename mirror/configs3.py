@@ -32,7 +32,6 @@ CLASSES: Final = (
     "INTELLIGENT_TIERING",
     "OUTPOSTS",
     "GLACIER_IR",
-    "EXPRESS_ONEZONE",
 )
 LEVELS: Final = (
     "",
@@ -44,6 +43,11 @@ LEVELS: Final = (
     "debugwithrequesterrors",
     "debugwitheventstreambody",
 )
+# Amazon's directory buckets list their keys in no order, below whole folders only, and from no key on: what a
+# listing seems to leave out is taken for gone here. They are all that has the class EXPRESS_ONEZONE.
+EXPRESS: Final = "EXPRESS_ONEZONE"
+DIRECTORY: Final = "--x-s"  # what their names, and no others, end with
+UNORDERED: Final = "a directory bucket lists its keys in no order"
 ENDPOINT_FORM: Final = "a URL such as https://s3.example.com, or a host name"
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,2047}\Z")  # an ARN of an access point as well
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
@@ -71,6 +75,13 @@ def parse_bucket(value: object) -> str:
     return text
 
 
+def _general(value: object) -> str:
+    text = parse_bucket(value)
+    if text.endswith(DIRECTORY):
+        raise ValueError(f"the name of a general purpose bucket: {UNORDERED}")
+    return text
+
+
 def parse_region(value: object) -> str:
     text = parse_text(value)
     if text and _REGION.match(text) is None:
@@ -92,7 +103,10 @@ def is_amazon(region: str) -> bool:
 
 
 def _class(value: object) -> str:
-    return one_of(*CLASSES)(parse_text(value).upper())
+    text = parse_text(value).upper()
+    if text == EXPRESS:
+        raise ValueError(f"one of {', '.join(CLASSES)}, and not the class of directory buckets: {UNORDERED}")
+    return one_of(*CLASSES)(text)
 
 
 Endpoint = Annotated[str, PlainValidator(parse_endpoint)]
@@ -108,7 +122,7 @@ class S3(Section):
     regionendpoint: Endpoint = ""
     redirectendpoint: Endpoint = ""
     forcepathstyle: Flag | None = None
-    bucket: Annotated[str, PlainValidator(parse_bucket)]
+    bucket: Annotated[str, PlainValidator(_general)]
     encrypt: Flag = False
     keyid: Text = ""
     secure: Flag = True

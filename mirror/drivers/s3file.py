@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 from typing import Any, BinaryIO
 
 from mirror.drivers.base import DriverError, PathNotFoundError
-from mirror.drivers.s3client import S3Client, length
+from mirror.drivers.rest import Rest
+from mirror.drivers.s3client import SILENCE, S3Client, length
 from mirror.drivers.s3errors import BROKEN
 
 PIECE = 256 << 10  # bytes; what the loop reads of a socket at most. Twice that is read ahead.
@@ -32,7 +33,9 @@ class S3File:
         self._path = path
         self._etag: str = answer.get("ETag") or ""
         self._body: Any = answer.get("Body")
-        self._at = start  # where `_body` is
+        self._rest: Rest | None = None  # of `_body`, where that is large
+        self._is_new = True  # nothing of it was read
+        self._at = start  # where it is
         self._closed = False
         self.size = _end(path, answer, start) if start else length(path, answer)
 
@@ -68,8 +71,13 @@ class S3File:
     async def _came(self, limit: int) -> bytes:
         """What has come, as the socket gave it; at most `limit` bytes. b"": the body has ended.
 
-        Read from aiohttp's own stream: aiobotocore's `read` joins it to pieces of the size asked for.
+        Read from aiohttp's own stream, or past it: aiobotocore's `read` makes pieces of the size asked for.
         """
+        if self._is_new:
+            self._is_new = False
+            self._rest = Rest.take(self._body.raw_stream, SILENCE)
+        if self._rest is not None:
+            return await self._rest.read(min(limit, PIECE))
         stream = self._body.raw_stream.content
         if limit < PIECE or stream.get_read_buffer_limits()[0] < PIECE:
             return bytes(await stream.read(min(limit, PIECE)))  # so much is read ahead from now on
@@ -96,9 +104,10 @@ class S3File:
             answer["Body"].close()
         self._check_open()
         self._body, self._at = answer["Body"], start
+        self._is_new = True
 
     def _drop(self) -> None:
-        body, self._body = self._body, None
+        body, self._body, self._rest = self._body, None, None
         if body is not None:
             body.close()  # read to its end, its connection is used again; else it is closed with it
 

@@ -10,7 +10,7 @@ import yaml
 
 from mirror.configfile import ConfigError, dump
 from mirror.configremote import disk_folder, local_root
-from mirror.configs3 import ACLS, S3
+from mirror.configs3 import ACLS, CLASSES, S3
 from tests.support.configs import load_env, load_text, remarks
 
 LEAST = "bucket: images, region: eu-central-1"
@@ -20,6 +20,12 @@ NAME = "wanted false beside regionendpoint or forcepathstyle: Amazon has no such
 CHAIN = "or neither: then the AWS credential chain is asked"
 URL = "wanted a URL such as https://s3.example.com, or a host name"
 ROOT = "wanted a path such as /registry, of letters, digits and . _ -"
+
+GENERAL = "wanted the name of a general purpose bucket: a directory bucket lists its keys in no order"
+CLASS = (
+    f"wanted one of {', '.join(CLASSES)}, and not the class of directory buckets: "
+    "a directory bucket lists its keys in no order"
+)
 
 
 def text(parameters: str, name: str = "s3", more: str = "") -> str:
@@ -118,6 +124,9 @@ def test_the_root_has_one_slash_before_it_and_none_behind(tmp_path: Path, root: 
         ("bucket: b01, region: moon", "region", AMAZON),
         ("bucket: b01, region: 'a b'", "region", f"got 'a b', {REGION}"),
         ("bucket: 'a b', region: us-east-1", "bucket", "got 'a b', wanted the name of a bucket"),
+        ("bucket: b01--use1-az4--x-s, region: us-east-1", "bucket", f"got 'b01--use1-az4--x-s', {GENERAL}"),
+        (f"{LEAST}, storageclass: express_onezone", "storageclass", f"got 'express_onezone', {CLASS}"),
+        (f"{LEAST}, storageclass: cold", "storageclass", f"got 'cold', wanted one of {', '.join(CLASSES)}"),
         (f"{LEAST}, accesskey: a", "secretkey", f"missing, wanted both this and accesskey, {CHAIN}"),
         (f"{LEAST}, secretkey: a", "accesskey", f"missing, wanted both this and secretkey, {CHAIN}"),
         (f"{LEAST}, accelerate: true, regionendpoint: s3.example.com", "accelerate", f"got true, {NAME}"),
