@@ -1,8 +1,8 @@
-"""An Azure blob container as an ObjectStore, by obstore.
+"""An Azure blob container as an ObjectStore: by obstore, but for what is put there, which is `azuresending`.
 
 A blob is put with one request, or in blocks of which the list is committed last: it appears whole either
-way. Blocks that are never committed are never seen, and Azure forgets them after a week. A block's bytes are
-checked by TLS alone, for obstore sends no checksums.
+way. Blocks that are never committed are never seen, and Azure forgets them after a week. What is put has its
+MD5 with it: Azure refuses what arrives otherwise.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import obstore
 
 from mirror.drivers.advice import Place, fault_of
-from mirror.drivers.azureclient import SILENCE, AzureClient
+from mirror.drivers.azureclient import CALL, SILENCE, AzureClient
 from mirror.drivers.azureerrors import ERRORS, FAULTS, KEYS, failure
+from mirror.drivers.azuresending import WHOLE
 from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.base import Advice, DriverError, Entry, PathNotFoundError, UnreachableError
 from mirror.drivers.flat import Page
@@ -32,9 +34,8 @@ BLOCK = 4 << 20  # bytes; distribution's own size
 MOST_BLOCKS = 50_000  # of one blob; Azure's limit
 BLOCKS_AT_ONCE = 3  # of one blob
 # Blobs that are sent at the same time: so many while they arrive, and so many once they are here. Each has in
-# memory the blocks that are on their way, one that is being filled, and a piece: 17 MiB.
+# memory the blocks that are on their way: 12 MiB.
 UPLOADS = 3
-PIECE = 1 << 20  # bytes that are read from a file at once
 READ_AHEAD = 256 << 10  # bytes that are taken from the network at once
 SLOWEST = 64 << 10  # bytes a second; an upload that is slower is given up
 
@@ -79,8 +80,13 @@ class AzureObjects:
         )
 
     async def put(self, path: str, data: bytes) -> None:
-        key = self._client.key(path)
-        await self._client.call(path, lambda: obstore.put_async(self._store, key, data, use_multipart=False))
+        key, sending = self._client.key(path), self._client.sending
+        if len(data) <= WHOLE:
+            await self._client.call(path, lambda: sending.put(key, data))
+            return
+        name = uuid4().hex
+        await self._stage(path, name, data)
+        await self._client.call(path, lambda: sending.commit(key, [name]))
 
     async def put_file(self, path: str, source: Source) -> None:
         async with self._sending:
@@ -106,20 +112,30 @@ class AzureObjects:
         return upload
 
     async def _send(self, upload: GrowingUpload) -> None:
-        async def pieces() -> AsyncGenerator[bytes, None]:
-            for start in range(0, upload.size, PIECE):
-                yield await upload.piece(start, min(start + PIECE, upload.size))
+        """Some blocks at once; which of them are the blob is said last. Their names are this upload's own."""
+        size = max(BLOCK, -(-upload.size // MOST_BLOCKS))
+        own = uuid4().hex
+        names = {start: f"{own}{start:016x}" for start in range(0, upload.size, size)}
+        left = iter(names.items())
 
-        await self._client.ask(
-            upload.path,
-            lambda: obstore.put_async(
-                self._store,
-                self._client.key(upload.path),
-                pieces(),
-                use_multipart=True,
-                chunk_size=max(BLOCK, -(-upload.size // MOST_BLOCKS)),
-                max_concurrency=BLOCKS_AT_ONCE,
-            ),
+        async def some() -> None:
+            for start, name in left:
+                data = await upload.piece(start, min(start + size, upload.size))
+                await self._stage(upload.path, name, data)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(BLOCKS_AT_ONCE):
+                    group.create_task(some())
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        key, sending = self._client.key(upload.path), self._client.sending
+        await self._client.call(upload.path, lambda: sending.commit(key, list(names.values())))
+
+    async def _stage(self, path: str, name: str, data: bytes) -> None:
+        key, sending = self._client.key(path), self._client.sending
+        await self._client.call(
+            path, lambda: sending.stage(key, name, data), limit=CALL + len(data) / SLOWEST
         )
 
     async def pages(self, prefix: str, after: str = "") -> AsyncGenerator[Page, None]:
@@ -205,7 +221,7 @@ class AzureObjects:
             upload.end()
         for upload in self._growing | self._complete:
             await upload.ended()
-        self._client.close()
+        await self._client.close()
 
 
 class _Body:

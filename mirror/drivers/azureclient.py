@@ -1,4 +1,7 @@
-"""The connection to one container, by obstore: time-outs, attempts, and every failure as a DriverError."""
+"""The connections to one container: time-outs, attempts, and every failure as a DriverError.
+
+obstore's for all but what is put there: see `azuresending`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from obstore.store import AzureStore
 
 from mirror.drivers.azureerrors import ERRORS, answered, failure
+from mirror.drivers.azurelogin import TokenLogin, login
+from mirror.drivers.azuresending import Sending
 from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.base import DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
@@ -29,12 +34,14 @@ T = TypeVar("T")
 
 
 class AzureClient:
-    """Stores of obstore's, each with connections of its own; and the breaker in front of them."""
+    """Stores of obstore's, and what sends, each with connections of its own; and the breaker before them."""
 
     def __init__(self, settings: AzureSettings) -> None:
         self._prefix = f"{settings.root}/" if settings.root else ""
-        self.store = _store(settings, CALL)
-        self.readers = _store(settings, READING)
+        self._login = login(settings)
+        self.store = _store(settings, self._login, CALL)
+        self.readers = _store(settings, self._login, READING)
+        self.sending = Sending(settings, self._login, CONNECT, SILENCE)
         self._breaker = Breaker()
         self._slots = Slots(CONNECTIONS)
         self._closed = False
@@ -48,23 +55,20 @@ class AzureClient:
         return key[len(self._prefix) :] if key.startswith(self._prefix) else None
 
     async def call(self, path: str, work: Callable[[], Awaitable[T]], limit: float = CALL) -> T:
-        """What a call of obstore's gives. Raises DriverError; nothing takes longer than `limit` seconds."""
+        """What a call of a library's gives. Raises DriverError; nothing takes longer than `limit` seconds."""
         try:
             async with self._slots.one(path), asyncio.timeout(limit):
-                return await self.ask(path, work)
+                return await self._ask(path, work)
         except TimeoutError as error:
             cause = f"no answer from the storage within {limit:g} s"
             self._breaker.failed(cause)
             raise UnreachableError(path, cause) from error
 
-    async def ask(self, path: str, work: Callable[[], Awaitable[T]]) -> T:
-        """As `call`, without a limit of its own and beside those that wait for each other."""
+    async def _ask(self, path: str, work: Callable[[], Awaitable[T]]) -> T:
         self.check(path)
         try:
             found = await work()  # NB: obstore begins where it is called, not where it is awaited
         except TimeoutError:
-            raise
-        except DriverError:  # of ours, from within
             raise
         except ERRORS as error:
             known = failure(path, error)
@@ -94,12 +98,15 @@ class AzureClient:
         """A body broke off with this."""
         self._breaker.failed(error.cause)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Nothing is asked any more. obstore closes connections when the stores go."""
         self._closed = True
+        await self.sending.close()
+        if self._login is not None:
+            await self._login.close()
 
 
-def _store(settings: AzureSettings, limit: float) -> AzureStore:
+def _store(settings: AzureSettings, by_tokens: TokenLogin | None, limit: float) -> AzureStore:
     options: ClientConfig = {
         "allow_http": settings.endpoint.startswith("http:"),
         "allow_invalid_certificates": not settings.verify,
@@ -124,16 +131,10 @@ def _store(settings: AzureSettings, limit: float) -> AzureStore:
         config |= {"account_key": settings.key, "credential_type": "access_key"}
     elif settings.shared_access:
         config |= {"sas_key": settings.shared_access, "credential_type": "sas_token"}
-    elif settings.secret:
-        config |= {
-            "client_id": settings.client,
-            "tenant_id": settings.tenant,
-            "client_secret": settings.secret,
-            "credential_type": "client_secret",
-        }
     return AzureStore(
         settings.container,
         config=config,  # type: ignore[arg-type]
         client_options=options,
         retry_config=retry,
+        credential_provider=None if by_tokens is None else by_tokens.for_obstore,
     )

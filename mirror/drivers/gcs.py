@@ -13,9 +13,10 @@ import aiohttp
 from mirror.drivers.advice import Place, coded, fault_of
 from mirror.drivers.answers import document, taken_apart
 from mirror.drivers.base import Advice, DriverError, Entry, PathNotFoundError
+from mirror.drivers.broken import BROKEN, broken
 from mirror.drivers.flat import Page
 from mirror.drivers.gcsclient import GcsClient
-from mirror.drivers.gcserrors import BROKEN, FAULTS, KEYS, broken
+from mirror.drivers.gcserrors import FAULTS, KEYS
 from mirror.drivers.gcssettings import GcsSettings
 from mirror.drivers.gcssign import prepare
 from mirror.drivers.gcsupload import Uploads

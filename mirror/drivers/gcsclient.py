@@ -15,7 +15,8 @@ from yarl import URL
 
 from mirror.drivers.base import DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
-from mirror.drivers.gcserrors import AGAIN, BROKEN, broken, refused
+from mirror.drivers.broken import BROKEN, broken
+from mirror.drivers.gcserrors import AGAIN, refused
 from mirror.drivers.gcslogin import Login
 from mirror.drivers.gcssettings import ENDPOINT, GcsSettings
 from mirror.drivers.slots import Slots, busy

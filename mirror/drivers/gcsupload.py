@@ -1,7 +1,9 @@
 """Putting files into a bucket of Google's: small ones whole, large ones piece by piece, in one session each.
 
 An object appears with the last piece, whole. A session that is not completed is never seen, and Google
-forgets it after a week. Google says an object's MD5: what arrived otherwise than it was sent is deleted.
+forgets it after a week. With an object goes its MD5, and Google refuses what arrives otherwise; it says the
+MD5 of what it has stored, too: what is something else all the same is deleted.
+https://cloud.google.com/storage/docs/data-validation
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ class Uploads:
         """A small object."""
         url = self._client.upload(uploadType="media", name=self._client.key(path))
         md5 = hashlib.md5(data, usedforsecurity=False)
-        reply = await self._client.call(path, "POST", url, headers=TYPE, body=data, limit=time_for(len(data)))
+        headers = {**TYPE, **_hash(md5.digest())}
+        reply = await self._client.call(
+            path, "POST", url, headers=headers, body=data, limit=time_for(len(data))
+        )
         await self._check(path, reply, len(data), md5.digest())
 
     async def put_file(self, path: str, source: Source) -> None:
@@ -107,7 +112,8 @@ class Uploads:
             stop = min(start + self._part_size, upload.size)
             piece = await upload.piece(start, stop)
             await asyncio.to_thread(md5.update, piece)
-            reply = await self._send_piece(upload, session, start, piece)
+            checksum = _hash(md5.digest()) if stop == upload.size else {}
+            reply = await self._send_piece(upload, session, start, piece, checksum)
             piece = b""  # not held while the next one comes
             if reply is None:
                 start = stop
@@ -116,14 +122,17 @@ class Uploads:
             return
 
     async def _send_piece(
-        self, upload: GrowingUpload, session: str, start: int, piece: bytes
+        self, upload: GrowingUpload, session: str, start: int, piece: bytes, checksum: dict[str, str]
     ) -> Reply | None:
-        """None: the next one is wanted. Of a piece that was taken in part, the rest is sent."""
+        """None: the next one is wanted. Of a piece that was taken in part, the rest is sent.
+
+        `checksum`: what the object is to have, if this is the last.
+        """
         stop = start + len(piece)
         is_last = stop == upload.size
         at = start
         while True:
-            headers = {**TYPE, "Content-Range": f"bytes {at}-{stop - 1}/{upload.size}"}
+            headers = {**TYPE, **checksum, "Content-Range": f"bytes {at}-{stop - 1}/{upload.size}"}
             try:
                 reply = await self._client.call(
                     upload.path,
@@ -173,6 +182,10 @@ class Uploads:
             await self._client.call(path, "DELETE", session, wanted=(200, 204, 404, 410, 499))
         except DriverError:
             return
+
+
+def _hash(md5: bytes) -> dict[str, str]:
+    return {"X-Goog-Hash": f"md5={base64.b64encode(md5).decode()}"}
 
 
 def time_for(size: int) -> float:

@@ -101,6 +101,11 @@ def fetch(url: str, **headers: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
+def headers_sum(headers: dict[str, str]) -> str:
+    """The checksum that goes with what is sent; "": none."""
+    return headers.get("content-md5", "") or headers.get("x-goog-hash", "")
+
+
 async def test_each_operation_is_one_request(cloud: Cloud, driver: ObjectsDriver) -> None:
     """Of what is there."""
     await driver.put("a/file", b"0123456789")
@@ -249,6 +254,41 @@ async def test_an_upload_that_fails_leaves_nothing_and_keeps_the_source(
     assert size(source) == 2 * PART + 12_345
     assert await driver.get("blob", 10) == b"old"
     assert await driver.list("") == ["blob"]
+
+
+@pytest.mark.parametrize("size", [700, PART - 1, PART + 1000], ids=["small", "one part", "two parts"])
+async def test_what_is_damaged_on_its_way_is_refused_and_not_kept_and_can_be_sent_again(
+    cloud: Cloud, driver: ObjectsDriver, tmp_path: Path, size: int
+) -> None:
+    """Google's emulator checks nothing: there it is the driver that finds it, and deletes it."""
+    source, data = tmp_path / "source", os.urandom(size)
+    source.write_bytes(data)
+    kind = "POST" if cloud.name == "gcs" and size < PART else "PUT"
+    cloud.proxy.clear(Rule(method=kind, damage=123, times=1))
+    with pytest.raises(DriverError, match=r"blob: the storage (answers 400|has stored something else)"):
+        await driver.move_in(source, "blob")
+    assert source.exists()
+    assert await driver.list("") == []
+    await driver.move_in(source, "blob")
+    assert await content(driver, "blob") == data
+    sums = [headers_sum(exchange.request_headers) for exchange in cloud.proxy.select("PUT|POST")]
+    assert all(sums) if cloud.name == "azure" else sums[-1], cloud.proxy.trace()
+
+
+@pytest.mark.usefixtures("slowly")
+async def test_a_part_that_is_damaged_while_the_file_grows_is_sent_again_at_the_end(
+    cloud: Cloud, driver: ObjectsDriver, source: Path, data: bytes
+) -> None:
+    cloud.proxy.clear(Rule(cloud.part, "PUT", damage=1000, times=1))
+    incoming = driver.incoming(source, "blob", len(data))
+    assert incoming is not None
+    incoming.reached(0)
+    incoming.reached(2 * PART)
+    await until(lambda: any(exchange.end for exchange in cloud.proxy.select("PUT", cloud.part)))
+    await driver.move_in(source, "blob", incoming)
+    incoming.end()
+    assert await content(driver, "blob") == data
+    assert len(cloud.proxy.select("PUT", cloud.part)) > 3, cloud.proxy.trace()
 
 
 async def test_an_upload_that_is_cancelled_ends_with_the_driver_whole_or_not_at_all(

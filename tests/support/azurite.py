@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import hmac
 import itertools
+import ssl
 import subprocess
 from email.utils import formatdate
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from tests.support.certificates import Pair
 from tests.support.mirror_process import ROOT
 from tests.support.procs import Workspace, accepts, client_env, free_port, wait_until
 from tests.support.programs import find, missing
@@ -26,19 +28,26 @@ ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 CONTAINER = "tests"
 
+ANY_CERTIFICATE = ssl._create_unverified_context()  # for loopback
+
 _numbers = itertools.count(1)
 
 
 class Azurite:
-    """The server, started; it ends with the workspace."""
+    """The server, started; it ends with the workspace.
 
-    def __init__(self, space: Workspace) -> None:
+    With a certificate it speaks TLS, and takes any token that is of the right form: it checks no signature.
+    """
+
+    def __init__(self, space: Workspace, certificate: Pair | None = None) -> None:
         program = _program()
         folder = space.folder("azurite")
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
         where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder)]
         argv = [find("node"), str(program), *where, "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+        if certificate is not None:
+            argv += ["--cert", str(certificate[0]), "--key", str(certificate[1]), "--oauth", "basic"]
         service = space.start(space.folder("azurite-home"), argv, client_env(folder))
         space.on_close(service.kill)  # nothing of it is kept
         wait_until(partial(accepts, port), "azurite", READY_TIMEOUT, service)
@@ -52,7 +61,8 @@ class Azurite:
         made = hmac.new(base64.b64decode(KEY), "\n".join(lines).encode(), hashlib.sha256).digest()
         headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(made).decode()}"
         url = f"{self.url}/{ACCOUNT}/{container}?restype=container"
-        with urlopen(Request(url, method="PUT", headers=headers), timeout=READY_TIMEOUT) as answer:
+        request = Request(url, method="PUT", headers=headers)
+        with urlopen(request, timeout=READY_TIMEOUT, context=ANY_CERTIFICATE) as answer:
             answer.read()
 
 

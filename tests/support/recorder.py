@@ -60,6 +60,7 @@ class Rule:
     status: int | None = None  # answer this, with an error document, without asking the server behind
     truncate: int | None = None  # send only so many bytes of the body, then close the connection
     corrupt: int | None = None  # change the byte at this offset of the body
+    damage: int | None = None  # change the byte at this offset of the request's body
     hold: int | None = None  # send so many bytes of the body, the rest after Recorder.release()
     wait: bool = False  # ask the server behind only after Recorder.release()
     reset: bool = False  # TCP reset with no answer, or, with truncate, after so much of it
@@ -150,6 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, exchange: Exchange, rule: Rule) -> None:
         """Ask the server behind, unless the rule has the answer."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if rule.damage is not None:
+            body = body[: rule.damage] + bytes([body[rule.damage] ^ 0xFF]) + body[rule.damage + 1 :]
         if rule.reset and rule.truncate is None:
             raise _Dropped("reset")
         if rule.status is not None:
