@@ -33,8 +33,8 @@ PAGE = 1000  # names that a listing gives at once
 BLOCK = 4 << 20  # bytes; distribution's own size
 MOST_BLOCKS = 50_000  # of one blob; Azure's limit
 BLOCKS_AT_ONCE = 3  # of one blob
-# Blobs that are sent at the same time: so many while they arrive, and so many once they are here. Each has in
-# memory the blocks that are on their way: 12 MiB.
+# Blobs that are sent at the same time: so many while they arrive, and so many once they are here. Blocks are
+# read while they are sent: in memory is what the sockets take.
 UPLOADS = 3
 READ_AHEAD = 256 << 10  # bytes that are taken from the network at once
 SLOWEST = 64 << 10  # bytes a second; an upload that is slower is given up
@@ -90,7 +90,7 @@ class AzureObjects:
 
     async def put_file(self, path: str, source: Source) -> None:
         async with self._sending:
-            if source.size <= BLOCK:
+            if source.size <= WHOLE:
                 await self.put(path, await asyncio.to_thread(_whole, source))
                 return
             upload = GrowingUpload(path, source.size, self._send, source=source)
@@ -120,8 +120,8 @@ class AzureObjects:
 
         async def some() -> None:
             for start, name in left:
-                data = await upload.piece(start, min(start + size, upload.size))
-                await self._stage(upload.path, name, data)
+                part = await upload.part(start, min(start + size, upload.size))
+                await self._stage(upload.path, name, part)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -132,7 +132,7 @@ class AzureObjects:
         key, sending = self._client.key(upload.path), self._client.sending
         await self._client.call(upload.path, lambda: sending.commit(key, list(names.values())))
 
-    async def _stage(self, path: str, name: str, data: bytes) -> None:
+    async def _stage(self, path: str, name: str, data: bytes | Slice) -> None:
         key, sending = self._client.key(path), self._client.sending
         await self._client.call(
             path, lambda: sending.stage(key, name, data), limit=CALL + len(data) / SLOWEST

@@ -16,6 +16,7 @@ from azure.storage.blob.aio import BlobClient, ContainerClient, ExponentialRetry
 
 from mirror.drivers.azurelogin import TokenLogin
 from mirror.drivers.azuresettings import AzureSettings
+from mirror.drivers.slice import Slice
 
 API = "2023-11-03"  # obstore's too: so that a server has to know one version only
 WHOLE = 1 << 20  # bytes; what is larger goes in blocks: the library would write it to the socket in one go
@@ -30,7 +31,7 @@ class Sending:
         self, settings: AzureSettings, login: TokenLogin | None, connect: float, silence: float
     ) -> None:
         """`connect`, `silence`: seconds until a connection is there; without a byte."""
-        delay = settings.retry_delay
+        delay, retries = settings.retry_delay, settings.retries
         self._container = ContainerClient(
             settings.endpoint,
             settings.container,
@@ -41,7 +42,10 @@ class Sending:
                 initial_backoff=delay,  # type: ignore[arg-type]
                 increment_base=1,
                 random_jitter_range=delay / 2,  # type: ignore[arg-type]
-                retry_total=settings.retries,
+                retry_total=retries,
+                retry_connect=retries,
+                retry_read=retries,
+                retry_status=retries,
             ),
             permit_redirects=False,
             connection_timeout=connect,
@@ -58,14 +62,20 @@ class Sending:
             length=len(data),
             overwrite=True,
             content_settings=TYPE,
-            transactional_content_md5=await md5(data),
+            transactional_content_md5=await _md5(data),
         )
 
-    async def stage(self, key: str, name: str, data: bytes) -> None:
-        """A block of a blob that is yet to be made."""
-        checksum = await md5(data)
+    async def stage(self, key: str, name: str, data: bytes | Slice) -> None:
+        """A block of a blob that is yet to be made; a part of a file is read while it is sent."""
+        if isinstance(data, bytes):
+            checksum = await _md5(data)
+        else:
+            checksum = bytearray(await asyncio.to_thread(data.digest))
         await self._blob(key).stage_block(
-            name, io.BytesIO(data), length=len(data), transactional_content_md5=checksum
+            name,
+            io.BytesIO(data) if isinstance(data, bytes) else data,
+            length=len(data),
+            transactional_content_md5=checksum,
         )
 
     async def commit(self, key: str, names: Sequence[str]) -> None:
@@ -88,10 +98,8 @@ def _given(settings: AzureSettings) -> dict[str, str] | AzureSasCredential:
     return {"account_name": settings.account, "account_key": settings.key}
 
 
-async def md5(data: bytes) -> bytearray:
+async def _md5(data: bytes) -> bytearray:
     """As the library wants it."""
-    return bytearray(_md5(data) if len(data) <= INLINE else await asyncio.to_thread(_md5, data))
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
+    if len(data) <= INLINE:
+        return bytearray(hashlib.md5(data, usedforsecurity=False).digest())
+    return bytearray((await asyncio.to_thread(hashlib.md5, data, usedforsecurity=False)).digest())

@@ -55,6 +55,10 @@ class GrowingUpload:
 
     async def piece(self, start: int, stop: int) -> bytes:
         """These bytes, as soon as they are there. Raises DriverError when the upload is to end."""
+        return await asyncio.to_thread(self._read, await self.part(start, stop))
+
+    async def part(self, start: int, stop: int) -> Slice:
+        """The same, not read yet."""
         while self._front < stop or (stop == self.size and not self._right):
             if self._ended:
                 break
@@ -63,7 +67,7 @@ class GrowingUpload:
         if self._ended:
             raise DriverError(self.path, "the upload was ended")
         assert self._source is not None
-        return await asyncio.to_thread(self._read, self._source, start, stop - start)
+        return Slice(self._source, start, stop - start)
 
     async def complete(self) -> None:
         """All of it is in the file, and right. Raises DriverError."""
@@ -108,9 +112,9 @@ class GrowingUpload:
         finally:
             self._source = None
 
-    def _read(self, source: Source, start: int, count: int) -> bytes:
-        data = Slice(source, start, count).read()
-        if len(data) != count:
+    def _read(self, part: Slice) -> bytes:
+        data = part.read()
+        if len(data) != len(part):
             raise DriverError(self.path, "the file is shorter than it was")
         return data
 
