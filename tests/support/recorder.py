@@ -63,6 +63,7 @@ class Rule:
     damage: int | None = None  # change the byte at this offset of the request's body
     hold: int | None = None  # send so many bytes of the body, the rest after Recorder.release()
     wait: bool = False  # ask the server behind only after Recorder.release()
+    lose: bool = False  # have the server behind do it, and send nothing of its answer
     reset: bool = False  # TCP reset with no answer, or, with truncate, after so much of it
 
     def take(self, exchange: Exchange) -> bool:
@@ -176,6 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
                 exchange.outcome = f"server behind: {error!r}"
                 self.reply(exchange, 502, b"")
                 return
+            if rule.lose:
+                response.read()
+                raise _Dropped("lost")
             with response:
                 self.relay(exchange, rule, response)
         finally:
