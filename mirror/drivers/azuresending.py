@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import logging
 from collections.abc import Sequence
 
 from azure.core.credentials import AzureSasCredential
@@ -22,6 +23,10 @@ API = "2023-11-03"  # obstore's too: so that a server has to know one version on
 WHOLE = 1 << 20  # bytes; what is larger goes in blocks: the library would write it to the socket in one go
 INLINE = 64 << 10  # bytes that are hashed without more ado
 TYPE = ContentSettings(content_type="application/octet-stream")
+
+# Else each request is two records, with its URL: what went wrong is told by us.
+for _name in ("azure", "msal"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class Sending:
