@@ -5,7 +5,6 @@ obstore's for all but what is put there: see `azuresending`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +17,7 @@ from mirror.drivers.azuresending import Sending
 from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.base import DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
-from mirror.drivers.slots import Slots
+from mirror.drivers.storeclient import StoreClient
 
 CONNECT = 3.0  # seconds
 SILENCE = 15.0  # seconds without a byte
@@ -33,36 +32,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AzureClient:
+class AzureClient(StoreClient):
     """Stores of obstore's, and what sends, each with connections of its own; and the breaker before them."""
 
     def __init__(self, settings: AzureSettings) -> None:
-        self._prefix = f"{settings.root}/" if settings.root else ""
+        super().__init__(settings.root, Breaker(), CONNECTIONS)
         self._login = login(settings)
         self.store = _store(settings, self._login, CALL)
         self.readers = _store(settings, self._login, READING)
         self.sending = Sending(settings, self._login, CONNECT, SILENCE)
-        self._breaker = Breaker()
-        self._slots = Slots(CONNECTIONS)
         self._closed = False
-
-    def key(self, path: str) -> str:
-        """The blob's name."""
-        return self._prefix + path
-
-    def path(self, key: str) -> str | None:
-        """The path of a blob's name; None: it is not below our root."""
-        return key[len(self._prefix) :] if key.startswith(self._prefix) else None
 
     async def call(self, path: str, work: Callable[[], Awaitable[T]], limit: float = CALL) -> T:
         """What a call of a library's gives. Raises DriverError; nothing takes longer than `limit` seconds."""
-        try:
-            async with self._slots.one(path), asyncio.timeout(limit):
-                return await self._ask(path, work)
-        except TimeoutError as error:
-            cause = f"no answer from the storage within {limit:g} s"
-            self._breaker.failed(cause)
-            raise UnreachableError(path, cause) from error
+        async with self._within(path, limit):
+            return await self._ask(path, work)
 
     async def _ask(self, path: str, work: Callable[[], Awaitable[T]]) -> T:
         self.check(path)
@@ -85,14 +69,6 @@ class AzureClient:
         if self._closed:
             raise UnreachableError(path, "the driver is closed")
         self._breaker.check(path)
-
-    def trouble(self) -> str:
-        """Why the server is left alone; "" while it is asked."""
-        return self._breaker.trouble
-
-    def denials(self) -> int:
-        """How often the server has not let us."""
-        return self._breaker.denials
 
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""

@@ -19,7 +19,7 @@ from mirror.drivers.gcsclient import GcsClient
 from mirror.drivers.gcserrors import FAULTS, KEYS
 from mirror.drivers.gcssettings import GcsSettings
 from mirror.drivers.gcssign import prepare
-from mirror.drivers.gcsupload import Uploads
+from mirror.drivers.gcsupload import Sessions
 from mirror.drivers.growing import GrowingUpload
 from mirror.drivers.manycalls import of_each
 from mirror.drivers.objectstore import Body, ChangedError, Meta
@@ -41,7 +41,7 @@ class GcsObjects:
         """Blocks: reads the key. Raises ValueError."""
         self._settings = settings
         self._client = GcsClient(settings)
-        self._uploads = Uploads(self._client, settings.part_size)
+        self._uploads = Sessions(self._client, settings.part_size)
 
     async def open(self) -> None:
         self._client.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import urllib.request
@@ -86,6 +87,16 @@ async def test_uploads_of_one_path_at_a_time_do_not_mix_their_blocks(cloud: Clou
     assert all(each is None or isinstance(each, DriverError) for each in ended)
     assert await content(driver, "blob") in contents
     await driver.close()
+
+
+async def test_microsofts_library_does_not_log_what_it_asks(
+    container: Container, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    driver = ObjectsDriver(AzureObjects(azure_settings(container, container.server.url)), LIFE)
+    await driver.put("a", b"x")
+    await driver.close()
+    assert [record for record in caplog.records if record.name.startswith("azure")] == []
 
 
 # Logins other than the account's key.
