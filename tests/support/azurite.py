@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import hmac
 import itertools
 import ssl
-import subprocess
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -16,12 +14,11 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from tests.support.certificates import Pair
-from tests.support.mirror_process import ROOT
+from tests.support.installed import installed
 from tests.support.procs import Workspace, accepts, client_env, free_port, wait_until
-from tests.support.programs import find, missing
+from tests.support.programs import find
 
 VERSION = "3.35.0"
-INSTALL_TIMEOUT = 300.0  # seconds; it takes half a minute
 READY_TIMEOUT = 60.0  # seconds; it takes two
 # The emulator's account, the same everywhere: Microsoft's documentation of Azurite.
 ACCOUNT = "devstoreaccount1"
@@ -86,30 +83,11 @@ class Container:
 
 
 def _program() -> Path:
-    """Its script; the first call on a machine installs it, or skips the test."""
-    home = ROOT / "build" / f"azurite-{VERSION}"
-    home.parent.mkdir(exist_ok=True)
-    with home.with_suffix(".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test runs one installs
-        done = home / "installed"
-        if not done.exists():
-            _install(home)
-            done.touch()
+    """Its script."""
+    home = installed(f"azurite-{VERSION}", "azurite (npm package)", _commands)
     return home / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 
 
-def _install(home: Path) -> None:
-    home.mkdir(exist_ok=True)
+def _commands(home: Path) -> list[list[str]]:
     (home / "package.json").write_text("{}\n")
-    argv = [find("npm"), "install", "--no-fund", "--no-audit", "--silent", f"azurite@{VERSION}"]
-    done = subprocess.run(
-        argv,
-        cwd=home,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_TIMEOUT,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        missing(f"azurite (npm package) cannot be installed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return [[find("npm"), "install", "--no-fund", "--no-audit", "--silent", f"azurite@{VERSION}"]]
