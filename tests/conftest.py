@@ -12,6 +12,7 @@ from hypothesis import settings
 from mirror import loops
 from tests.support import impatient
 from tests.support.azurite import Azurite, Container
+from tests.support.certificates import self_signed
 from tests.support.gcs import GcsBucket, GcsServer
 from tests.support.images import Catalog, generate
 from tests.support.keystone import KeystoneServer
@@ -119,6 +120,12 @@ def keystone(space: Workspace) -> KeystoneServer:
 def azurite(space: Workspace) -> Azurite:
     """A real Azure blob server."""
     return Azurite(space)
+
+
+@pytest.fixture(scope="session")
+def azurite_tls(space: Workspace) -> Azurite:
+    """The same behind TLS, with logins by tokens."""
+    return Azurite(space, self_signed(space.folder("azurite-tls"), "azurite"))
 
 
 @pytest.fixture

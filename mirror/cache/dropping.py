@@ -2,7 +2,8 @@
 
 Each is deleted in the turn of whoever writes the same, and only if it is garbage still: what is being filled,
 and what was used or linked since the collection began, stays. (A file that was there is not written again, so
-that the tree does not show it.) Memory and inventory know afterwards what went.
+that the tree does not show it.) Memory and inventory know afterwards what went; of what may have gone, as its
+deletion got no answer, memory holds nothing: who wants it next finds out.
 """
 
 from __future__ import annotations
@@ -90,10 +91,14 @@ class Dropper:
             outcomes = await self._tree.drop_each(doomed)
         except BaseException:
             self._inventory.doubt("a collection was broken off")
+            for garbage in doomed:
+                self._forget(garbage)
             raise
         for garbage, outcome in zip(doomed, outcomes, strict=True):
-            if outcome is True:
+            if outcome is not False:
                 self._forget(garbage)
+            if outcome is True:
+                self._note_gone(garbage)
         return outcomes
 
     async def _stays(self, garbage: Garbage, since: Callable[[], float]) -> bool:
@@ -110,23 +115,38 @@ class Dropper:
         return name is not None and self._turns.of(name).locked()
 
     def _forget(self, garbage: Garbage) -> None:
-        """Tell memory and inventory that it went."""
+        """Memory holds it for kept no longer, and nothing that was answered of it is repeated."""
         match garbage:
             case Garbage(kind=Kind.BLOB, digest=Digest() as digest):
                 self._memory.forget_blob(digest)
-                self._inventory.note_blob_gone(digest)
             case Garbage(repository=Repository() as repository, digest=Digest() as digest, tag=None):
-                if garbage.kind is Kind.LAYER or "/_layers/" in garbage.path:
+                if _is_layer(garbage):
                     self._memory.forget_link(repository, digest)
-                    self._inventory.note_layer_gone(repository, digest)
                 else:
                     self._memory.forget_image(repository, digest)
-                    self._inventory.note_image_gone(repository, digest)
             case Garbage(kind=Kind.TAG, repository=Repository() as repository) if garbage.tag is not None:
                 self._memory.forget_tag(repository, garbage.tag)
+            case _:
+                pass
+
+    def _note_gone(self, garbage: Garbage) -> None:
+        """Tell the inventory that it went."""
+        match garbage:
+            case Garbage(kind=Kind.BLOB, digest=Digest() as digest):
+                self._inventory.note_blob_gone(digest)
+            case Garbage(repository=Repository() as repository, digest=Digest() as digest, tag=None):
+                if _is_layer(garbage):
+                    self._inventory.note_layer_gone(repository, digest)
+                else:
+                    self._inventory.note_image_gone(repository, digest)
+            case Garbage(kind=Kind.TAG, repository=Repository() as repository) if garbage.tag is not None:
                 self._inventory.note_tag_gone(repository, garbage.tag, self._clock())
             case _:
                 pass
+
+
+def _is_layer(garbage: Garbage) -> bool:
+    return garbage.kind is Kind.LAYER or "/_layers/" in garbage.path
 
 
 def _name(garbage: Garbage) -> Name | None:

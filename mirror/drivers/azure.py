@@ -1,8 +1,8 @@
-"""An Azure blob container as an ObjectStore, by obstore.
+"""An Azure blob container as an ObjectStore: by obstore, but for what is put there, which is `azuresending`.
 
 A blob is put with one request, or in blocks of which the list is committed last: it appears whole either
-way. Blocks that are never committed are never seen, and Azure forgets them after a week. A block's bytes are
-checked by TLS alone, for obstore sends no checksums.
+way. Blocks that are never committed are never seen, and Azure forgets them after a week. What is put has its
+MD5 with it: Azure refuses what arrives otherwise.
 """
 
 from __future__ import annotations
@@ -12,31 +12,29 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import obstore
 
 from mirror.drivers.advice import Place, fault_of
 from mirror.drivers.azureclient import SILENCE, AzureClient
 from mirror.drivers.azureerrors import ERRORS, FAULTS, KEYS, failure
+from mirror.drivers.azuresending import WHOLE
 from mirror.drivers.azuresettings import AzureSettings
-from mirror.drivers.base import Advice, DriverError, Entry, PathNotFoundError, UnreachableError
+from mirror.drivers.base import Advice, DriverError, Entry, PathNotFoundError
 from mirror.drivers.flat import Page
-from mirror.drivers.growing import GrowingUpload
+from mirror.drivers.growing import GrowingUpload, Uploads
 from mirror.drivers.manycalls import of_each
 from mirror.drivers.objectstore import Body, Meta
 from mirror.drivers.paths import is_path
 from mirror.drivers.slice import Slice, Source
+from mirror.drivers.storeclient import time_for
 
 PAGE = 1000  # names that a listing gives at once
 BLOCK = 4 << 20  # bytes; distribution's own size
 MOST_BLOCKS = 50_000  # of one blob; Azure's limit
-BLOCKS_AT_ONCE = 3  # of one blob
-# Blobs that are sent at the same time: so many while they arrive, and so many once they are here. Each has in
-# memory the blocks that are on their way, one that is being filled, and a piece: 17 MiB.
-UPLOADS = 3
-PIECE = 1 << 20  # bytes that are read from a file at once
+BLOCKS_AT_ONCE = 3  # of one blob; they are read while they are sent: in memory is what the sockets take
 READ_AHEAD = 256 << 10  # bytes that are taken from the network at once
-SLOWEST = 64 << 10  # bytes a second; an upload that is slower is given up
 
 
 class AzureObjects:
@@ -49,9 +47,7 @@ class AzureObjects:
         self._store = self._client.store
         self._is_guest = bool(settings.shared_access)
         self._place = Place(f"container {settings.container}", settings.endpoint, KEYS)
-        self._growing: set[GrowingUpload] = set()  # begun while their files grow
-        self._complete: set[GrowingUpload] = set()  # of files that are all here
-        self._sending = asyncio.Semaphore(UPLOADS)
+        self._uploads = Uploads(self._send, BLOCK)
 
     async def open(self) -> None:
         """Nothing: connections are made when they are needed."""
@@ -79,48 +75,47 @@ class AzureObjects:
         )
 
     async def put(self, path: str, data: bytes) -> None:
-        key = self._client.key(path)
-        await self._client.call(path, lambda: obstore.put_async(self._store, key, data, use_multipart=False))
+        key, sending = self._client.key(path), self._client.sending
+        if len(data) <= WHOLE:
+            await self._client.call(path, lambda: sending.put(key, data))
+            return
+        name = uuid4().hex
+        await self._stage(path, name, data)
+        await self._client.call(path, lambda: sending.commit(key, [name]))
 
     async def put_file(self, path: str, source: Source) -> None:
-        async with self._sending:
-            if source.size <= BLOCK:
-                await self.put(path, await asyncio.to_thread(_whole, source))
-                return
-            upload = GrowingUpload(path, source.size, self._send, source=source)
-            self._complete = {each for each in self._complete if not each.is_over} | {upload}
-            try:
-                async with asyncio.timeout(60 + source.size / SLOWEST):
-                    await upload.complete()
-            except TimeoutError as error:
-                raise UnreachableError(path, "the storage takes it too slowly") from error
-            finally:
-                upload.end()
+        await self._uploads.put_file(path, source)
 
     def begin(self, path: str, file: Path, size: int) -> GrowingUpload | None:
-        self._growing = {upload for upload in self._growing if not upload.is_over}
-        if size <= BLOCK or len(self._growing) >= UPLOADS:
-            return None
-        upload = GrowingUpload(path, size, self._send, file=file, first=BLOCK)
-        self._growing.add(upload)
-        return upload
+        return self._uploads.begin(path, file, size)
 
     async def _send(self, upload: GrowingUpload) -> None:
-        async def pieces() -> AsyncGenerator[bytes, None]:
-            for start in range(0, upload.size, PIECE):
-                yield await upload.piece(start, min(start + PIECE, upload.size))
+        """Some blocks at once; which of them are the blob is said last. Their names are this upload's own."""
+        if upload.size <= WHOLE:
+            await self.put(upload.path, await upload.piece(0, upload.size))
+            return
+        size = max(BLOCK, -(-upload.size // MOST_BLOCKS))
+        own = uuid4().hex
+        names = {start: f"{own}{start:016x}" for start in range(0, upload.size, size)}
+        left = iter(names.items())
 
-        await self._client.ask(
-            upload.path,
-            lambda: obstore.put_async(
-                self._store,
-                self._client.key(upload.path),
-                pieces(),
-                use_multipart=True,
-                chunk_size=max(BLOCK, -(-upload.size // MOST_BLOCKS)),
-                max_concurrency=BLOCKS_AT_ONCE,
-            ),
-        )
+        async def some() -> None:
+            for start, name in left:
+                part = await upload.part(start, min(start + size, upload.size))
+                await self._stage(upload.path, name, part)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(BLOCKS_AT_ONCE):
+                    group.create_task(some())
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        key, sending = self._client.key(upload.path), self._client.sending
+        await self._client.call(upload.path, lambda: sending.commit(key, list(names.values())))
+
+    async def _stage(self, path: str, name: str, data: bytes | Slice) -> None:
+        key, sending = self._client.key(path), self._client.sending
+        await self._client.call(path, lambda: sending.stage(key, name, data), limit=time_for(len(data)))
 
     async def pages(self, prefix: str, after: str = "") -> AsyncGenerator[Page, None]:
         """NB: Azure's listings begin at their beginning: to leave anything out would save nothing."""
@@ -201,11 +196,8 @@ class AzureObjects:
         self._client.broke(error)
 
     async def close(self) -> None:
-        for upload in self._growing | self._complete:
-            upload.end()
-        for upload in self._growing | self._complete:
-            await upload.ended()
-        self._client.close()
+        await self._uploads.close()
+        await self._client.close()
 
 
 class _Body:
@@ -237,7 +229,3 @@ class _Body:
 
 def _meta(found: Any) -> Meta:
     return Meta(int(found["size"]), found["e_tag"] or "", float(int(found["last_modified"].timestamp())))
-
-
-def _whole(source: Source) -> bytes:
-    return Slice(source, 0, source.size).read()

@@ -1,8 +1,10 @@
-"""The connection to one container, by obstore: time-outs, attempts, and every failure as a DriverError."""
+"""The connections to one container: time-outs, attempts, and every failure as a DriverError.
+
+obstore's for all but what is put there: see `azuresending`.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from obstore.store import AzureStore
 
 from mirror.drivers.azureerrors import ERRORS, answered, failure
+from mirror.drivers.azurelogin import TokenLogin, login
+from mirror.drivers.azuresending import Sending
 from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.base import DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
-from mirror.drivers.slots import Slots
+from mirror.drivers.storeclient import StoreClient
 
 CONNECT = 3.0  # seconds
 SILENCE = 15.0  # seconds without a byte
@@ -28,43 +32,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AzureClient:
-    """Stores of obstore's, each with connections of its own; and the breaker in front of them."""
+class AzureClient(StoreClient):
+    """Stores of obstore's, and what sends, each with connections of its own; and the breaker before them."""
 
     def __init__(self, settings: AzureSettings) -> None:
-        self._prefix = f"{settings.root}/" if settings.root else ""
-        self.store = _store(settings, CALL)
-        self.readers = _store(settings, READING)
-        self._breaker = Breaker()
-        self._slots = Slots(CONNECTIONS)
+        super().__init__(settings.root, Breaker(), CONNECTIONS)
+        self._login = login(settings)
+        self.store = _store(settings, self._login, CALL)
+        self.readers = _store(settings, self._login, READING)
+        self.sending = Sending(settings, self._login, CONNECT, SILENCE)
         self._closed = False
 
-    def key(self, path: str) -> str:
-        """The blob's name."""
-        return self._prefix + path
-
-    def path(self, key: str) -> str | None:
-        """The path of a blob's name; None: it is not below our root."""
-        return key[len(self._prefix) :] if key.startswith(self._prefix) else None
-
     async def call(self, path: str, work: Callable[[], Awaitable[T]], limit: float = CALL) -> T:
-        """What a call of obstore's gives. Raises DriverError; nothing takes longer than `limit` seconds."""
-        try:
-            async with self._slots.one(path), asyncio.timeout(limit):
-                return await self.ask(path, work)
-        except TimeoutError as error:
-            cause = f"no answer from the storage within {limit:g} s"
-            self._breaker.failed(cause)
-            raise UnreachableError(path, cause) from error
+        """What a call of a library's gives. Raises DriverError; nothing takes longer than `limit` seconds."""
+        async with self._within(path, limit):
+            return await self._ask(path, work)
 
-    async def ask(self, path: str, work: Callable[[], Awaitable[T]]) -> T:
-        """As `call`, without a limit of its own and beside those that wait for each other."""
+    async def _ask(self, path: str, work: Callable[[], Awaitable[T]]) -> T:
         self.check(path)
         try:
             found = await work()  # NB: obstore begins where it is called, not where it is awaited
         except TimeoutError:
-            raise
-        except DriverError:  # of ours, from within
             raise
         except ERRORS as error:
             known = failure(path, error)
@@ -82,24 +70,19 @@ class AzureClient:
             raise UnreachableError(path, "the driver is closed")
         self._breaker.check(path)
 
-    def trouble(self) -> str:
-        """Why the server is left alone; "" while it is asked."""
-        return self._breaker.trouble
-
-    def denials(self) -> int:
-        """How often the server has not let us."""
-        return self._breaker.denials
-
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""
         self._breaker.failed(error.cause)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Nothing is asked any more. obstore closes connections when the stores go."""
         self._closed = True
+        await self.sending.close()
+        if self._login is not None:
+            await self._login.close()
 
 
-def _store(settings: AzureSettings, limit: float) -> AzureStore:
+def _store(settings: AzureSettings, by_tokens: TokenLogin | None, limit: float) -> AzureStore:
     options: ClientConfig = {
         "allow_http": settings.endpoint.startswith("http:"),
         "allow_invalid_certificates": not settings.verify,
@@ -124,16 +107,10 @@ def _store(settings: AzureSettings, limit: float) -> AzureStore:
         config |= {"account_key": settings.key, "credential_type": "access_key"}
     elif settings.shared_access:
         config |= {"sas_key": settings.shared_access, "credential_type": "sas_token"}
-    elif settings.secret:
-        config |= {
-            "client_id": settings.client,
-            "tenant_id": settings.tenant,
-            "client_secret": settings.secret,
-            "credential_type": "client_secret",
-        }
     return AzureStore(
         settings.container,
         config=config,  # type: ignore[arg-type]
         client_options=options,
         retry_config=retry,
+        credential_provider=None if by_tokens is None else by_tokens.for_obstore,
     )

@@ -1,6 +1,7 @@
 """What goes wrong with Azure, as the kinds that drivers.base has. Messages hold no URL and no signature.
 
-NB: obstore says a refusal's status and Azure's code only in the text of its errors, which begins with
+There are two libraries: Microsoft's own, and obstore. NB: obstore says a refusal's status and Azure's code
+only in the text of its errors, which begins with
 `Error performing GET <url> in 5ms - Server returned non-2xx status code: 403 Forbidden: <body>`.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from azure.core import exceptions as azure
 from obstore import exceptions as obstore
 
 from mirror.drivers.advice import TLS, Fault, coded, keys_of
@@ -20,10 +22,12 @@ from mirror.drivers.base import (
     ThrottledError,
     UnreachableError,
 )
+from mirror.drivers.broken import broken
 from mirror.drivers.objectstore import BehindError, ChangedError
 
-# What its calls raise: some of its kinds are Python's own, such as FileNotFoundError.
-ERRORS = (obstore.BaseError, OSError, ValueError)
+# What their calls raise: some of obstore's kinds are Python's own, such as FileNotFoundError.
+ERRORS = (azure.AzureError, obstore.BaseError, OSError, ValueError)
+NO_LOGIN = "no login for the storage can be had: see the account's key or credentials"
 NO_CONTAINER = {"ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled", "ResourceNotFound"}
 FAULTS = {  # https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes
     "AuthenticationFailed": Fault.SIGNATURE,
@@ -57,6 +61,8 @@ _LOGIN = re.compile(r"token request|authorization|credential|imds", re.I)
 
 def failure(path: str, error: BaseException) -> DriverError:
     """The error of a call, as the kind that it is."""
+    if isinstance(error, azure.AzureError):
+        return _unsent(path, error)
     text = str(error)
     found = _STATUS.search(text)
     if found is not None:
@@ -68,7 +74,7 @@ def failure(path: str, error: BaseException) -> DriverError:
     if "StartTooLarge" in text:  # it answers with the object's end there
         return BehindError(path, "ends before the byte that was asked for")
     if _LOGIN.search(text.partition("\n")[0]):
-        return DeniedError(path, "no login for the storage can be had: see the account's key or credentials")
+        return DeniedError(path, NO_LOGIN)
     if "certificate" in text.lower():
         return coded(UnreachableError(path, "no trusted TLS connection to the storage"), TLS)
     if "timed out" in text or "TimedOut" in text:
@@ -82,7 +88,34 @@ def failure(path: str, error: BaseException) -> DriverError:
 
 def answered(error: BaseException) -> bool:
     """Whether the storage said something."""
+    if isinstance(error, azure.AzureError):
+        return _answer(error) is not None
     return _STATUS.search(str(error)) is not None
+
+
+def _unsent(path: str, error: azure.AzureError) -> DriverError:
+    """The error of a call of Microsoft's library."""
+    answer = _answer(error)
+    if answer is not None:
+        status, text = answer
+        return coded(_refused(path, status, text), _code(text) or str(status))
+    if isinstance(error, azure.ClientAuthenticationError):
+        return DeniedError(path, NO_LOGIN)
+    if isinstance(error, azure.ServiceRequestError | azure.ServiceResponseError | azure.HttpResponseError):
+        return broken(path, error.inner_exception or error)
+    return DriverError(path, f"the request to the storage failed: {type(error).__name__}")
+
+
+def _answer(error: azure.AzureError) -> tuple[int, str] | None:
+    """A refusal's status and text; None: there was no whole answer."""
+    found = error.response if isinstance(error, azure.HttpResponseError) else None
+    body = getattr(found, "body", None)
+    if found is None or body is None:
+        return None
+    try:
+        return int(found.status_code or 0), body().decode("utf-8", "replace")
+    except (ValueError, azure.AzureError):  # it was not read
+        return None
 
 
 def _code(text: str) -> str:

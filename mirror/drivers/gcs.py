@@ -13,12 +13,13 @@ import aiohttp
 from mirror.drivers.advice import Place, coded, fault_of
 from mirror.drivers.answers import document, taken_apart
 from mirror.drivers.base import Advice, DriverError, Entry, PathNotFoundError
+from mirror.drivers.broken import BROKEN, broken
 from mirror.drivers.flat import Page
 from mirror.drivers.gcsclient import GcsClient
-from mirror.drivers.gcserrors import BROKEN, FAULTS, KEYS, broken
+from mirror.drivers.gcserrors import FAULTS, KEYS
 from mirror.drivers.gcssettings import GcsSettings
 from mirror.drivers.gcssign import prepare
-from mirror.drivers.gcsupload import Uploads
+from mirror.drivers.gcsupload import Sessions
 from mirror.drivers.growing import GrowingUpload
 from mirror.drivers.manycalls import of_each
 from mirror.drivers.objectstore import Body, ChangedError, Meta
@@ -40,7 +41,7 @@ class GcsObjects:
         """Blocks: reads the key. Raises ValueError."""
         self._settings = settings
         self._client = GcsClient(settings)
-        self._uploads = Uploads(self._client, settings.part_size)
+        self._uploads = Sessions(self._client, settings.part_size)
 
     async def open(self) -> None:
         self._client.open()

@@ -15,10 +15,12 @@ from yarl import URL
 
 from mirror.drivers.base import DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
-from mirror.drivers.gcserrors import AGAIN, BROKEN, broken, refused
+from mirror.drivers.broken import BROKEN, broken
+from mirror.drivers.gcserrors import AGAIN, refused
 from mirror.drivers.gcslogin import Login
 from mirror.drivers.gcssettings import ENDPOINT, GcsSettings
-from mirror.drivers.slots import Slots, busy
+from mirror.drivers.slots import busy
+from mirror.drivers.storeclient import StoreClient
 
 CONNECT = 3.0  # seconds
 SILENCE = 15.0  # seconds without a byte
@@ -39,30 +41,20 @@ class Reply:
     body: bytes
 
 
-class GcsClient:
+class GcsClient(StoreClient):
     """Opened by the first call, in the loop that it serves; owned by the driver."""
 
     def __init__(self, settings: GcsSettings) -> None:
         """Blocks: reads the key. Raises ValueError."""
+        super().__init__(settings.root, Breaker(), settings.connections)
         self._settings = settings
-        self._prefix = f"{settings.root}/" if settings.root else ""
         self._endpoint = settings.endpoint.rstrip("/")
         self._asks_google = self._endpoint == ENDPOINT
         self.login = Login(settings.key) if self._asks_google or settings.key else None
-        self._breaker = Breaker()
-        self._slots = Slots(settings.connections)
         self._bodies: WeakSet[aiohttp.ClientResponse] = WeakSet()  # that are being read
         self._operations: aiohttp.ClientSession | None = None
         self._readers: aiohttp.ClientSession | None = None
         self._closed = False
-
-    def key(self, path: str) -> str:
-        """The object's name."""
-        return self._prefix + path
-
-    def path(self, key: str) -> str | None:
-        """The path of an object's name; None: it is not below our root."""
-        return key[len(self._prefix) :] if key.startswith(self._prefix) else None
 
     def objects(self, path: str | None = None, **query: object) -> str:
         """The URL of all objects, or of one."""
@@ -96,13 +88,8 @@ class GcsClient:
         """One request, and its attempts. Raises DriverError; nothing takes longer than `limit` seconds."""
         self._check(path)
         assert self._operations is not None
-        try:
-            async with self._slots.one(path), asyncio.timeout(limit):
-                return await self._attempts(self._operations, path, method, url, headers, body, wanted)
-        except TimeoutError as error:
-            cause = f"no answer from the storage within {limit:g} s"
-            self._breaker.failed(cause)
-            raise UnreachableError(path, cause) from error
+        async with self._within(path, limit):
+            return await self._attempts(self._operations, path, method, url, headers, body, wanted)
 
     async def get(self, path: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """An answer of which the body is to be read, and closed, by the caller. Raises DriverError."""
@@ -130,14 +117,6 @@ class GcsClient:
                 raise busy(path, READERS, CALL) from error
             raise self._broke(path, error) from error
         raise AssertionError
-
-    def trouble(self) -> str:
-        """Why the server is left alone; "" while it is asked."""
-        return self._breaker.trouble
-
-    def denials(self) -> int:
-        """How often the server has not let us."""
-        return self._breaker.denials
 
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
-
-import aiohttp
-
-from mirror.drivers.advice import TLS, Fault, coded, keys_of
+from mirror.drivers.advice import Fault, coded, keys_of
 from mirror.drivers.answers import document, line
 from mirror.drivers.base import (
     DeniedError,
@@ -17,25 +13,12 @@ from mirror.drivers.base import (
 )
 from mirror.drivers.objectstore import BehindError
 
-# What a request, or reading a body, raises.
-BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
 FAULTS = {"401": Fault.LOGIN, "403": Fault.RIGHT, "404": Fault.BUCKET}  # Google has no other codes for these
 KEYS = {
     **keys_of("gcs", login="keyfile", signature="keyfile", bucket="bucket"),
     "endpoint": "STORAGE_EMULATOR_HOST",  # where it is not Google
 }
 AGAIN = {408, 429, 500, 502, 503, 504}  # https://cloud.google.com/storage/docs/retry-strategy
-
-
-def broken(path: str, error: BaseException) -> UnreachableError:
-    """The error of a request that got no answer, or no whole one."""
-    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return coded(UnreachableError(path, "no trusted TLS connection to the storage"), TLS)
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return UnreachableError(path, "the storage cannot be connected to")
-    if isinstance(error, TimeoutError):
-        return UnreachableError(path, "the storage does not answer in time")
-    return UnreachableError(path, "the storage broke off")
 
 
 def refused(path: str, status: int, body: bytes) -> DriverError:

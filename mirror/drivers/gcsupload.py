@@ -1,7 +1,9 @@
 """Putting files into a bucket of Google's: small ones whole, large ones piece by piece, in one session each.
 
 An object appears with the last piece, whole. A session that is not completed is never seen, and Google
-forgets it after a week. Google says an object's MD5: what arrived otherwise than it was sent is deleted.
+forgets it after a week. With an object goes its MD5, and Google refuses what arrives otherwise; it says the
+MD5 of what it has stored, too: what is something else all the same is deleted.
+https://cloud.google.com/storage/docs/data-validation
 """
 
 from __future__ import annotations
@@ -10,70 +12,37 @@ import asyncio
 import base64
 import hashlib
 import re
-from pathlib import Path
 
 from mirror.drivers.answers import document, taken_apart
-from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError, UnreachableError
+from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError
 from mirror.drivers.gcsclient import GcsClient, Reply
-from mirror.drivers.growing import GrowingUpload
-from mirror.drivers.slice import Source
+from mirror.drivers.growing import GrowingUpload, Uploads
+from mirror.drivers.storeclient import time_for
 
-# Files that are sent at the same time: so many while they arrive, and so many once they are here. Each has
-# one piece in memory.
-UPLOADS = 3
-SLOWEST = 64 << 10  # bytes a second; what is slower is given up
 TYPE = {"Content-Type": "application/octet-stream"}
 _RANGE = re.compile(r"bytes=0-([0-9]{1,18})")
 MORE = 308  # "resume incomplete": the next piece is wanted
 
 
-class Uploads:
-    """The uploads of one bucket."""
+class Sessions(Uploads):
+    """The uploads of one bucket. Each has one piece in memory."""
 
     def __init__(self, client: GcsClient, part_size: int) -> None:
+        super().__init__(self._send_file, part_size)
         self._client = client
         self._part_size = part_size
-        self._growing: set[GrowingUpload] = set()  # begun while their files grow
-        self._complete: set[GrowingUpload] = set()  # of files that are all here
-        self._sending = asyncio.Semaphore(UPLOADS)
 
     async def put(self, path: str, data: bytes) -> None:
         """A small object."""
         url = self._client.upload(uploadType="media", name=self._client.key(path))
         md5 = hashlib.md5(data, usedforsecurity=False)
-        reply = await self._client.call(path, "POST", url, headers=TYPE, body=data, limit=time_for(len(data)))
+        headers = {**TYPE, **_hash(md5.digest())}
+        reply = await self._client.call(
+            path, "POST", url, headers=headers, body=data, limit=time_for(len(data))
+        )
         await self._check(path, reply, len(data), md5.digest())
 
-    async def put_file(self, path: str, source: Source) -> None:
-        """All of a file, which nobody changes meanwhile. Raises DriverError."""
-        async with self._sending:
-            upload = GrowingUpload(path, source.size, self._send, source=source)
-            self._complete = {each for each in self._complete if not each.is_over} | {upload}
-            try:
-                async with asyncio.timeout(time_for(source.size)):
-                    await upload.complete()
-            except TimeoutError as error:
-                raise UnreachableError(path, "the storage takes it too slowly") from error
-            finally:
-                upload.end()
-
-    def begin(self, path: str, file: Path, size: int) -> GrowingUpload | None:
-        """Of a file that is to have so many bytes; None: it is not worth while, or too many are under way."""
-        self._growing = {upload for upload in self._growing if not upload.is_over}
-        if size <= self._part_size or len(self._growing) >= UPLOADS:
-            return None
-        upload = GrowingUpload(path, size, self._send, file=file, first=self._part_size)
-        self._growing.add(upload)
-        return upload
-
-    async def close(self) -> None:
-        """Wait for what was told to end."""
-        for upload in self._growing | self._complete:
-            upload.end()
-        for upload in self._growing | self._complete:
-            await upload.ended()
-
-    async def _send(self, upload: GrowingUpload) -> None:
+    async def _send_file(self, upload: GrowingUpload) -> None:
         if upload.size <= self._part_size:
             await self.put(upload.path, await upload.piece(0, upload.size))
             return
@@ -107,7 +76,8 @@ class Uploads:
             stop = min(start + self._part_size, upload.size)
             piece = await upload.piece(start, stop)
             await asyncio.to_thread(md5.update, piece)
-            reply = await self._send_piece(upload, session, start, piece)
+            checksum = _hash(md5.digest()) if stop == upload.size else {}
+            reply = await self._send_piece(upload, session, start, piece, checksum)
             piece = b""  # not held while the next one comes
             if reply is None:
                 start = stop
@@ -116,14 +86,17 @@ class Uploads:
             return
 
     async def _send_piece(
-        self, upload: GrowingUpload, session: str, start: int, piece: bytes
+        self, upload: GrowingUpload, session: str, start: int, piece: bytes, checksum: dict[str, str]
     ) -> Reply | None:
-        """None: the next one is wanted. Of a piece that was taken in part, the rest is sent."""
+        """None: the next one is wanted. Of a piece that was taken in part, the rest is sent.
+
+        `checksum`: what the object is to have, if this is the last.
+        """
         stop = start + len(piece)
         is_last = stop == upload.size
         at = start
         while True:
-            headers = {**TYPE, "Content-Range": f"bytes {at}-{stop - 1}/{upload.size}"}
+            headers = {**TYPE, **checksum, "Content-Range": f"bytes {at}-{stop - 1}/{upload.size}"}
             try:
                 reply = await self._client.call(
                     upload.path,
@@ -175,9 +148,8 @@ class Uploads:
             return
 
 
-def time_for(size: int) -> float:
-    """Seconds that sending so many bytes may take, with all attempts."""
-    return 60.0 + size / SLOWEST
+def _hash(md5: bytes) -> dict[str, str]:
+    return {"X-Goog-Hash": f"md5={base64.b64encode(md5).decode()}"}
 
 
 def taken(reply: Reply) -> int:

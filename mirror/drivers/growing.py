@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from mirror.drivers.base import DriverError
+from mirror.drivers.base import DriverError, UnreachableError
 from mirror.drivers.pace import Pace
 from mirror.drivers.slice import Slice, Source
+from mirror.drivers.storeclient import time_for
+
+UPLOADS = 3  # of each kind, at the same time
+Send = Callable[["GrowingUpload"], Awaitable[None]]
 
 
 class GrowingUpload:
@@ -18,7 +22,7 @@ class GrowingUpload:
         self,
         path: str,
         size: int,
-        send: Callable[[GrowingUpload], Awaitable[None]],
+        send: Send,
         *,
         source: Source | None = None,
         file: Path | None = None,
@@ -55,6 +59,10 @@ class GrowingUpload:
 
     async def piece(self, start: int, stop: int) -> bytes:
         """These bytes, as soon as they are there. Raises DriverError when the upload is to end."""
+        return await asyncio.to_thread(self._read, await self.part(start, stop))
+
+    async def part(self, start: int, stop: int) -> Slice:
+        """The same, not read yet."""
         while self._front < stop or (stop == self.size and not self._right):
             if self._ended:
                 break
@@ -63,7 +71,7 @@ class GrowingUpload:
         if self._ended:
             raise DriverError(self.path, "the upload was ended")
         assert self._source is not None
-        return await asyncio.to_thread(self._read, self._source, start, stop - start)
+        return Slice(self._source, start, stop - start)
 
     async def complete(self) -> None:
         """All of it is in the file, and right. Raises DriverError."""
@@ -108,11 +116,54 @@ class GrowingUpload:
         finally:
             self._source = None
 
-    def _read(self, source: Source, start: int, count: int) -> bytes:
-        data = Slice(source, start, count).read()
-        if len(data) != count:
+    def _read(self, part: Slice) -> bytes:
+        data = part.read()
+        if len(data) != len(part):
             raise DriverError(self.path, "the file is shorter than it was")
         return data
+
+
+class Uploads:
+    """The uploads of one storage: UPLOADS at the same time of files that grow, and UPLOADS of whole ones.
+
+    `first`: a file with more bytes is sent while it grows.
+    """
+
+    def __init__(self, send: Send, first: int) -> None:
+        self._send = send
+        self._first = first
+        self._growing: set[GrowingUpload] = set()  # begun while their files grow
+        self._complete: set[GrowingUpload] = set()  # of files that are all here
+        self._sending = asyncio.Semaphore(UPLOADS)
+
+    async def put_file(self, path: str, source: Source) -> None:
+        """All of a file, which nobody changes meanwhile. Raises DriverError."""
+        async with self._sending:
+            upload = GrowingUpload(path, source.size, self._send, source=source)
+            self._complete = {each for each in self._complete if not each.is_over} | {upload}
+            try:
+                async with asyncio.timeout(time_for(source.size)):
+                    await upload.complete()
+            except TimeoutError as error:
+                raise UnreachableError(path, "the storage takes it too slowly") from error
+            finally:
+                upload.end()
+
+    def begin(self, path: str, file: Path, size: int) -> GrowingUpload | None:
+        """Of a file that is to have so many bytes; None: it is not worth while, or too many are under way."""
+        self._growing = {upload for upload in self._growing if not upload.is_over}
+        if size <= self._first or len(self._growing) >= UPLOADS:
+            return None
+        upload = GrowingUpload(path, size, self._send, file=file, first=self._first)
+        self._growing.add(upload)
+        return upload
+
+    async def close(self) -> None:
+        """Wait for what was told to end."""
+        for upload in self._growing | self._complete:
+            upload.end()
+        for upload in self._growing | self._complete:
+            await upload.ended()
 
 
 def _heard(task: asyncio.Task[None]) -> None:

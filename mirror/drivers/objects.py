@@ -9,27 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
-from mirror.drivers import flat, paths
+from mirror.drivers import paths
 from mirror.drivers.base import (
     Advice,
     DeniedError,
     DriverError,
     Elsewhere,
-    Entry,
     Incoming,
     Info,
     OpenFile,
     PathNotFoundError,
 )
+from mirror.drivers.flatdriver import FlatDriver
 from mirror.drivers.growing import GrowingUpload
 from mirror.drivers.objectfile import ObjectFile
 from mirror.drivers.objectstore import BehindError, Body, ObjectStore
-from mirror.drivers.remote import check_file, check_writable, copy_out, open_source, remove_source
+from mirror.drivers.remote import check_file, check_writable, open_source, remove_source
 from mirror.drivers.urls import Urls
 
 AT_ONCE = 16  # small files read at the same time
@@ -39,14 +39,14 @@ DENIED = 600.0  # seconds for which no URL is asked for, after one was denied
 log = structlog.get_logger()
 
 
-class ObjectsDriver:
+class ObjectsDriver(FlatDriver):
     """A StorageDriver. `presigned`: seconds that URLs for clients work; 0: clients are given none."""
 
     def __init__(self, store: ObjectStore, presigned: float) -> None:
         self.name = store.name
         self._store = store
         self._redirects = presigned > 0
-        self._urls = Urls(Signer(store), presigned)
+        super().__init__(store.pages, Urls(Signer(store), presigned))
 
     async def start(self) -> None:
         await self._store.open()
@@ -59,12 +59,6 @@ class ObjectsDriver:
 
     def advice(self, error: DriverError) -> Advice:
         return self._store.advice(error)
-
-    async def get(self, path: str, limit: int) -> bytes:
-        (found,) = await self.get_many([path], limit, limit)
-        if isinstance(found, DriverError):
-            raise found
-        return found
 
     async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
         """Asked for at once are AT_ONCE; read are only those that the answers' sizes leave room for."""
@@ -151,18 +145,6 @@ class ObjectsDriver:
                     return Info(0, True, 0.0)
         raise PathNotFoundError(path)
 
-    async def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
-        paths.split(path)
-        async with contextlib.aclosing(flat.walk(self._store.pages, path, leaves)) as batches:
-            async for batch in batches:
-                yield batch
-
-    async def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
-        paths.split(path)
-        async with contextlib.aclosing(flat.find(self._store.pages, path, patterns)) as batches:
-            async for batch in batches:
-                yield batch
-
     async def list(self, path: str) -> list[str]:
         paths.split(path)
         names = sorted(name for name in await self._store.names(path) if paths.is_name(name))
@@ -170,24 +152,7 @@ class ObjectsDriver:
             raise PathNotFoundError(path)
         return names
 
-    async def delete(self, path: str) -> None:
-        check_writable(path)
-        if not (await self.remove([path], "", durable=True))[0]:
-            raise PathNotFoundError(path)
-
-    async def prune(self, path: str, keep: str) -> None:
-        """An empty folder is none."""
-        paths.check_below(path, keep)
-
-    async def remove(
-        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
-    ) -> Sequence[bool]:
-        """As the Protocol says, with as few requests as there can be."""
-        for path in doomed:
-            paths.check_below(path, keep)
-        for path in doomed:
-            self._urls.forget(path)
-            self._urls.forget_below(path)
+    async def _remove(self, doomed: Sequence[str], listed: bool) -> Sequence[bool]:
         once = list(dict.fromkeys(doomed))
         gone: dict[str, bool] = {}
         for start in range(0, len(once), BATCH):
@@ -208,11 +173,6 @@ class ObjectsDriver:
     async def sweep(self, before: float) -> int:
         """Nothing: both clouds forget what was begun and not completed within a week, and never show it."""
         return 0
-
-    async def move_out(self, path: str, target: Path) -> None:
-        check_file(path)
-        await copy_out(path, await self.open(path), target)
-        await self.remove([path], "", durable=True)
 
     async def close(self) -> None:
         await self._store.close()

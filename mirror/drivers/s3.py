@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mirror.drivers import flat, paths
+from mirror.drivers import paths
 from mirror.drivers.answers import taken_apart
 from mirror.drivers.base import (
     Advice,
     DriverError,
     Elsewhere,
-    Entry,
     Incoming,
     Info,
     OpenFile,
     PathNotFoundError,
 )
-from mirror.drivers.remote import check_file, check_writable, copy_out, open_source, remove_source
+from mirror.drivers.flatdriver import FlatDriver
+from mirror.drivers.remote import check_file, check_writable, open_source, remove_source
 from mirror.drivers.s3client import S3Client, length
 from mirror.drivers.s3delete import Deletion
 from mirror.drivers.s3file import S3File
@@ -43,7 +43,7 @@ from mirror.drivers.urls import Urls
 AT_ONCE = 16  # small files read at the same time
 
 
-class S3Driver:
+class S3Driver(FlatDriver):
     """A StorageDriver. `own`: the folder that large files are put in; uploads elsewhere are others'."""
 
     name = "s3"
@@ -54,7 +54,7 @@ class S3Driver:
         self._listing = Listing(self._client, hidden_sizes=settings.hidden_sizes)
         self._deletion = Deletion(self._client, self._listing)
         self._uploads = Uploads(self._client, settings)
-        self._urls = Urls(self._client, settings.presigned)
+        super().__init__(self._listing.pages, Urls(self._client, settings.presigned))
         self._redirects = settings.redirect
         self._opens_first = settings.login is None
         self._own = own
@@ -75,12 +75,6 @@ class S3Driver:
 
     def advice(self, error: DriverError) -> Advice:
         return self._client.advice(error)
-
-    async def get(self, path: str, limit: int) -> bytes:
-        (found,) = await self.get_many([path], limit, limit)
-        if isinstance(found, DriverError):
-            raise found
-        return found
 
     async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
         """Asked for at once are AT_ONCE; read are only those that the answers' headers leave room for."""
@@ -177,49 +171,15 @@ class S3Driver:
             return Info(0, True, 0.0)
         raise PathNotFoundError(path)
 
-    async def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
-        paths.split(path)
-        async with contextlib.aclosing(flat.walk(self._listing.pages, path, leaves)) as batches:
-            async for batch in batches:
-                yield batch
-
-    async def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
-        paths.split(path)
-        async with contextlib.aclosing(flat.find(self._listing.pages, path, patterns)) as batches:
-            async for batch in batches:
-                yield batch
-
     async def list(self, path: str) -> list[str]:
         paths.split(path)
         return await self._listing.names(path)
 
-    async def delete(self, path: str) -> None:
-        check_writable(path)
-        if not (await self.remove([path], "", durable=True))[0]:
-            raise PathNotFoundError(path)
-
-    async def prune(self, path: str, keep: str) -> None:
-        """An empty folder is none."""
-        paths.check_below(path, keep)
-
-    async def remove(
-        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
-    ) -> Sequence[bool]:
-        """As the Protocol says, with as few requests as there can be."""
-        for path in doomed:
-            paths.check_below(path, keep)
-        for path in doomed:
-            self._urls.forget(path)
-            self._urls.forget_below(path)
+    async def _remove(self, doomed: Sequence[str], listed: bool) -> Sequence[bool]:
         return await self._deletion.remove(doomed, listed=listed)
 
     async def sweep(self, before: float) -> int:
         return await self._uploads.sweep(before, self._own)
-
-    async def move_out(self, path: str, target: Path) -> None:
-        check_file(path)
-        await copy_out(path, await self.open(path), target)
-        await self.remove([path], "", durable=True)
 
     async def close(self) -> None:
         await self._uploads.close()

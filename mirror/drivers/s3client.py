@@ -26,7 +26,8 @@ from mirror.drivers.breaker import Breaker
 from mirror.drivers.s3advice import advice
 from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status, unusable
 from mirror.drivers.s3settings import S3Settings
-from mirror.drivers.slots import Slots, busy
+from mirror.drivers.slots import busy
+from mirror.drivers.storeclient import StoreClient
 
 CONNECT = 3.0  # seconds
 SILENCE = 15.0  # seconds without a byte
@@ -47,16 +48,14 @@ def _loader() -> Any:
     return create_loader()
 
 
-class S3Client:
+class S3Client(StoreClient):
     """Opened by the first call, in the loop that it serves, or by `open`; owned by the driver."""
 
     def __init__(self, settings: S3Settings) -> None:
         """Blocks: reads the service's model from the disk, 0.1 s. Raises ValueError: AWS' files are wrong."""
         self.bucket = settings.bucket
-        self._prefix = f"{settings.root}/" if settings.root else ""
+        super().__init__(settings.root, Breaker(), CONNECTIONS)
         self._settings = settings
-        self._breaker = Breaker()
-        self._slots = Slots(CONNECTIONS)
         self._heads = True  # until an answer to HEAD was spoilt
         self._bodies: WeakSet[Any] = WeakSet()  # that are being read, each on a connection
         self._session: AioSession = get_session()
@@ -75,22 +74,6 @@ class S3Client:
         self._denied: tuple[float, DeniedError] | None = None  # until when (monotonic) no login is tried
         self._closed = False
         self._unopened: tuple[float, type[DriverError], str] | None = None  # until when, and why
-
-    def key(self, path: str) -> str:
-        """The object's key."""
-        return self._prefix + path
-
-    def path(self, key: str) -> str | None:
-        """The path of an object's key; None: it is not below our root."""
-        return key[len(self._prefix) :] if key.startswith(self._prefix) else None
-
-    def trouble(self) -> str:
-        """Why the server is left alone; "" while it is asked."""
-        return self._breaker.trouble
-
-    def denials(self) -> int:
-        """How often the server has not let us."""
-        return self._breaker.denials
 
     def advice(self, error: DriverError) -> Advice:
         """Where it is, and what would help."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from mirror.drivers.answers import taken_apart
 from mirror.drivers.base import DriverError, PathNotFoundError
 from mirror.drivers.pace import Pace
-from mirror.drivers.s3sending import Sending, md5, time_for
+from mirror.drivers.s3sending import Sending, md5
 from mirror.drivers.slice import Slice, Source
+from mirror.drivers.storeclient import time_for
 
 EACH_AT_ONCE = 4  # parts of one upload
 COMPLETING = 300.0  # seconds; Amazon says that it takes minutes for the largest

@@ -12,7 +12,6 @@ from mirror.drivers.s3settings import S3Settings
 from mirror.drivers.slice import Slice
 
 PARTS_AT_ONCE = 8
-SLOWEST = 64 << 10  # bytes a second; a part that is slower is given up
 ABORTING = 20.0  # seconds
 
 
@@ -53,11 +52,6 @@ async def md5(path: str, body: Slice) -> str:
         return await asyncio.to_thread(body.md5)
     except OSError as error:
         raise DriverError(path, f"cannot read the file: {error.strerror}") from error
-
-
-def time_for(size: int) -> float:
-    """Seconds that sending so many bytes may take, with all attempts."""
-    return 60.0 + size / SLOWEST
 
 
 def _attributes(settings: S3Settings) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from mirror.drivers.answers import taken_apart
 from mirror.drivers.base import DriverError, PathNotFoundError
 from mirror.drivers.s3client import S3Client
 from mirror.drivers.s3parts import Upload
-from mirror.drivers.s3sending import ABORTING, Sending, md5, time_for
+from mirror.drivers.s3sending import ABORTING, Sending, md5
 from mirror.drivers.s3settings import S3Settings
 from mirror.drivers.slice import Slice, Source
+from mirror.drivers.storeclient import time_for
 
 MOST_PARTS = 10_000  # of one object; S3's limit
 INLINE = 256 << 10  # bytes that are hashed and sent without more ado

@@ -23,6 +23,10 @@ class Source:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self.descriptor).st_size
 
+    def __deepcopy__(self, _memo: object) -> Source:
+        """Itself. NB: Microsoft's library copies what it sends again; a copy would close our descriptor."""
+        return self
+
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
@@ -62,8 +66,12 @@ class Slice(io.RawIOBase):
 
     def md5(self) -> str:
         """Of all of it, as Content-MD5 has it. Blocks."""
+        return base64.b64encode(self.digest()).decode("ascii")
+
+    def digest(self) -> bytes:
+        """The MD5 of all of it. Blocks."""
         hasher = hashlib.md5(usedforsecurity=False)
         while piece := self.read(HASH_PIECE):
             hasher.update(piece)
         self.seek(0)
-        return base64.b64encode(hasher.digest()).decode("ascii")
+        return hasher.digest()

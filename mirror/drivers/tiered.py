@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -23,18 +23,16 @@ from cachetools import LRUCache
 
 from mirror.drivers import paths
 from mirror.drivers.base import (
-    Advice,
     DriverError,
     Elsewhere,
-    Entry,
     Incoming,
     Info,
     OpenFile,
-    Remote,
     StorageDriver,
     UnreachableError,
 )
 from mirror.drivers.hot import Hot
+from mirror.drivers.outer import Outer
 from mirror.drivers.patterns import Wanted, parse
 from mirror.tally import Tally
 
@@ -43,7 +41,7 @@ COPIES = 2
 KNOWN = 20_000  # files of which it is remembered when they were wanted
 
 
-class TieredDriver:
+class TieredDriver(Outer):
     """A StorageDriver on `below`; `hot` holds what fits any of `patterns` (as in `find`). Owns both."""
 
     def __init__(
@@ -53,43 +51,24 @@ class TieredDriver:
         patterns: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = below.name
+        super().__init__(below)
         self.hot = hot
         self.reads = Tally([("hit",), ("miss",)])
-        self._below = below
         self._wanted = parse(patterns)
         self._clock = clock
         self._seen: LRUCache[str, float] = LRUCache(KNOWN)
         self._copying: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        await self._below.start()
+        await self._driver.start()
         await self.hot.start()
-
-    def trouble(self) -> str:
-        return self._below.trouble() if isinstance(self._below, Remote) else ""
-
-    def denials(self) -> int:
-        return self._below.denials() if isinstance(self._below, Remote) else 0
-
-    def advice(self, error: DriverError) -> Advice:
-        return self._below.advice(error) if isinstance(self._below, Remote) else Advice("", "")
-
-    async def get(self, path: str, limit: int) -> bytes:
-        return await self._below.get(path, limit)
-
-    async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
-        return await self._below.get_many(wanted, limit, total)
 
     async def put(self, path: str, data: bytes) -> None:
         await self._drop_old(path)
         try:
-            await self._below.put(path, data)
+            await self._driver.put(path, data)
         finally:
             await self._drop_old(path)
-
-    def incoming(self, source: Path, path: str, size: int) -> Incoming | None:
-        return self._below.incoming(source, path, size)
 
     async def move_in(self, source: Path, path: str, incoming: Incoming | None = None) -> None:
         """As the Protocol says; a copy is made before `source` goes, and held once the file is below."""
@@ -98,25 +77,25 @@ class TieredDriver:
         copy = None if size is None else await self.hot.begin(path, size)
         if copy is None:
             try:
-                await self._below.move_in(source, path, incoming)
+                await self._driver.move_in(source, path, incoming)
             finally:
                 await self._drop_old(path)
             return
         try:
             await copy.take(source)
-            await self._below.move_in(source, path, incoming)
+            await self._driver.move_in(source, path, incoming)
             await self.hot.keep(path, copy)
         finally:
             await self.hot.end(path, copy)
 
     async def open(self, path: str, start: int = 0) -> OpenFile:
         if not self._fits(path):
-            return await self._below.open(path, start)
+            return await self._driver.open(path, start)
         file = await self.hot.open(path)
         self.reads.add("miss" if file is None else "hit")
         if file is not None:
             return file
-        file = await self._below.open(path, start)
+        file = await self._driver.open(path, start)
         if not start:
             self._seen_again(path, file.size)
         return file
@@ -125,7 +104,7 @@ class TieredDriver:
         return await self.hot.open(path) if self._fits(path) else None
 
     async def open_below(self, path: str) -> OpenFile:
-        return await self._below.open(path)
+        return await self._driver.open(path)
 
     async def drop_copy(self, path: str) -> None:
         if self._fits(path):
@@ -135,53 +114,41 @@ class TieredDriver:
         """Nowhere, where there is a copy."""
         if self.hot.held(path) is not None:
             return None
-        place = await self._below.elsewhere(path)
+        place = await self._driver.elsewhere(path)
         if place is not None and self._fits(path):
             self._seen_again(path, place.size)
         return place
 
     async def stat(self, path: str) -> Info:
         try:
-            return await self._below.stat(path)
+            return await self._driver.stat(path)
         except UnreachableError:
             held = self.hot.held(path)
             if held is None:
                 raise
             return Info(held[0], False, held[1])
 
-    def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
-        return self._below.walk(path, leaves)
-
-    def find(self, path: str, patterns: Sequence[str]) -> AsyncGenerator[list[Entry], None]:
-        return self._below.find(path, patterns)
-
-    async def list(self, path: str) -> list[str]:
-        return await self._below.list(path)
-
     async def delete(self, path: str) -> None:
         try:
-            await self._below.delete(path)
+            await self._driver.delete(path)
         finally:
             await self._drop([path])
-
-    async def prune(self, path: str, keep: str) -> None:
-        await self._below.prune(path, keep)
 
     async def remove(
         self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
     ) -> Sequence[bool]:
         try:
-            return await self._below.remove(doomed, keep, durable=durable, listed=listed)
+            return await self._driver.remove(doomed, keep, durable=durable, listed=listed)
         finally:
             await self._drop(doomed)
 
     async def sweep(self, before: float) -> int:
-        return await self._below.sweep(before) + await self.hot.sweep(before)
+        return await self._driver.sweep(before) + await self.hot.sweep(before)
 
     async def move_out(self, path: str, target: Path) -> None:
         """What is below is moved out; a copy goes too."""
         try:
-            await self._below.move_out(path, target)
+            await self._driver.move_out(path, target)
         finally:
             await self._drop([path])
 
@@ -190,7 +157,7 @@ class TieredDriver:
         for task in self._copying:
             task.cancel()
         await asyncio.gather(*self._copying, return_exceptions=True)
-        await self._below.close()
+        await self._driver.close()
         await self.hot.close()
 
     def _fits(self, path: str) -> bool:
@@ -237,7 +204,7 @@ class TieredDriver:
             return
         try:
             with contextlib.suppress(DriverError):  # what is below broke off
-                file = await self._below.open(path)
+                file = await self._driver.open(path)
                 try:
                     async with aclosing(file.chunks(0, file.size)) as chunks:
                         async for chunk in chunks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from cachetools import LRUCache
@@ -44,13 +44,17 @@ class Urls:
         self._clock, self._monotonic = clock, monotonic
         self._seen: LRUCache[str, tuple[int, float]] = LRUCache(KNOWN)  # path: size, when
         self._urls: LRUCache[str, tuple[str, float, float]] = LRUCache(KNOWN)
+        self._changes = 0  # so far: what was asked before one of them may be about what was there before it
 
     async def get(self, path: str) -> Elsewhere:
         """Where the object is. Raises PathNotFoundError, DriverError."""
         seen = self._seen.get(path)
         if seen is None or self._monotonic() - seen[1] >= SEEN_SECONDS:
-            self.forget(path)
-            seen = self._seen[path] = await self._client.size_of(path), self._monotonic()
+            self._seen.pop(path, None)
+            changes = self._changes
+            seen = await self._client.size_of(path), self._monotonic()
+            if self._changes == changes:
+                self._seen[path] = seen
         url, since, until = self._urls.get(path, ("", 0.0, 0.0))
         if not since <= self._clock() < until:
             since = self._clock()
@@ -61,10 +65,12 @@ class Urls:
         return Elsewhere(url, seen[0], until)
 
     def forget(self, path: str) -> None:
-        """What is there now is not known: it is written or deleted."""
+        """What is there now is not known: it is written or deleted, or may have been."""
         self._seen.pop(path, None)
+        self._changes += 1
 
-    def forget_below(self, folder: str) -> None:
-        """As `forget`, for all that is in a folder."""
-        for path in [path for path in self._seen if path.startswith(f"{folder}/")]:
+    def forget_each(self, doomed: Collection[str]) -> None:
+        """As `forget`, for files and all that is in folders."""
+        folders = tuple(f"{path}/" for path in doomed)
+        for path in [*doomed, *(seen for seen in self._seen if seen.startswith(folders))]:
             self.forget(path)

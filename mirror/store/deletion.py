@@ -114,7 +114,8 @@ async def drop_each(
 ) -> list[bool | DriverError]:
     """As `drop`, for garbage of one kind: each is looked at again, and what are files goes together then.
 
-    In the place of what could not be deleted stands the error. Nothing is raised for one that fails.
+    In the place of what could not be deleted stands the error. Nothing is raised for one that fails. Where
+    the answer to a deletion was lost, what it was about is looked for: it may have gone.
     """
     looks: list[bool | DriverError | None] = []
     for at in range(0, len(found), LOOKS_AT_ONCE):
@@ -122,7 +123,8 @@ async def drop_each(
         looks += await asyncio.gather(*some)
     files = [garbage for garbage, outcome in zip(found, looks, strict=True) if outcome is None]
     gone = iter(await _remove_files(driver, files) if files else ())
-    return [next(gone) if outcome is None else outcome for outcome in looks]
+    outcomes = [next(gone) if outcome is None else outcome for outcome in looks]
+    return await _looked_for(driver, found, outcomes)
 
 
 async def _drop_or_keep(driver: StorageDriver, links: Links, garbage: Garbage) -> bool | DriverError | None:
@@ -163,6 +165,33 @@ async def _remove_files(driver: StorageDriver, found: Sequence[Garbage]) -> Sequ
         else:
             outcomes.append(True)  # it was there; the first attempt may have taken it
     return outcomes
+
+
+async def _looked_for(
+    driver: StorageDriver, found: Sequence[Garbage], outcomes: Sequence[bool | DriverError]
+) -> list[bool | DriverError]:
+    """The outcomes, with True for what is gone though its deletion got no answer.
+
+    One look each: the first alone, for while the storage does not answer the others would learn no more.
+    """
+    known = list(outcomes)
+    lost = [at for at, each in enumerate(known) if isinstance(each, UnreachableError | ThrottledError)]
+    for start, stop in ((0, 1), *((at, at + LOOKS_AT_ONCE) for at in range(1, len(lost), LOOKS_AT_ONCE))):
+        some = lost[start:stop]
+        looks = await asyncio.gather(*(_is_gone(driver, found[at].path) for at in some))
+        for at, is_gone in zip(some, looks, strict=True):
+            known[at] = True if is_gone else known[at]
+        if None in looks:
+            break
+    return known
+
+
+async def _is_gone(driver: StorageDriver, path: str) -> bool | None:
+    """None: nobody can say."""
+    try:
+        return await _look(driver, path) is None
+    except DriverError:
+        return None
 
 
 def _above(garbage: Garbage) -> str:

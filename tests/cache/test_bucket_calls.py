@@ -13,19 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.cache.collecting import Collector
-from mirror.cache.dropping import AT_ONCE
+from mirror.cache.dropping import AT_ONCE, Dropper
 from mirror.cache.eviction import Limits
 from mirror.cache.evictor import Freed
 from mirror.cache.surveyor import Surveyor
+from mirror.drivers import s3client
+from mirror.drivers.base import Info, StorageDriver, UnreachableError
 from mirror.drivers.budget import GETS_AT_ONCE, Budget, BudgetedDriver
+from mirror.drivers.filesystem import FilesystemDriver
+from mirror.drivers.outer import Outer
 from mirror.drivers.s3 import S3Driver
 from mirror.oci.digest import Digest
+from mirror.store import layout
 from mirror.store.collect import GRACE
+from mirror.store.errors import StoreError
+from mirror.store.garbage import Garbage, Kind
 from mirror.store.tree import Tree
 from tests.cache.kit import A, B, Clock
 from tests.cache.test_keeper import HANGS, KIB, Shop, shop
 from tests.support.buckets import Bucket
-from tests.support.recorder import Recorder
+from tests.support.recorder import Recorder, Rule
 
 LAYERS = [bytes([number]) * KIB for number in range(8)]
 SHARED = b"shared" * KIB
@@ -149,3 +156,77 @@ def test_in_no_time_is_there_more_than_the_budget(asks: list[tuple[float, int]],
         for last in range(first, len(begun)):
             counts = [count for _, count in begun[first:last]]  # the last one's own come after
             assert sum(counts) <= (begun[last][0] - begun[first][0]) * rate + 1e-3
+
+
+async def test_what_went_is_forgotten_at_once_though_the_answer_was_lost(
+    tmp_path: Path, bucket: Bucket, proxy: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look at each tells that it is gone."""
+    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    driver = S3Driver(bucket.settings(proxy.url))
+    async with shop(tmp_path, Limits(), driver=driver, clock=Clock(time.time() + 2 * GRACE)) as at:
+        digests = await unnamed(at)
+        assert set(await at.inventory.layers(A)) == set(digests)
+        proxy.clear(Rule(method="POST", lose=True))
+        summary = await finished(at.collector.collect())
+        lost = [exchange for exchange in proxy.select("POST") if exchange.outcome == "lost"]
+        assert len(lost) == 2, proxy.trace()
+        assert (summary["removed"], summary["failed"]) == (2 * len(digests), 0)
+        assert asked(proxy).count("HEAD") == 4 * len(digests), "before and after, links and bytes"
+        assert await bucket.keys() == []
+        assert await at.inventory.layers(A) == []
+        assert [await at.inventory.blob(digest) for digest in digests] == [None] * len(digests)
+        assert not any(at.memory.is_linked(A, digest) for digest in digests)
+
+
+async def link_of(driver: StorageDriver, digest: Digest) -> Garbage:
+    """As a collection would tell of it."""
+    path = layout.layer_link(A, digest)
+    info = await driver.stat(path)
+    return Garbage(Kind.LAYER, path, info.size, info.modified, A, digest=digest)
+
+
+async def unnamed(at: Shop) -> list[Digest]:
+    """Blobs that are kept, and held for linked and sound, and that no image names."""
+    digests = [await at.blob(data, A) for data in LAYERS]
+    for digest in digests:
+        at.memory.linked(A, digest)
+        at.memory.sound(digest, KIB)
+    return digests
+
+
+class Losing(Outer):
+    """It deletes, says nothing of it, and then does not answer at all."""
+
+    def __init__(self, driver: StorageDriver) -> None:
+        super().__init__(driver)
+        self.looks = -1  # -1: it has lost nothing yet
+
+    async def remove(
+        self, doomed: Sequence[str], keep: str, *, durable: bool, listed: bool = False
+    ) -> Sequence[bool]:
+        if self.looks < 0:
+            await super().remove(doomed, keep, durable=durable, listed=listed)
+            self.looks = 0
+        raise UnreachableError(doomed[0], "lost")
+
+    async def stat(self, path: str) -> Info:
+        if self.looks >= 0:
+            self.looks += 1
+            raise UnreachableError(path, "lost")
+        return await super().stat(path)
+
+
+async def test_of_what_may_be_gone_memory_holds_nothing_and_a_storage_that_is_away_is_asked_once(
+    tmp_path: Path,
+) -> None:
+    driver = Losing(FilesystemDriver(tmp_path, 4))
+    async with shop(tmp_path, Limits(), driver=driver, clock=Clock(time.time() + 2 * GRACE)) as at:
+        digests = await unnamed(at)
+        found = [await link_of(driver, digest) for digest in digests]
+        dropper = Dropper(Tree(driver), at.inventory, at.memory, at.evictor.turns, set, at.clock)
+        outcomes = [outcome async for _, outcome in dropper.drop(found, at.clock)]
+        assert all(isinstance(outcome, StoreError) for outcome in outcomes)
+        assert driver.looks == 1
+        assert not any(at.memory.is_linked(A, digest) for digest in digests)
+        assert set(await at.inventory.layers(A)) == set(digests), "until the next survey"

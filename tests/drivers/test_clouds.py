@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import cast
-from urllib.error import HTTPError
 
 import pytest
 
@@ -25,12 +23,13 @@ from mirror.drivers.base import (
 )
 from mirror.drivers.objects import DENIED, ObjectsDriver, Signer
 from mirror.drivers.objectstore import ObjectStore
+from mirror.drivers.urls import Urls
 from tests.drivers.conformance import MIB, content, walk
+from tests.drivers.kit import fetch, size
 from tests.support.clouds import PART, Cloud
 from tests.support.procs import free_port
 from tests.support.recorder import Rule
-
-WITHIN = 60.0  # seconds
+from tests.support.waiting import until
 
 VERBS: dict[str, Callable[[StorageDriver, Path], Awaitable[object]]] = {
     "get": lambda driver, _: driver.get("a/b", 10),
@@ -79,26 +78,9 @@ def source(tmp_path: Path, data: bytes) -> Path:
     return path
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it is so; the proxy's list is another thread's."""
-    async with asyncio.timeout(WITHIN):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
-def size(path: Path) -> int | None:
-    """Bytes of a file; None: there is none."""
-    return path.stat().st_size if path.exists() else None
-
-
-def fetch(url: str, **headers: str) -> tuple[int, bytes]:
-    """What somebody without a login gets there."""
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=WITHIN) as answer:
-            return answer.status, answer.read()
-    except HTTPError as error:
-        return error.code, error.read()
+def headers_sum(headers: dict[str, str]) -> str:
+    """The checksum that goes with what is sent; "": none."""
+    return headers.get("content-md5", "") or headers.get("x-goog-hash", "")
 
 
 async def test_each_operation_is_one_request(cloud: Cloud, driver: ObjectsDriver) -> None:
@@ -249,6 +231,41 @@ async def test_an_upload_that_fails_leaves_nothing_and_keeps_the_source(
     assert size(source) == 2 * PART + 12_345
     assert await driver.get("blob", 10) == b"old"
     assert await driver.list("") == ["blob"]
+
+
+@pytest.mark.parametrize("size", [700, PART - 1, PART + 1000], ids=["small", "one part", "two parts"])
+async def test_what_is_damaged_on_its_way_is_refused_and_not_kept_and_can_be_sent_again(
+    cloud: Cloud, driver: ObjectsDriver, tmp_path: Path, size: int
+) -> None:
+    """Google's emulator checks nothing: there it is the driver that finds it, and deletes it."""
+    source, data = tmp_path / "source", os.urandom(size)
+    source.write_bytes(data)
+    kind = "POST" if cloud.name == "gcs" and size < PART else "PUT"
+    cloud.proxy.clear(Rule(method=kind, damage=123, times=1))
+    with pytest.raises(DriverError, match=r"blob: the storage (answers 400|has stored something else)"):
+        await driver.move_in(source, "blob")
+    assert source.exists()
+    assert await driver.list("") == []
+    await driver.move_in(source, "blob")
+    assert await content(driver, "blob") == data
+    sums = [headers_sum(exchange.request_headers) for exchange in cloud.proxy.select("PUT|POST")]
+    assert all(sums) if cloud.name == "azure" else sums[-1], cloud.proxy.trace()
+
+
+@pytest.mark.usefixtures("slowly")
+async def test_a_part_that_is_damaged_while_the_file_grows_is_sent_again_at_the_end(
+    cloud: Cloud, driver: ObjectsDriver, source: Path, data: bytes
+) -> None:
+    cloud.proxy.clear(Rule(cloud.part, "PUT", damage=1000, times=1))
+    incoming = driver.incoming(source, "blob", len(data))
+    assert incoming is not None
+    incoming.reached(0)
+    incoming.reached(2 * PART)
+    await until(lambda: any(exchange.end for exchange in cloud.proxy.select("PUT", cloud.part)))
+    await driver.move_in(source, "blob", incoming)
+    incoming.end()
+    assert await content(driver, "blob") == data
+    assert len(cloud.proxy.select("PUT", cloud.part)) > 3, cloud.proxy.trace()
 
 
 async def test_an_upload_that_is_cancelled_ends_with_the_driver_whole_or_not_at_all(
@@ -413,6 +430,49 @@ async def test_a_url_is_given_again_and_costs_nothing_then(cloud: Cloud, driver:
     await driver.delete("file")
     with pytest.raises(PathNotFoundError):
         await driver.elsewhere("file")
+
+
+async def test_what_was_found_while_it_was_deleted_is_not_believed_afterwards(
+    cloud: Cloud, driver: ObjectsDriver
+) -> None:
+    await driver.put("file", b"x")
+    cloud.proxy.clear(Rule(method="DELETE|POST", wait=True))
+    removing = asyncio.create_task(driver.remove(["file"], "", durable=True))
+    await until(lambda: bool(cloud.proxy.select("DELETE|POST")))
+    assert await driver.elsewhere("file") is not None
+    cloud.proxy.release()
+    assert await removing == [True]
+    with pytest.raises(PathNotFoundError):
+        await driver.elsewhere("file")
+
+
+async def test_a_look_that_began_before_a_deletion_is_not_believed_after_it() -> None:
+    looks = 0
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def size_of(self, _path: str) -> int:
+            nonlocal looks
+            looks += 1
+            begun.set()
+            await go_on.wait()
+            return 1
+
+        async def life(self, _path: str, seconds: float) -> float:
+            return seconds
+
+        async def presign(self, path: str, _seconds: float) -> str:
+            return f"http://{path}"
+
+    urls = Urls(Slow(), 60.0)
+    look = asyncio.create_task(urls.get("a/file"))
+    await begun.wait()
+    urls.forget_each(["a"])
+    go_on.set()
+    await look
+    await urls.get("a/file")
+    await urls.get("a/file")
+    assert looks == 2
 
 
 async def test_without_redirects_nothing_is_elsewhere(cloud: Cloud) -> None:

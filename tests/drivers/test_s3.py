@@ -8,12 +8,10 @@ import errno
 import itertools
 import os
 import time
-import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 import pytest
 from aiohttp import web
@@ -30,12 +28,13 @@ from mirror.drivers.base import (
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.slice import Slice
 from tests.drivers.conformance import MIB, DriverConformance, content, walk
+from tests.drivers.kit import fetch, size
 from tests.support.buckets import Bucket
 from tests.support.procs import free_port
 from tests.support.recorder import Recorder, Rule
+from tests.support.waiting import until
 
 PART = 5 * MIB  # bytes; no server takes smaller parts
-WITHIN = 60.0  # seconds
 
 VERBS: dict[str, Callable[[StorageDriver, Path], Awaitable[object]]] = {
     "get": lambda driver, _: driver.get("a/b", 10),
@@ -97,32 +96,10 @@ def source(tmp_path: Path, data: bytes) -> Path:
     return path
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it is so; the proxy's list is another thread's."""
-    async with asyncio.timeout(WITHIN):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def rest(chunks: AsyncGenerator[bytes, None]) -> None:
     """Read to the end."""
     async for _ in chunks:
         pass
-
-
-def size(path: Path) -> int | None:
-    """Bytes of a file; None: there is none."""
-    return path.stat().st_size if path.exists() else None
-
-
-def fetch(url: str, **headers: str) -> tuple[int, bytes]:
-    """What somebody without a login gets there."""
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=WITHIN) as answer:
-            return answer.status, answer.read()
-    except HTTPError as error:
-        return error.code, error.read()
 
 
 async def test_each_operation_is_one_request(driver: S3Driver, proxy: Recorder) -> None:

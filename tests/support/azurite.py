@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import hmac
 import itertools
-import subprocess
+import ssl
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from tests.support.mirror_process import ROOT
+from tests.support.certificates import Pair
+from tests.support.installed import installed
 from tests.support.procs import Workspace, accepts, client_env, free_port, wait_until
-from tests.support.programs import find, missing
+from tests.support.programs import find
 
 VERSION = "3.35.0"
-INSTALL_TIMEOUT = 300.0  # seconds; it takes half a minute
 READY_TIMEOUT = 60.0  # seconds; it takes two
 # The emulator's account, the same everywhere: Microsoft's documentation of Azurite.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 CONTAINER = "tests"
 
+ANY_CERTIFICATE = ssl._create_unverified_context()  # for loopback
+
 _numbers = itertools.count(1)
 
 
 class Azurite:
-    """The server, started; it ends with the workspace."""
+    """The server, started; it ends with the workspace.
 
-    def __init__(self, space: Workspace) -> None:
+    With a certificate it speaks TLS, and takes any token that is of the right form: it checks no signature.
+    """
+
+    def __init__(self, space: Workspace, certificate: Pair | None = None) -> None:
         program = _program()
         folder = space.folder("azurite")
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
         where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder)]
         argv = [find("node"), str(program), *where, "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+        if certificate is not None:
+            argv += ["--cert", str(certificate[0]), "--key", str(certificate[1]), "--oauth", "basic"]
         service = space.start(space.folder("azurite-home"), argv, client_env(folder))
         space.on_close(service.kill)  # nothing of it is kept
         wait_until(partial(accepts, port), "azurite", READY_TIMEOUT, service)
@@ -52,7 +58,8 @@ class Azurite:
         made = hmac.new(base64.b64decode(KEY), "\n".join(lines).encode(), hashlib.sha256).digest()
         headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(made).decode()}"
         url = f"{self.url}/{ACCOUNT}/{container}?restype=container"
-        with urlopen(Request(url, method="PUT", headers=headers), timeout=READY_TIMEOUT) as answer:
+        request = Request(url, method="PUT", headers=headers)
+        with urlopen(request, timeout=READY_TIMEOUT, context=ANY_CERTIFICATE) as answer:
             answer.read()
 
 
@@ -76,30 +83,11 @@ class Container:
 
 
 def _program() -> Path:
-    """Its script; the first call on a machine installs it, or skips the test."""
-    home = ROOT / "build" / f"azurite-{VERSION}"
-    home.parent.mkdir(exist_ok=True)
-    with home.with_suffix(".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test runs one installs
-        done = home / "installed"
-        if not done.exists():
-            _install(home)
-            done.touch()
+    """Its script."""
+    home = installed(f"azurite-{VERSION}", "azurite (npm package)", _commands)
     return home / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 
 
-def _install(home: Path) -> None:
-    home.mkdir(exist_ok=True)
+def _commands(home: Path) -> list[list[str]]:
     (home / "package.json").write_text("{}\n")
-    argv = [find("npm"), "install", "--no-fund", "--no-audit", "--silent", f"azurite@{VERSION}"]
-    done = subprocess.run(
-        argv,
-        cwd=home,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_TIMEOUT,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        missing(f"azurite (npm package) cannot be installed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return [[find("npm"), "install", "--no-fund", "--no-audit", "--silent", f"azurite@{VERSION}"]]

@@ -6,11 +6,9 @@ no older generations. Asked how far an upload has come, it takes it for complete
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
-import subprocess
 import sys
 from functools import cache, partial
 from pathlib import Path
@@ -21,13 +19,12 @@ from urllib.request import Request, urlopen
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.support.mirror_process import ROOT
+from tests.support.installed import installed
 from tests.support.procs import Workspace, accepts, client_env, free_port, wait_until
 from tests.support.programs import missing
 from tests.support.recorder import Recorder
 
 REQUIREMENTS = Path(__file__).with_name("gcs-requirements.txt")
-INSTALL_TIMEOUT = 300.0  # seconds; it takes five
 READY_TIMEOUT = 60.0  # seconds; it takes less than one
 BUCKET = "tests"
 EMAIL = "mirror@tests.iam.gserviceaccount.com"
@@ -105,31 +102,16 @@ def key() -> dict[str, str]:
 
 
 def _program() -> Path:
-    """The binary; the first call on a machine installs it, or skips the test."""
+    """The binary."""
     text = REQUIREMENTS.read_bytes() + sys.version.encode()
-    home = ROOT / "build" / f"gcs-{hashlib.sha256(text).hexdigest()[:12]}"
-    home.parent.mkdir(exist_ok=True)
-    with home.with_suffix(".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test runs one installs
-        done = home / "installed"
-        if not done.exists():
-            _install(home)
-            done.touch()
+    what = "fake-gcs-server (Python package)"
+    home = installed(f"gcs-{hashlib.sha256(text).hexdigest()[:12]}", what, _commands)
     found = [path for path in home.rglob("bin/fake-gcs-server-*") if path.is_file()]
     if not found:
-        missing("fake-gcs-server (Python package) has no program for this machine")
+        missing(f"{what} has no program for this machine")
     return found[0]
 
 
-def _install(home: Path) -> None:
-    argv = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    done = subprocess.run(
-        [*argv, "--target", str(home), "-r", str(REQUIREMENTS)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_TIMEOUT,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        missing(f"fake-gcs-server (Python package) cannot be installed: {done.stderr.strip()[-500:]}")
+def _commands(home: Path) -> list[list[str]]:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    return [[*pip, "--target", str(home), "-r", str(REQUIREMENTS)]]

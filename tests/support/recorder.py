@@ -60,8 +60,10 @@ class Rule:
     status: int | None = None  # answer this, with an error document, without asking the server behind
     truncate: int | None = None  # send only so many bytes of the body, then close the connection
     corrupt: int | None = None  # change the byte at this offset of the body
+    damage: int | None = None  # change the byte at this offset of the request's body
     hold: int | None = None  # send so many bytes of the body, the rest after Recorder.release()
     wait: bool = False  # ask the server behind only after Recorder.release()
+    lose: bool = False  # have the server behind do it, and send nothing of its answer
     reset: bool = False  # TCP reset with no answer, or, with truncate, after so much of it
 
     def take(self, exchange: Exchange) -> bool:
@@ -150,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, exchange: Exchange, rule: Rule) -> None:
         """Ask the server behind, unless the rule has the answer."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if rule.damage is not None:
+            body = body[: rule.damage] + bytes([body[rule.damage] ^ 0xFF]) + body[rule.damage + 1 :]
         if rule.reset and rule.truncate is None:
             raise _Dropped("reset")
         if rule.status is not None:
@@ -173,6 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
                 exchange.outcome = f"server behind: {error!r}"
                 self.reply(exchange, 502, b"")
                 return
+            if rule.lose:
+                response.read()
+                raise _Dropped("lost")
             with response:
                 self.relay(exchange, rule, response)
         finally:

@@ -6,7 +6,6 @@ tags, and an anonymous request gets 400 instead of 403.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,14 +22,13 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from tests.support.mirror_process import ROOT
+from tests.support import installed as build
 from tests.support.procs import Service, Workspace, accepts, client_env, free_port, wait_until
 from tests.support.programs import find, missing, require
 
 ACCESS_KEY, SECRET_KEY, REGION = "test:tester", "testing", "us-east-1"
 REQUIREMENTS = Path(__file__).with_name("swift-requirements.txt")
 KEYSTONE = Path(__file__).with_name("keystone-requirements.txt")  # Swift, and a Keystone
-INSTALL_TIMEOUT = 300.0  # seconds; it takes ten
 READY_TIMEOUT = 60.0  # seconds; it takes two
 OTHERS = "MIRROR_TESTS_SWIFT"
 PROGRAM = "swift-{}-server"
@@ -229,14 +227,8 @@ def programs(requirements: Path = REQUIREMENTS) -> Path:
     if OTHERS in os.environ and requirements == REQUIREMENTS:
         return Path(os.environ[OTHERS])
     text = requirements.read_bytes() + sys.version.encode()
-    home = ROOT / "build" / f"swift-{hashlib.sha256(text).hexdigest()[:12]}"
-    home.parent.mkdir(exist_ok=True)
-    with home.with_suffix(".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test runs one installs
-        done = home / "installed"
-        if not done.exists():
-            _install(home, requirements)
-            done.touch()
+    name = f"swift-{hashlib.sha256(text).hexdigest()[:12]}"
+    home = build.installed(name, "swift (Python package)", partial(_commands, requirements))
     return home / "bin"
 
 
@@ -246,20 +238,10 @@ def installed() -> Path:
     return Path(find(PROGRAM.format("proxy"))).parent
 
 
-def _install(home: Path, requirements: Path) -> None:
+def _commands(requirements: Path, home: Path) -> list[list[str]]:
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pip.append("--no-compile")  # of a hundred packages a tenth is ever imported: it halves the time
-    for argv in ([sys.executable, "-m", "venv", "--clear", str(home)], [*pip, "-r", str(requirements)]):
-        done = subprocess.run(
-            argv,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_TIMEOUT,
-            stdin=subprocess.DEVNULL,
-        )
-        if done.returncode:
-            missing(f"swift (Python package) cannot be installed: {done.stderr.strip()[-500:]}")
+    return [[sys.executable, "-m", "venv", "--clear", str(home)], [*pip, "-r", str(requirements)]]
 
 
 def _check_attributes(folder: Path) -> None:

@@ -209,6 +209,37 @@ async def test_a_redirect_is_repeated_by_the_fast_lane_until_its_blob_goes(
         assert (gone.status, gone.body) == (200, LAYER), "it is fetched again"
 
 
+@pytest.mark.parametrize("redirect", [True, False], ids=["redirected", "streamed"])
+async def test_what_went_though_the_bucket_never_said_so_is_fetched_again(
+    start: Start,
+    bucket: Bucket,
+    proxy: Recorder,
+    image: Image,
+    redirect: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was pulled, and held for kept, and repeated by the fast lane, and asked for while it went."""
+    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    async with start(redirect=redirect) as mirror:
+        await pull(mirror, image)
+        await kept(mirror, bucket, image)
+        for _ in range(3):
+            assert (await mirror.get(PATH)).status == (307 if redirect else 200)
+        config = load(mirror.root.with_suffix(".yml"), {}).config
+        proxy.clear(Rule(r"\?delete", "POST", lose=True), Rule(method="DELETE", lose=True))
+        async with asyncio.timeout(WITHIN):
+            assert await asyncio.to_thread(run, config, "purge", {"what": f"{NAME}:1"}) != 0
+            assert await asyncio.to_thread(run, config, "purge", {"what": f"{NAME}:1"}) != 0
+        proxy.clear()
+        for method in ("HEAD", "GET", "GET"):
+            answer = await mirror.ask(method, PATH)
+            assert answer.status in (200, 307)
+            if answer.status == 307:
+                answer = await follow(mirror, answer)
+            assert answer.body == (b"" if method == "HEAD" else LAYER)
+        await pull(mirror, image)
+
+
 @once
 async def test_a_blob_of_many_parts_is_read_while_it_comes_and_kept_whole(
     start: Start, bucket: Bucket, upstream: Upstream, proxy: Recorder
