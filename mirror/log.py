@@ -54,6 +54,7 @@ _CREDENTIALS = re.compile(
     r"(?i)\b(bearer|basic)(\s+)(?!auth|challenge|credential|realm|scheme|token)[\w.~+/=-]{4,}"
 )
 _JWT = re.compile(r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")
+_quoted = json.encoder.encode_basestring_ascii  # what json.dumps makes of a text, after some looks at it
 _PLAIN = re.compile(r"[A-Za-z0-9\-._/@^+]+\Z")  # what logrus leaves without quotes
 
 
@@ -245,14 +246,17 @@ def _redacted(key: str, value: Any, depth: int) -> Any:
     if isinstance(value, list | tuple) and depth:
         return [_redacted(key, inner, depth - 1) for inner in value[:ITEM_LIMIT]]
     text = value if isinstance(value, str) else str(value)
-    if key != "exception" and len(text) > VALUE_LIMIT:
-        text = text[:VALUE_LIMIT] + "…"
-    return redact_text(text)
+    return redact_text(text) if key == "exception" else redacted_value(text)
+
+
+def redacted_value(text: str) -> str:
+    """A field's text, without secrets, and not longer than it may be."""
+    return redact_text(text if len(text) <= VALUE_LIMIT else text[:VALUE_LIMIT] + "…")
 
 
 def escape(text: str) -> str:
     """The text as the inside of a quoted ASCII string: no line break or control character is left."""
-    return json.dumps(text)[1:-1]
+    return _quoted(text)[1:-1]
 
 
 def _text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

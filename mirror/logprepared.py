@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from structlog.typing import EventDict
 
-from mirror.log import Form
+from mirror.log import Form, redacted_value
 from mirror.logwriter import encoded
 
 TIME: Final = "time"  # the hole that every line has
+SHAPES = 256  # of one event
+# Most texts come again: hosts, clients' names, repositories. So many are kept as they were shown, of SHORT
+# characters at most: 300 KB.
+TEXTS, SHORT = 1024, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,23 @@ class Prepared:
 
     @classmethod
     def of(
-        cls, form: Form, method: str, event: str, fields: Mapping[str, Any], holes: Sequence[str]
+        cls,
+        form: Form,
+        method: str,
+        event: str,
+        fields: Mapping[str, Any],
+        holes: Sequence[str],
+        numbers: Sequence[str] = (),
     ) -> Prepared | None:
-        """`holes` are the fields that differ, besides the time. None where one is not in the line, once."""
+        """`holes` are the texts that differ, besides the time; `numbers` the integers. None where one is not
+        in the line, once.
+        """
         marks = {"m" + secrets.token_hex(16): name for name in (TIME, *holes)}
-        mark_of = {name: mark for mark, name in marks.items()}
-        made: EventDict = {"event": event, **fields, **{name: mark_of[name] for name in holes}}
+        mark_of: dict[str, str | int] = {name: mark for mark, name in marks.items()}
+        for name in numbers:
+            mark_of[name] = 10**40 + secrets.randbelow(10**40)
+            marks[str(mark_of[name])] = name
+        made: EventDict = {"event": event, **fields, **{name: mark_of[name] for name in (*holes, *numbers)}}
         for step in form.before:
             made = step(None, method, made)
         line = form.render(None, method, {**made, "level": method, TIME: mark_of[TIME]}) + "\n"
@@ -54,6 +70,53 @@ class Prepared:
         before, after = self.texts[at : at + 2]
         texts = (*self.texts[:at], before + value + after, *self.texts[at + 2 :])
         return Prepared(texts, self.names[:at] + self.names[at + 1 :])
+
+
+class Alike:
+    """Lines of one event, each written at once. `numbers` are fields that have an integer, `fixed` such that
+    have few values in all; all other fields are texts, each redacted, cut and quoted as in any line.
+
+    There is one Prepared for each set of fields, in their order, and of fixed values: SHAPES at most.
+    """
+
+    def __init__(self, method: str, event: str, numbers: Sequence[str], fixed: Sequence[str]) -> None:
+        self._method, self._event, self._numbers, self._fixed = method, event, numbers, fixed
+        self._form: Form | None = None
+        self._shapes: dict[tuple[object, ...], Prepared | None] = {}
+        self._shown: Callable[[str], bytes]
+        self._clock = Clock()
+
+    def write(self, form: Form, fields: Mapping[str, Any], now: float) -> bool:
+        """Whether the line is written; else structlog has to make it. `now` as time.time()."""
+        if form is not self._form or len(self._shapes) > SHAPES:
+            self._form, self._shapes = form, {}
+            self._shown = lru_cache(TEXTS)(partial(shown, form))
+        shape = (*fields, *[fields[name] for name in self._fixed])
+        if shape not in self._shapes:
+            holes = [name for name in fields if name not in (*self._numbers, *self._fixed)]
+            self._shapes[shape] = Prepared.of(
+                form, self._method, self._event, fields, holes, numbers=self._numbers
+            )
+        prepared = self._shapes[shape]
+        if prepared is None:
+            return False
+        parts = [prepared.texts[0]]
+        for name, text in zip(prepared.names, prepared.texts[1:], strict=True):
+            if name == TIME:
+                parts.append(self._clock.text(now))
+            elif name in self._numbers:
+                parts.append(b"%d" % fields[name])
+            else:
+                value = fields[name]
+                parts.append(self._shown(value) if len(value) <= SHORT else shown(form, value))
+            parts.append(text)
+        form.lines.write_several((b"".join(parts),))
+        return True
+
+
+def shown(form: Form, text: str) -> bytes:
+    """A field's text as it stands in a line."""
+    return encoded(form.quote(redacted_value(text)))
 
 
 class Clock:

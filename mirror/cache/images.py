@@ -22,6 +22,7 @@ KNOWN = 10_000  # images whose completeness is remembered
 # For so long it is believed that all of an image is here, unless some of it is deleted: each warm pull asks.
 WHOLE_SECONDS = 60.0
 PARTLY_SECONDS = 5.0  # and that something is missing: it may be coming just now
+FEW = 64  # blobs that are looked at in one turn of the loop, in less than 1 ms
 CHILDREN = 64  # of an index, that are looked at: more platforms than any image has
 
 
@@ -54,7 +55,9 @@ class Images:
         key = (repository, manifest.descriptor.digest)
         found = self._whole.get(key) or self._partly.get(key)
         if found is None or self._memory.gone.any_since(found.moment, found.present):
-            found = await self._looks.run(key, lambda: self._look(repository, manifest))
+            found = self._at_once(manifest) or await self._looks.run(
+                key, lambda: self._look(repository, manifest)
+            )
             self._whole.pop(key, None)
             (self._partly if found.missing else self._whole)[key] = found
         return found.missing, found.total
@@ -70,6 +73,17 @@ class Images:
     async def close(self) -> None:
         """End what runs."""
         await self._looks.close()
+
+    def _at_once(self, manifest: RawManifest) -> _Found | None:
+        """What `_look` would find of an image of few blobs; None: that cannot be said without waiting."""
+        parsed = self._store.parsed(manifest)
+        if parsed is None or parsed.children or len(parsed.blobs) > FEW:
+            return None
+        wanted = _wanted(parsed)
+        here = self._store.kept_at_once(wanted)
+        if here is None:
+            return None
+        return _Found(len(wanted) - len(here), len(wanted), tuple(here), self._memory.gone.now)
 
     async def _look(self, repository: Repository, manifest: RawManifest) -> _Found:
         moment = self._memory.gone.now
@@ -107,8 +121,7 @@ class Images:
         return self._store.parsed(manifest) or await parsed_manifest(manifest)
 
     async def _blobs(self, manifest: Manifest, present: tuple[Digest, ...], moment: int) -> _Found:
-        wanted = [each.digest for each in manifest.blobs if each.digest not in manifest.foreign]
-        here = []
+        wanted, here = _wanted(manifest), []
         async with aclosing(in_batches(wanted, self._whether_here)) as looks:
             async for digest, is_here in looks:
                 if is_here:
@@ -143,6 +156,10 @@ class StillWhole:
                 return False
             self._moment = now
         return True
+
+
+def _wanted(manifest: Manifest) -> list[Digest]:
+    return [each.digest for each in manifest.blobs if each.digest not in manifest.foreign]
 
 
 async def parsed_manifest(manifest: RawManifest) -> Manifest | None:

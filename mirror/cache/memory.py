@@ -9,6 +9,7 @@ from cachetools import LRUCache, TTLCache
 
 from mirror.cache.bydigest import ByDigest, Key
 from mirror.cache.leases import Leases
+from mirror.cache.recent import Recent
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -43,7 +44,7 @@ class Memory:
             MANIFEST_BYTES, lambda manifest: len(manifest.body) + 512
         )
         self._kept: ByDigest[bool] = ByDigest(descriptors)
-        self._named: LRUCache[Key, _Naming] = LRUCache(NAMED)
+        self._named: Recent[Key, _Naming] = Recent(NAMED)
         self._linked: LRUCache[Key, bool] = LRUCache(descriptors)
         self._sound: LRUCache[Digest, int] = LRUCache(descriptors)
         self._untagged: LRUCache[tuple[Repository, Tag], bool] = LRUCache(UNTAGGED)
@@ -81,7 +82,7 @@ class Memory:
         self._manifests[repository, by] = manifest
         for descriptor in parsed.blobs if parsed else ():
             if parsed and descriptor.digest not in parsed.foreign:
-                self._named[repository, descriptor.digest] = _Naming(descriptor, by, moment)
+                self._named.set((repository, descriptor.digest), _Naming(descriptor, by, moment))
 
     def named(self, repository: Repository, digest: Digest) -> Descriptor | None:
         """The descriptor by which a manifest of this repository names the blob; None also of one that went.

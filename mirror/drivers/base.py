@@ -158,6 +158,16 @@ class Copying(Protocol):
         """There is no copy of it then."""
 
 
+@runtime_checkable
+class Near(Protocol):
+    """What a driver can do beside all else whose files may be in memory here, or one on such a driver."""
+
+    def stat_at_once(self, wanted: Sequence[str]) -> list[Info | None] | None:
+        """What is at each path; None in the place of what is not there. None: that cannot be said of all of
+        them without waiting.
+        """
+
+
 class StorageDriver(Protocol):
     """Bytes at paths."""
 

@@ -23,6 +23,7 @@ from typing import BinaryIO, TypeVar
 
 from mirror.drivers import files, paths, removal
 from mirror.drivers.base import DriverError, Entry, Incoming, Info, OpenFile
+from mirror.drivers.cached import Cached
 from mirror.drivers.finding import Find
 from mirror.drivers.walking import Sweep, Walk
 
@@ -40,13 +41,18 @@ class FilesystemDriver:
         """`threads` bounds how many operations run at a time; the others wait (registry:2: maxthreads)."""
         self._root = root
         self._start = f"{root}/"
+        self._cached = Cached(root)
         self._threads = _Threads(threads)
 
     async def start(self) -> None:
         """There is nothing to make."""
 
     async def get(self, path: str, limit: int) -> bytes:
-        return await self._threads.run(partial(files.read_whole, self._spell(path), path, limit))
+        target = self._spell(path)
+        data = self._cached.read(path, limit)
+        if data is not None:
+            return data
+        return await self._threads.run(partial(files.read_whole, target, path, limit))
 
     async def get_many(self, wanted: Sequence[str], limit: int, total: int) -> list[bytes | DriverError]:
         targets = [(self._spell(path), path) for path in wanted]
@@ -75,7 +81,16 @@ class FilesystemDriver:
         """Nowhere."""
 
     async def stat(self, path: str) -> Info:
-        return await self._threads.run(partial(files.stat, self._spell(path), path))
+        target = self._spell(path)
+        found = self._cached.stat((path,))
+        if found is not None and (info := found[0]) is not None:
+            return info
+        return await self._threads.run(partial(files.stat, target, path))
+
+    def stat_at_once(self, wanted: Sequence[str]) -> list[Info | None] | None:
+        for path in wanted:
+            paths.check(path)
+        return self._cached.stat(wanted)
 
     async def walk(self, path: str, leaves: Collection[str] = ()) -> AsyncGenerator[list[Entry], None]:
         walk = Walk(self._root, path, leaves)
@@ -119,6 +134,7 @@ class FilesystemDriver:
 
     async def close(self) -> None:
         """Wait for what is running, then give the threads back."""
+        self._cached.close()
         await self._threads.close()
 
     def _locate(self, path: str) -> Path:
@@ -126,7 +142,7 @@ class FilesystemDriver:
 
     def _spell(self, path: str) -> str:
         """The same for what is read, which is most: a Path costs as much as the rest of the call."""
-        paths.split(path)
+        paths.check(path)
         return self._start + path
 
     def _locate_below(self, path: str) -> Path:

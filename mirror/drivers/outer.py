@@ -13,6 +13,7 @@ from mirror.drivers.base import (
     Entry,
     Incoming,
     Info,
+    Near,
     OpenFile,
     Remote,
     StorageDriver,
@@ -20,11 +21,12 @@ from mirror.drivers.base import (
 
 
 class Outer:
-    """A StorageDriver, and what else such a driver may be: Remote, Copying."""
+    """A StorageDriver, and what else such a driver may be: Remote, Copying, Near."""
 
     def __init__(self, driver: StorageDriver) -> None:
         self.name = driver.name
         self._driver = driver
+        self._near = driver if isinstance(driver, Near) else None  # such a look costs more than all the rest
 
     async def start(self) -> None:
         await self._driver.start()
@@ -37,6 +39,9 @@ class Outer:
 
     def advice(self, error: DriverError) -> Advice:
         return self._driver.advice(error) if isinstance(self._driver, Remote) else Advice("", "")
+
+    def stat_at_once(self, wanted: Sequence[str]) -> list[Info | None] | None:
+        return self._near.stat_at_once(wanted) if self._near is not None else None
 
     async def get(self, path: str, limit: int) -> bytes:
         return await self._driver.get(path, limit)

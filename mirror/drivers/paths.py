@@ -13,6 +13,8 @@ TEMPORARY = ".tmp-"  # begins the names of unfinished writes: never listed, neve
 
 _TEMPORARY = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}\Z")
 _NAME = re.compile(r"[A-Za-z0-9._-]+\Z")
+# Of names that begin with no dot, as all of ours: looked at in one go, for each small read.
+_USUAL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*\Z")
 
 
 def is_temporary(text: str) -> bool:
@@ -33,6 +35,12 @@ def split(path: str) -> tuple[str, ...]:
     if len(path) > MAX_PATH_LENGTH or not all(is_name(part) for part in parts):
         raise DriverError(path[:MAX_PATH_LENGTH], "not a path within the store")
     return parts
+
+
+def check(path: str) -> None:
+    """Raises DriverError for what is no path, as `split`."""
+    if len(path) > MAX_PATH_LENGTH or _USUAL.match(path) is None:
+        split(path)
 
 
 def is_path(path: str) -> bool:

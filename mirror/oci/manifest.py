@@ -56,6 +56,13 @@ NO_PLATFORM = {"os": "unknown", "architecture": "unknown"}
 _NAMING = frozenset(
     {"config", "layers", "digest", "mediatype", "urls"}
 )  # keys, folded, that say what is named
+# Keys of which no two are one to Go, without "urls": what has no others, each once, all read alike.
+_USUAL = frozenset(
+    {
+        *("schemaVersion", "mediaType", "config", "layers", "manifests", "subject", "annotations"),
+        *("artifactType", "digest", "size", "platform", "architecture", "os", "variant"),
+    }
+)
 
 
 class ManifestError(ValueError):
@@ -137,9 +144,12 @@ def _load(body: bytes) -> tuple[dict[str, Any], bool]:
     try:
         # json.loads(bytes) would also take UTF-16 and UTF-32.
         text = body.decode("utf-8")
-        document = json.loads(
-            text, object_pairs_hook=checked, parse_int=_integer, parse_constant=_no_constant
-        )
+        try:
+            document = _USUAL_DECODER.decode(text)
+        except _UnusualError:
+            document = json.loads(
+                text, object_pairs_hook=checked, parse_int=_integer, parse_constant=_no_constant
+            )
     except UnicodeDecodeError as error:
         raise ManifestError("the manifest is not UTF-8") from error
     except RecursionError as error:
@@ -166,6 +176,23 @@ def _integer(digits: str) -> int:
 def _no_constant(name: str) -> NoReturn:
     """NaN and Infinity, which Python reads and JSON does not have."""
     raise ValueError(name)
+
+
+class _UnusualError(Exception):
+    """There are keys that others may read otherwise."""
+
+
+def _usual(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which they are not. Raises _UnusualError."""
+    made = dict(pairs)
+    if len(made) == len(pairs) and made.keys() <= _USUAL:
+        return made
+    if any(key.casefold() in _NAMING for key, _ in pairs):
+        raise _UnusualError
+    return made
+
+
+_USUAL_DECODER = json.JSONDecoder(object_pairs_hook=_usual, parse_int=_integer, parse_constant=_no_constant)
 
 
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:
@@ -227,6 +254,8 @@ def _is_foreign(value: dict[str, Any]) -> bool:
     """Whether the publisher may lack it: one use of a digest that says so is enough, whatever others say."""
     if (value.get("mediaType") or "").lower().startswith(FOREIGN_TYPES):
         return True
+    if value.keys() <= _USUAL:
+        return False
     # Go, in which registries are written, reads "URLs" and even "url\u017f" as "urls".
     return any(urls and key.casefold() == "urls" for key, urls in value.items())
 

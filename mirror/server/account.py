@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp import web
@@ -34,6 +35,7 @@ HANDLERS: dict[type, str] = {
     oci.Options: "options",
 }
 OTHER = "other"
+NAMESPACES = 1024  # of which it is remembered what they count as
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TYPES = ("blob", "manifest")
 
@@ -56,7 +58,7 @@ class Account:
     """`label` gives what an upstream's namespace counts as."""
 
     def __init__(self, label: Callable[[str], str] = lambda namespace: namespace) -> None:
-        self._label = label
+        self._label = lru_cache(NAMESPACES)(label)
         self.requests = Tally()  # handler, code, method
         self.seconds = Distributions(SECONDS)  # handler, method
         self.received = Distributions(SIZES)  # handler

@@ -26,6 +26,7 @@ from mirror.server.errors import plain
 from mirror.server.exchange import current
 from mirror.server.lane import BODY_LIMIT
 from mirror.server.middleware import drop
+from mirror.server.progress import limit_unread
 from mirror.server.settings import Context
 
 OCTETS = "application/octet-stream"
@@ -191,6 +192,7 @@ async def _answer(
     NB: `force_close` makes aiohttp close the connection after what was sent, by FIN. Not `abort`: containerd
     resumes after FIN, and fails for good after a reset.
     """
+    limit_unread(request.transport, 0)
     async with aclosing(_parts(opened, plan)) as parts:
         first = await anext(parts, None)
         response = web.StreamResponse(status=plan.status, headers=plan.headers)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from aiohttp.web_request import BaseRequest
 
@@ -18,6 +19,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 SCHEMES = ("http", "https")
+SAYING = ("Forwarded", "X-Forwarded-For", "X-Real-Ip")  # who has asked
+ADDRESSES = 4096  # of peers, whose texts need not be read anew for each request
 LIMIT = 4096  # characters of a header that are looked at; some hundred addresses
 _PAIR = re.compile(r'\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]+))\s*(?:([;,])|\Z)')
 
@@ -27,13 +30,15 @@ def is_trusted(transport: asyncio.BaseTransport | None, proxies: tuple[Network, 
     connect there is on this machine, and let in by its mode."""
     peer = transport.get_extra_info("peername") if transport is not None else None
     if isinstance(peer, tuple | list):
-        return _within(address_of(str(peer[0])), proxies)
+        return _trusts(str(peer[0]), proxies)
     return transport is not None and bool(proxies)
 
 
 def client(request: BaseRequest, proxies: tuple[Network, ...]) -> str:
     """The address of the client as trusted proxies say it; "" where none does."""
     headers = request.headers
+    if not any(name in headers for name in SAYING):
+        return ""
     given = _fors(headers) or ",".join(headers.getall("X-Forwarded-For", ()))[:LIMIT].split(",")
     found = ""
     for text in reversed(given):
@@ -98,6 +103,16 @@ def address_of(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def _trusts(peer: str, proxies: tuple[Network, ...]) -> bool:
+    global _known  # noqa: PLW0603 - there is one configuration; hashing its networks takes as long as a look
+    if _known[0] is not proxies:
+        _known = (proxies, lru_cache(ADDRESSES)(lambda text: _within(address_of(text), proxies)))
+    return _known[1](peer)
+
+
+_known: tuple[tuple[Network, ...], Callable[[str], bool]] = ((), lambda _peer: False)
 
 
 def _within(address: Address | None, networks: tuple[Network, ...]) -> bool:

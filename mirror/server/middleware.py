@@ -40,7 +40,6 @@ def guard(context: Context) -> Middleware:
             exchange.scheme = forwarded.scheme(request)
         structlog.contextvars.bind_contextvars(**{"http.request.id": exchange.id})
         timeout = context.settings.write_timeout
-        limit_unread(request.transport, 0)
         try:
             response = await _answer(context, request, handler, exchange)
             await _finish(request, response, timeout)
@@ -92,6 +91,8 @@ async def no_continue(_request: web.Request) -> None:
 
 async def _finish(request: web.Request, response: web.StreamResponse, timeout: float) -> None:
     """Send what is not yet sent of an answer. A client that does not take it is dropped."""
+    if _size(response) > LITTLE:
+        limit_unread(request.transport, 0)
     unread = not request.content.is_eof()
     if unread:
         response.force_close()
@@ -106,6 +107,12 @@ async def _finish(request: web.Request, response: web.StreamResponse, timeout: f
         response.force_close()
     if unread:
         await _linger(request)
+
+
+def _size(response: web.StreamResponse) -> int:
+    """Bytes of the body that are still to be sent."""
+    body = response.body if isinstance(response, web.Response) else None
+    return len(body) if isinstance(body, bytes | bytearray) else 0
 
 
 def _has_more(request: web.Request) -> bool:

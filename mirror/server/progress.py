@@ -17,8 +17,8 @@ import select
 import socket
 import struct
 import termios
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
+from weakref import WeakKeyDictionary
 
 # Looks within one time-out. A client that took something between two looks, and whose socket got as much
 # anew, seems idle for once; that it does so this many times in a row is as good as impossible.
@@ -28,8 +28,7 @@ LITTLE = 64 << 10  # bytes; within a time-out of 60 s also for a client of 2 kB/
 LESS = 4 << 10  # bytes, where the client has asked for more before it has taken this
 
 
-@asynccontextmanager
-async def while_taken(transport: asyncio.Transport | None, timeout: float) -> AsyncIterator[None]:
+class while_taken:  # noqa: N801 - `async with`; a generator would cost each answer more than all that it does
     """Raises TimeoutError into what is within once the client took nothing for `timeout` seconds.
 
     At most an eighth of it later. What is within may take as long as it likes otherwise.
@@ -38,12 +37,23 @@ async def while_taken(transport: asyncio.Transport | None, timeout: float) -> As
     so slowly that a step takes the whole time-out seems to read nothing; with Linux' usual largest buffer
     (6 MiB) and 60 s that is below 7 kB/s, with the one that connections begin with below 1.1 kB/s.
     """
-    async with asyncio.timeout(None) as limit:
-        watch = _Watch(transport, timeout, limit)
-        try:
-            yield
-        finally:
-            watch.stop()
+
+    __slots__ = ("_limit", "_timeout", "_transport", "_watch")
+
+    def __init__(self, transport: asyncio.Transport | None, timeout: float) -> None:
+        self._transport, self._timeout = transport, timeout
+        self._limit = asyncio.timeout(None)
+        self._watch: _Watch
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+        self._watch = _Watch(self._transport, self._timeout, self._limit)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watch.stop()
+        await self._limit.__aexit__(kind, error, trace)  # it raises, and hides nothing
 
 
 class _Watch:
@@ -114,7 +124,13 @@ def was_reset(transport: asyncio.Transport) -> bool:
 
 def limit_unread(transport: asyncio.Transport | None, timeout: float) -> None:
     """Let the kernel drop a client that leaves the rest unread for `timeout` seconds; with 0 it does not."""
+    if transport is None or _limits.get(transport) == timeout:
+        return
+    _limits[transport] = timeout
     _set(transport, socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", None), int(timeout * 1000))
+
+
+_limits: WeakKeyDictionary[asyncio.Transport, float] = WeakKeyDictionary()  # as they were set
 
 
 def reset_on_close(transport: asyncio.Transport | None) -> None:

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from http import HTTPStatus
 from time import perf_counter
 from time import time as now
@@ -22,7 +23,9 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.web_request import BaseRequest
 
+from mirror import log as logs
 from mirror.log import escape, redact_text
+from mirror.logprepared import Alike
 from mirror.logwriter import Lines, lines_to
 from mirror.server.exchange import Exchange, begin, current
 
@@ -36,6 +39,12 @@ _ECHO = re.compile(r":\s*\n\n|:\s*(?:bytearray\()?b['\"]")  # where they begin t
 Answered = Callable[[BaseRequest, web.StreamResponse, Exchange, int, float], None]
 
 log = structlog.get_logger()
+_completed = Alike(
+    "info",
+    COMPLETED,
+    numbers=("http.response.written",),
+    fixed=("http.response.status",),
+)
 
 
 def access_logger(access_log: bool, answered: Answered | None = None) -> type[AbstractAccessLogger]:
@@ -80,6 +89,10 @@ def _event(
     fields = event_fields(request, response, exchange, written, seconds)
     fields |= _reason(exchange, status)
     failed = exchange.error is not None or status >= 400
+    form = logs.form()
+    if not failed and form is not None and form.threshold <= logging.INFO:  # noqa: SIM102 - it writes
+        if _completed.write(form, fields, now()):
+            return
     event = "response completed with error" if failed else COMPLETED
     log.log(logging.ERROR if status >= 500 else logging.INFO, event, **fields)
 
@@ -154,6 +167,11 @@ def access_line(request: BaseRequest, status: int, written: int, at: float) -> s
 
 def access_time(at: float) -> str:
     """`at` as time.time(), in the local time zone: `31/Jan/2026:12:00:00 +0100`."""
+    return _access_second(int(at))
+
+
+@lru_cache(maxsize=2)
+def _access_second(at: int) -> str:
     local = datetime.fromtimestamp(at).astimezone()
     return f"{local.day:02}/{_MONTHS[local.month - 1]}/{local:%Y:%H:%M:%S %z}"
 

@@ -8,12 +8,13 @@ from the data to what names it, so that whatever stops it leaves nothing that ca
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from mirror.drivers.base import Incoming as Incoming  # what `cache` calls
-from mirror.drivers.base import PathNotFoundError, StorageDriver
+from mirror.drivers.base import Near, PathNotFoundError, StorageDriver
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -34,6 +35,7 @@ class ContentStore:
 
     def __init__(self, driver: StorageDriver) -> None:
         self._driver = driver
+        self._near = driver if isinstance(driver, Near) else None
         self._links = Links(driver)
         self._manifests = Manifests(driver, self._links)
 
@@ -127,6 +129,17 @@ class ContentStore:
         """The size of the blob's data in bytes, through whichever repository it came; None: not here."""
         with reading():
             return await self._size(digest, digest)
+
+    def kept_at_once(self, digests: Sequence[Digest]) -> list[Digest] | None:
+        """Those of which there is data, as `blob_size` says it; None: that cannot be said without waiting."""
+        wanted = [layout.blob_data(digest) for digest in digests]
+        found = self._near.stat_at_once(wanted) if self._near is not None else None
+        if found is None:
+            return None
+        looked_at = zip(digests, wanted, found, strict=True)
+        return [
+            digest for digest, path, info in looked_at if info and self._plausible(digest, path, info.size)
+        ]
 
     async def open_blob(self, digest: Digest, start: int | None = 0) -> StoredBlob:
         """Open a blob without asking in which repository it is: the caller has decided that it may be read.

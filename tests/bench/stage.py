@@ -22,6 +22,7 @@ QUIET = 0.3  # seconds without a byte from the upstream: no fill goes on
 SETTLE = 60.0  # seconds; registry:2 goes on after its clients have left
 SYNC = 30.0  # seconds for the disk to have what was written; on a slow one the measurement goes on
 YIELDING = 15  # nice(2) of what stands for other machines
+FIRSTS = 6_000  # images: more than are answered in a second
 SMALL = 6 << 10  # bytes of the small blob
 
 
@@ -38,6 +39,7 @@ class Scale:
     reading: float = 4.0  # seconds for which they read
     crowd: int = 20  # cold clients at once
     trees: Sequence[int] = (1, 1_000)  # images that are kept
+    firsts: Sequence[int] = (FIRSTS,)  # images that are asked for for the first time
     many: int = 0  # images that share all but their manifests; 0: this is not measured
     survey: float = 120.0  # seconds to wait for the survey of them
     evicted: int = 400  # images, of which an eviction takes about half
@@ -54,6 +56,7 @@ QUICK = Scale(
     reading=1.0,
     crowd=5,
     trees=(1, 100),
+    firsts=(),
     evicted=300,
 )
 

@@ -17,6 +17,7 @@ import pytest
 
 from mirror.drivers import base, files, walking
 from mirror.drivers.base import DriverError, NoSpaceError, PathNotFoundError, StorageDriver
+from mirror.drivers.cached import MOST
 from mirror.drivers.filesystem import FilesystemDriver
 from tests.drivers.conformance import DriverConformance, find, walk
 from tests.drivers.syscalls import Syscalls
@@ -393,13 +394,15 @@ async def test_a_file_is_not_closed_under_a_thread_that_reads_it(
 async def test_no_more_threads_work_than_were_given_and_never_the_event_loop(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But for what it finds in memory: see `cached`, and tests/drivers/test_cached.py."""
     driver = FilesystemDriver(root, threads=2)
-    await driver.put("file", b"12345")
+    content = bytes(MOST + 1)
+    await driver.put("file", content)
     gate = Gate(monkeypatch, "read_whole")
-    reads = [asyncio.create_task(driver.get("file", 5)) for _ in range(8)]
+    reads = [asyncio.create_task(driver.get("file", len(content))) for _ in range(8)]
     await gate.wait()
     gate.released.set()
-    assert await asyncio.gather(*reads) == [b"12345"] * 8
+    assert await asyncio.gather(*reads) == [content] * 8
     assert 1 <= len(gate.threads) <= 2
     assert all(name.startswith("filesystem") for name in gate.threads)
     await driver.close()

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mirror.drivers.base import DriverError, NoSpaceError, PathNotFoundError, StorageDriver
+from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -468,3 +469,25 @@ async def test_what_a_manifest_says_is_known_once_it_was_read(store: ContentStor
         DIGEST, len(MANIFEST.body), "application/vnd.docker.distribution.manifest.v2+json"
     )
     assert store.parsed(RawManifest(descriptor, MANIFEST.body)) is None
+
+
+async def test_what_is_kept_is_said_at_once_or_not_at_all(store: ContentStore, tmp_path: Path) -> None:
+    await fill(store, tmp_path)
+    for digest in (LAYER_DIGEST, DIGEST):
+        assert await store.blob_size(digest) is not None
+    said = store.kept_at_once([LAYER_DIGEST, DIGEST])
+    assert said in (None, [LAYER_DIGEST, DIGEST])
+    missing = Digest.of(b"not here")
+    assert await store.blob_size(missing) is None  # looked for once, so that the kernel knows
+    assert store.kept_at_once([missing, LAYER_DIGEST]) in (None, [LAYER_DIGEST])
+
+
+async def test_what_a_crash_has_left_of_a_blob_is_not_kept_at_once_either(tmp_path: Path) -> None:
+    driver = FilesystemDriver(tmp_path / "root", 2)
+    store = ContentStore(driver)
+    await driver.put(layout.blob_data(LAYER_DIGEST), b"")
+    with capture_logs() as events:
+        assert store.kept_at_once([LAYER_DIGEST]) in (None, [])
+        assert await store.blob_size(LAYER_DIGEST) is None
+    assert [event["reason"] for event in events] == ["no bytes"]
+    await driver.close()
