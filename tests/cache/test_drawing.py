@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from mirror.cache import intake, resume
+from mirror.cache import intake, resume, transfer
 from mirror.cache.drawing import PIECE, Drawing
 from mirror.cache.fills import Fills
 from mirror.cache.kept import Kept
-from mirror.cache.segments import Claim, Settings
+from mirror.cache.segments import Claim, Plan, Settings
 from mirror.cache.spool import Spool, SpoolFile
 from mirror.oci.digest import Digest
-from mirror.registry import Blob, Inlet, RegistryError
+from mirror.registry import Blob, Inlet, RegistryError, Unavailable
 from mirror.upstream.body import RemoteBlob
 from tests.cache.kit import A, Parts, joined, take, until, whole
 from tests.support.scripted import Fault, Upstream, serve
@@ -218,6 +218,43 @@ async def test_nothing_stays_expected_of_what_was_not_taken(
     assert taken
     assert [each._coming for each in kept] == [0, 0]
     assert [each.granted for each in claims] == [0, 0], "others may have what no thread is taking"
+
+
+async def test_no_other_connection_is_given_what_room_is_waited_for(
+    tmp_path: Path, taken: list[Drawing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the thread would take more than the claim has left, and never come to its end."""
+    plans, overlaps = list[Plan](), list[Claim]()
+    real_plan, real_expect, real_draw = transfer.Plan, Kept.expect, intake.Intake._draw
+
+    def made(*args: Any) -> Plan:
+        plans.append(real_plan(*args))
+        return plans[-1]
+
+    async def expect(self: Kept, size: int) -> None:
+        await real_expect(self, size)
+        if plans[-1].size is not None:
+            plans[-1]._narrow(4)  # as if another connection were opened meanwhile
+
+    async def drawn(self: intake.Intake, inlet: Inlet, inflow: Any, claim: Claim, skip: int) -> int:
+        count = await real_draw(self, inlet, inflow, claim, skip)
+        if claim.position > claim.stop:
+            overlaps.append(claim)
+            raise Unavailable("more was taken than was claimed", status=500)
+        return count
+
+    monkeypatch.setattr(transfer, "Plan", made)
+    monkeypatch.setattr(Kept, "expect", expect)
+    monkeypatch.setattr(intake.Intake, "_draw", drawn)
+    upstream, digest = scripted()
+    async with (
+        serve(upstream) as url,
+        client_of(url, retries=0) as client,
+        joined(tmp_path, client, segments=ONE) as parts,
+    ):
+        assert await whole(await parts.registry.blob(A, digest)) == DATA
+    assert taken
+    assert overlaps == []
 
 
 @pytest.mark.parametrize("room", [None, 1_000_000])
