@@ -116,9 +116,16 @@ class Connector(aiohttp.TCPConnector):
         return await super()._create_connection(req, traces, timeout)
 
     def _idle(self, key: ConnectionKey) -> int:
-        """How many a request could have at once: some are too old, and wait only to be closed."""
+        """How many a request could have at once. Those that are too old are closed: a request would do that,
+        or aiohttp some time later, and until then they would be more than there may be.
+        """
         oldest = monotonic() - self._kept_for
-        return sum(each.is_connected() and since >= oldest for each, since in self._conns.get(key, ()))
+        idle = 0
+        for each, since in self._conns.get(key, ()):
+            if since < oldest:
+                each.close()
+            idle += each.is_connected()
+        return idle
 
     def _begin(self, key: ConnectionKey, request: aiohttp.ClientRequest) -> _Opening:
         opened = super()._create_connection(request, [], NO_LIMITS)

@@ -118,6 +118,18 @@ async def test_one_that_is_too_old_to_be_used_again_does_not_count(monkeypatch: 
         assert at.relay.made == 1 + READY
 
 
+async def test_those_that_are_too_old_are_closed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with place(connections=2) as at:
+        at.client.expect(ALPINE)
+        await at.pull()
+        for clock in ("aiohttp.connector.monotonic", "mirror.upstream.ahead.monotonic"):
+            monkeypatch.setattr(clock, lambda: time.monotonic() + KEPT_FOR + 1.0)
+        at.client.expect(ALPINE)
+        await at.relay.until(made=4, open_=2)
+        await at.pull()
+        assert at.relay.made == 4
+
+
 async def test_what_nobody_took_is_closed_soon(clock: conftest.Clock) -> None:
     async with place() as at:
         at.client.expect(ALPINE)
