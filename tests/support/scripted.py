@@ -146,6 +146,7 @@ class Upstream:
         self.repositories: dict[str, Content] = {}
         self._rules: list[_Rule] = []
         self._waiting: list[asyncio.Future[None]] = []
+        self._transports: set[object] = set()  # of all requests: held, so that no other gets the same id()
         self._released: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -242,6 +243,7 @@ class Upstream:
             id(request.transport),
         )
         self.seen.append(seen)
+        self._transports.add(request.transport)
         waiting, self._waiting = self._waiting, []
         for arrival in waiting:
             if not arrival.done():
