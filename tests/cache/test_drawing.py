@@ -225,7 +225,7 @@ async def test_no_other_connection_is_given_what_room_is_waited_for(
 ) -> None:
     """Or the thread would take more than the claim has left, and never come to its end."""
     plans, overlaps = list[Plan](), list[Claim]()
-    real_plan, real_expect, real_draw = transfer.Plan, Kept.expect, intake.Intake._draw
+    real_plan, real_expect, real_draw = Plan, Kept.expect, intake.Intake._draw
 
     def made(*args: Any) -> Plan:
         plans.append(real_plan(*args))
