@@ -89,10 +89,10 @@ class Relay:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            inner_writer.transport.abort()  # NB: first, since `cut` may end the wait below
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            inner_writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
