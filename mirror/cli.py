@@ -283,7 +283,7 @@ def _load(file: Path | None, *, serving: bool = False) -> Loaded:
     try:
         return configfile.load(file, os.environ, serving=serving)
     except configfile.ConfigError as error:
-        _stop(str(error))
+        _stop("\n".join([*(f"warning: {said}" for said in error.ignored), str(error)]))
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def check_driver(tree: Table) -> list[Problem]:
     problems = []
     for driver in drivers:
         if driver not in _DRIVERS:
-            near = nearest(driver, _DRIVERS)
+            near = nearest(driver, _STORAGE.fields)
             hint = f"; did you mean {near}?" if near else ""
             text = f"got {driver[:100]!r}, wanted one of the drivers {_NAMES}{hint}"
             problems.append(Problem(entries[driver].source, "storage", text))

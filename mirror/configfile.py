@@ -19,7 +19,7 @@ from mirror.configaccess import check_auth, check_auth_files, check_rights, doub
 from mirror.configdump import dump
 from mirror.configeffect import STORAGE_OPTIONS, apply_rules, check_driver
 from mirror.configenv import overlay, string_form, variable_of
-from mirror.confighints import meant, section_form, unknown_key
+from mirror.confighints import meant, read_as, section_form, unknown_key
 from mirror.configlisten import check_listening
 from mirror.configproblems import ConfigError, Problem, Warning_, find, is_given, joined, text_of, wrong
 from mirror.configremote import check_remote
@@ -49,7 +49,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, serving: bool = True)
     Not `serving`: to be looked at, by somebody who may not read all that the mirror's user may: keys and
     logins. That they cannot be read is a warning then.
 
-    Raises ConfigError, whose text is one line for each problem.
+    Raises ConfigError, whose text is one line for each problem, with what was ignored beside that.
     """
     tree = Table(NO_FILE) if path is None else _read(path)
     _normalise(tree)
@@ -62,6 +62,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, serving: bool = True)
     refused, remarks = apply_rules(tree)
     meant = [said.source for said in warnings if said.text.endswith(f"{variable_of(REMOTEURL)}?")]
     unnamed, doubts = check_default(tree, from_file=path is not None, ignored=meant)
+    ignored = [*warnings, *checked.warnings]
     closed = tuple(problem.key for problem in refused)
     problems += [*refused, *(found for found in checked.problems if not _is_below(found.key, closed))]
     problems += [*check_driver(tree), *unnamed, *check_keys(tree), *check_auth(tree)]
@@ -86,7 +87,8 @@ def load(path: Path | None, environ: Mapping[str, str], *, serving: bool = True)
         warnings += [Warning_(known.source, known.key, known.text) for known in problems if known.closed]
         problems = [known for known in problems if not known.closed]
     if problems or config is None:
-        raise ConfigError(*sorted(problems, key=_place_in(path)))
+        beside = tuple(sorted(ignored, key=_place_in(path)))
+        raise ConfigError(*sorted(problems, key=_place_in(path)), ignored=beside)
     return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))
 
 
@@ -204,11 +206,12 @@ class _Conformer:
 
     def _table(self, table: Table, shape: Struct | Map, path: tuple[str | int, ...]) -> dict[str, Any]:
         data = {}
+        if isinstance(shape, Struct):
+            self._take_unknown(table, shape, path)
         for key, entry in table.entries.items():
             below = shape.value if isinstance(shape, Map) else None
             if isinstance(shape, Struct):
                 if key not in shape.fields:
-                    self._unknown(key, entry, shape, path)
                     continue
                 below = shape.fields[key].shape
             assert below is not None
@@ -216,6 +219,16 @@ class _Conformer:
                 continue  # `key:` and `key: ""` are the default, as Go's empty values are in the registry
             data[key] = self.conform(entry, below, (*path, key))
         return data
+
+    def _take_unknown(self, table: Table, shape: Struct, path: tuple[str | int, ...]) -> None:
+        """Note them; one that is but a slip below `storage` or `cache` gets its right name in the tree."""
+        for key, entry in list(table.entries.items()):
+            if key in shape.fields:
+                continue
+            self._unknown(key, entry, shape, path)
+            right = None if shape.is_map else read_as(key, shape.fields, path)
+            if right is not None and right not in table.entries:
+                table.entries[right] = table.entries.pop(key)
 
     def _unknown(self, key: str, entry: Tree, shape: Struct, path: tuple[str | int, ...]) -> None:
         if shape.is_map:

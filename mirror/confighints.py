@@ -14,6 +14,7 @@ from mirror.configvalues import parse_duration
 
 UPSTREAMS: Final = ("proxy", "upstreams")
 FRESHNESS: Final = ("proxy", "freshness")
+_KEEPING: Final = (("storage",), ("cache",))
 NAMES_SHOWN: Final = 5  # namespaces in a message: enough to see the form
 
 # Words of other tools' configuration for a registry.
@@ -39,7 +40,14 @@ def unknown_key(key: str, known: Collection[str], at: Keys) -> str:
 
     A slip below `proxy` does: what was meant is where images come from, and where the login goes. So does
     every one in `proxy.upstreams`: it is the mirror's own, and no file of the registry's has a key in there.
+    Below `storage` and `cache` does what is near a known one: it is where images are kept, with which login,
+    and how many. No parameter of the registry's drivers that is unknown here is near one.
     """
+    if at[:1] in _KEEPING:
+        if exact := meant(key, known):
+            return f"unknown key; write {joined(*at, exact)}"
+        near = nearest(key, known)
+        return f"unknown key; did you mean {joined(*at, near)}?" if near else ""
     if at[:1] != ("proxy",):
         return ""
     ours = at[:2] == UPSTREAMS
@@ -54,6 +62,14 @@ def unknown_key(key: str, known: Collection[str], at: Keys) -> str:
     if near:
         return f"unknown key; did you mean {joined(*at, near)}?"
     return f"unknown key; there are {', '.join(sorted(known))}"
+
+
+def read_as(key: str, known: Collection[str], at: Keys) -> str | None:
+    """The known key that an unknown one below `storage` or `cache` is but for a slip.
+
+    The start is stopped anyway; what stands there is checked in its place, so that no key counts as missing.
+    """
+    return slip(key, known) if at[:1] in _KEEPING else None
 
 
 def section_form(given: Tree, at: Keys) -> str:

@@ -40,10 +40,14 @@ class Warning_:  # noqa: N801 - `Warning` is Python's own, and this is not raise
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used: one line for each problem."""
+    """The configuration cannot be used: one line for each problem.
 
-    def __init__(self, *problems: Problem | str) -> None:
+    `ignored`: what was not taken beside that, and may be the cause of it: unknown keys and variables.
+    """
+
+    def __init__(self, *problems: Problem | str, ignored: tuple[Warning_, ...] = ()) -> None:
         self.problems = problems
+        self.ignored = ignored
         super().__init__("\n".join(str(problem) for problem in problems))
 
 

@@ -155,7 +155,6 @@ def test_a_bucket_has_no_size_to_take_a_share_of(tmp_path: Path) -> None:
     [
         (LEAST, "cache: {minfree: 5%}\n", "cache.minfree"),
         (f"{LEAST}, sessiontoken: t", "", "storage.s3.sessiontoken"),
-        (f"{LEAST}, regoin: x", "", "storage.s3.regoin"),
         (f"{LEAST}, v4auth: false", "", "storage.s3.v4auth"),
     ],
 )
