@@ -142,6 +142,26 @@ def test_a_file_of_registry_2_loads_and_each_key_that_does_nothing_is_named() ->
     }
 
 
+def test_the_unit_lets_every_folder_be_written_that_an_example_names() -> None:
+    """ProtectSystem=strict leaves nothing else; ./data counts from wherever the mirror is started by hand."""
+    unit = (TOP / "examples" / "mirror.service").read_text(encoding="utf-8")
+    assert "\nProtectSystem=strict\n" in unit
+    above = {"State": "/var/lib", "Cache": "/var/cache"}
+    written = [
+        Path(above[kind], name) for kind, name in re.findall(r"(?m)^(State|Cache)Directory=(.+)$", unit)
+    ]
+    named = {}
+    for path in EXAMPLES:
+        file = yaml.safe_load(path.read_text(encoding="utf-8"))
+        cache, local = file.get("cache", {}), file["storage"].get("filesystem", {})
+        folders = (cache.get("folder"), cache.get("disk", {}).get("folder"), local.get("rootdirectory"))
+        named[path.name] = [Path(folder) for folder in folders if folder]
+    assert Path("/var/cache/mirror") in named["11-s3.yml"]
+    for name, absolute in named.items():
+        for folder in absolute:
+            assert not folder.is_absolute() or any(folder.is_relative_to(each) for each in written), name
+
+
 def test_the_clients_snippets_parse() -> None:
     clients = TOP / "examples" / "clients"
     assert json.loads((clients / "daemon.json").read_text())["registry-mirrors"] == ["http://127.0.0.1:5000"]
