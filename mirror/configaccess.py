@@ -13,7 +13,7 @@ from mirror.access import keys, users
 from mirror.access.token import SHARED
 from mirror.configauth import Auth
 from mirror.confignames import is_anybodys
-from mirror.configproblems import Problem, Warning_, find, is_given, joined
+from mirror.configproblems import Problem, Warning_, find, is_given, joined, show_path
 from mirror.configproxy import CALLER, Proxy
 from mirror.configschema import nearest, slip
 from mirror.configtree import Scalar, Table, is_null
@@ -153,7 +153,7 @@ def _problem(at: tuple[str, ...], path: Path, tree: Table, check: object) -> lis
         text = str(error)
     else:
         return []
-    return [Problem(find(tree, at)[1], joined(*at), f"got {str(path)!r}, {text}", closed)]
+    return [Problem(find(tree, at)[1], joined(*at), f"got {show_path(path)}, {text}", closed)]
 
 
 def _check_bundle(path: Path) -> None:

@@ -2,8 +2,8 @@
 
 REFUSED stops the start: ignoring the key would leave something open, unencrypted or in the wrong place.
 LATER is read and checked, with a warning that it is not in effect yet. NEVER has no meaning for a mirror that
-clients only read from. A key counts as given when something stands there that is not empty, not false, and
-not a section with `disabled: true` or `enabled: false`.
+clients only read from, and NOTHING has none for other reasons. A key counts as given when something stands
+there that is not empty, not false, and not a section with `disabled: true` or `enabled: false`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Effect(Enum):
     REFUSED = "refused"
     LATER = "not in effect in this version"
     NEVER = "has no effect in a read-only mirror"
+    NOTHING = "has no effect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ RULES: Final = (
     Rule("storage.s3.multipartcopychunksize", Effect.NEVER, _COPIES),
     Rule("storage.s3.multipartcopymaxconcurrency", Effect.NEVER, _COPIES),
     Rule("storage.s3.multipartcopythresholdsize", Effect.NEVER, _COPIES),
-    Rule("storage.s3.v4auth", Effect.NEVER, "requests are always signed by version 4", value="false"),
+    Rule("storage.s3.v4auth", Effect.NOTHING, "requests are always signed by version 4", value="false"),
     Rule("http.relativeurls", Effect.NEVER, "answers hold paths, not URLs"),
     Rule("http.secret", Effect.NEVER, "it signs uploads, and there are none"),
     Rule(
@@ -129,7 +130,7 @@ def check_driver(tree: Table) -> list[Problem]:
     problems = []
     for driver in drivers:
         if driver not in _DRIVERS:
-            near = nearest(driver, _STORAGE.fields)
+            near = nearest(driver, [*_DRIVERS, *STORAGE_OPTIONS])
             hint = f"; did you mean {near}?" if near else ""
             text = f"got {driver[:100]!r}, wanted one of the drivers {_NAMES}{hint}"
             problems.append(Problem(entries[driver].source, "storage", text))

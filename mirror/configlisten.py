@@ -15,7 +15,7 @@ from typing import Final
 from mirror.config import UNIX, Http
 from mirror.config import Tls as TlsKeys
 from mirror.confighosts import SocketPath
-from mirror.configproblems import Problem, Warning_, find, joined
+from mirror.configproblems import Problem, Warning_, find, joined, show_path
 from mirror.configtls import (
     CIPHERS,
     DEFAULT_VERSION,
@@ -126,7 +126,7 @@ def _of_file(error: tlscontext.CertificateError, tree: Table) -> Problem:
     at: tuple[str | int, ...] = (*TLS, key)
     if number:
         at = (*at, int(number.rstrip("]")))
-    text = f"got {str(error.path)!r}: {error}" if error.path else str(error)
+    text = f"got {show_path(error.path)}: {error}" if error.path else str(error)
     return replace(_at(tree, at, text), closed=error.closed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from mirror.configsecrets import HIDDEN, is_secret
@@ -73,6 +74,11 @@ def show(key: str, tree: Tree | None) -> str:
     if mark and "/" in shown:  # a URL, in whose query a token may be
         text = f"{shown}?{HIDDEN}"
     return repr(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…")
+
+
+def show_path(path: Path) -> str:
+    """A path for a message, with the one that it came to where it does not begin at the root."""
+    return repr(str(path)) if path.is_absolute() else f"{str(path)!r} (that is {str(path.absolute())!r})"
 
 
 def joined(*parts: str | int) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from mirror.config import Proxy
-from mirror.configproblems import Problem, Warning_, find, joined
+from mirror.configproblems import Problem, Warning_, find, joined, show_path
 from mirror.configproxy import Upstream
 from mirror.configtree import Table
 from mirror.configupstream import sections
@@ -44,7 +44,7 @@ def check_files(proxy: Proxy, tree: Table) -> list[Problem]:
             try:
                 check(path, upstream)
             except _Unusable as error:
-                text = f"got {str(path)!r}, {error}"
+                text = f"got {show_path(path)}, {error}"
                 problems.append(Problem(find(tree, (*at, key))[1], joined(*at, key), text, error.closed))
     return problems
 

@@ -157,6 +157,30 @@ def test_what_would_be_open_or_does_not_fit_stops_the_start(
     assert text in said
 
 
+@pytest.mark.parametrize(
+    ("more", "key", "name"),
+    [
+        ("http: {tls: {certificate: ./no.pem, key: ./no.key}}", "http.tls.certificate", "no.pem"),
+        ("proxy: {remoteurl: 'https://a', ca: certs/no.pem}", "proxy.ca", "certs/no.pem"),
+        (
+            "auth: {token: {realm: 'https://a', service: s, issuer: i, jwks: no.json}}",
+            "auth.token.jwks",
+            "no.json",
+        ),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_with_the_folder_in_which_it_was_looked_for(
+    tmp_path: Path, more: str, key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is that of the process, not that of the file that names it."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    said = refused(tmp_path, f"{MINIMAL}{more}\n")
+    assert f": {key}: got '{name}' (that is '{elsewhere / name}')" in said
+    assert "cannot be read: No such file" in said
+
+
 def test_lets_encrypt_says_what_to_use_instead(tmp_path: Path) -> None:
     said = refused(tmp_path, f"{MINIMAL}http: {{tls: {{letsencrypt: {{cachefile: /c, hosts: [a]}}}}}}\n")
     assert "certbot" in said

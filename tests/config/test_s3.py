@@ -163,6 +163,11 @@ def test_what_means_nothing_is_a_warning(tmp_path: Path, parameters: str, more: 
     assert [warning.key for warning in remarks(loaded)] == [key]
 
 
+def test_a_signature_of_version_2_is_not_made_for_its_own_reason(tmp_path: Path) -> None:
+    [warning] = remarks(load_text(tmp_path, text(f"{LEAST}, v4auth: false")))
+    assert warning.text == "has no effect: requests are always signed by version 4"
+
+
 @pytest.mark.parametrize("disk", ["maxsize: 50%", "folder: /fast", "{folder: /fast, maxsize: 0}"])
 def test_a_disk_before_the_bucket_has_a_size(tmp_path: Path, disk: str) -> None:
     disk = disk if disk.startswith("{") else f"{{{disk}}}"
