@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import ast
+import io
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+import structlog
+
+from mirror import log
 
 TOP = Path(__file__).resolve().parents[1]
 LEVELS = {"exception": "error", "warn": "warning"}
@@ -86,3 +93,49 @@ def test_the_readme_names_events_that_there_are() -> None:
     named = {name for name in re.findall(r"`([^`]+)`", rows) if NAME.match(name)}
     assert len(named) > 10
     assert named - set(in_the_source()) - {"proxy.ttl", "proxy.stale", "http.limits.perclient"} == set()
+
+
+@pytest.mark.usefixtures("_log_restored")
+def test_what_to_look_at_is_found_by_the_documented_commands() -> None:
+    """In each form of the log, and without a line for each failed request."""
+    text = (TOP / "docs" / "events.md").read_text(encoding="utf-8")
+    (looked, but), (woken,) = [
+        re.findall(r"grep -[Ev] '([^']+)'", line)
+        for line in text.splitlines()
+        if line.startswith("    journalctl")
+    ]
+    wake = expanded(woken)
+    assert len(wake) == 8
+    assert wake <= {event for event, levels, _ in in_the_docs("docs/events.md") if levels - {"info"}}
+    for formatter in ("text", "json", "logstash"):
+        stream = io.StringIO()
+        log.configure("info", formatter, {}, stream)
+        logger = structlog.get_logger()
+        for event in (*sorted(wake), "response completed with error"):
+            logger.error(event)
+        logger.warning("config.warning")
+        logger.info("mirror.started", level_of="warning")
+        lines = stream.getvalue().splitlines()
+        assert len(lines) == len(wake) + 3
+        found = [line for line in lines if re.search(looked, line) and not re.search(but, line)]
+        assert found == [*lines[: len(wake)], lines[-2]]
+        assert [line for line in lines if re.search(woken, line)] == lines[: len(wake)]
+
+
+def expanded(pattern: str) -> set[str]:
+    """The events of `a.b|c.(d|e)`."""
+    found = set()
+    for head, several, plain in re.findall(r"([a-z.]+)\(([a-z_|]+)\)|([a-z._]+)", pattern):
+        found |= {f"{head}{each}" for each in several.split("|")} if several else {plain}
+    return found
+
+
+@pytest.fixture
+def _log_restored() -> Iterator[None]:
+    """The set-up is one for the process: put back what was there."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
