@@ -214,6 +214,7 @@ class Measures:
             "mirror_evicted_total": Tally.of(counts),
             "mirror_evicted_bytes_total": Tally.of({(each.reason,): each.bytes for each in gone}),
             "mirror_scrubbed_total": self.keeping.scrubber.results,
+            "mirror_storage_unusable": int(bool(self.operations.warnings())),
             **self._disk(),
         }
         try:

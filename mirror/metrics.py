@@ -139,6 +139,7 @@ FAMILIES: Final = (
         "result",
         "Blobs that were read on the local disk (hit), or below (miss)",
     ),
+    _family("mirror_storage_unusable", "gauge", "", "Whether the storage is away, or refuses: 0 no, 1 yes"),
     # ours: the process
     _family("mirror_connections_open", "gauge", "", "Clients that are connected"),
     _family(

@@ -51,6 +51,7 @@ def test_the_examples_are_about_metrics_that_there_are() -> None:
     for expression in expressions:
         assert names_in(expression), expression
         assert names_in(expression) <= KNOWN, expression
+    assert {"mirror_storage_unusable == 1", "mirror_health_check_failing == 1"} <= set(expressions)
     scrape = yaml.safe_load((EXAMPLES / "prometheus.yml").read_text(encoding="utf-8"))
     assert scrape["rule_files"] == ["alerts.yml"]
 

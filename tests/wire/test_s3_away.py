@@ -92,6 +92,13 @@ async def ready(mirror: Mirror) -> list[str]:
     return found
 
 
+async def unusable(mirror: Mirror) -> float:
+    """What an alert goes by, of `/debug/vars`."""
+    async with mirror.session.get(f"{mirror.debug}/debug/vars") as response:
+        found: float = (await response.json(content_type=None))["mirror"]["mirror_storage_unusable"]
+        return found
+
+
 async def test_what_can_be_given_is_given_and_nothing_waits_for_the_bucket(
     start: Start, bucket: Bucket, upstream: Upstream, image: Image, outage: Outage
 ) -> None:
@@ -189,8 +196,10 @@ async def test_a_wrong_bucket_is_told_from_the_start_until_it_is_there(
                     pass
                 assert warnings[0].startswith(f"storage: {cause}: {what}")
                 assert bucket.server.url not in warnings[0]
+                assert await unusable(mirror) == 1
             await asyncio.to_thread(bucket.server.make_bucket, name)
             await becomes(mirror, {})
             while await ready(mirror):
                 pass
+        assert await unusable(mirror) == 0
         await pull(mirror, image)
