@@ -40,13 +40,14 @@ def unknown_key(key: str, known: Collection[str], at: Keys) -> str:
 
     A slip below `proxy` does: what was meant is where images come from, and where the login goes. So does
     every one in `proxy.upstreams`: it is the mirror's own, and no file of the registry's has a key in there.
-    Below `storage` and `cache` does what is near a known one: it is where images are kept, with which login,
-    and how many. No parameter of the registry's drivers that is unknown here is near one.
+    Below `storage` and `cache` a slip does: it is where images are kept, with which login, and how many. What
+    is only near a known key does below `cache` alone, which is the mirror's own: in a file of the registry's
+    it has been ignored all the time.
     """
     if at[:1] in _KEEPING:
         if exact := meant(key, known):
             return f"unknown key; write {joined(*at, exact)}"
-        near = nearest(key, known)
+        near = nearest(key, known) if at[:1] == ("cache",) else None
         return f"unknown key; did you mean {joined(*at, near)}?" if near else ""
     if at[:1] != ("proxy",):
         return ""
