@@ -195,6 +195,46 @@ def test_a_reference_is_told_as_far_as_it_is_known(facts: dict[str, Any], expect
     assert one("reference", **facts) == expected
 
 
+def failing(role: str = "registry", **facts: Any) -> dict[str, Any]:
+    """A breaker that lets through, and whose last request failed."""
+    return {"role": role, "state": "closed", "failed": {"ago": 2.5, "limit": 5, **facts}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (
+            {"failures": 3, "breakers": [failing(cause="connection refused")]},
+            ["asked; its last request failed 2 s ago: connection refused (3 of 5 in a row)"],
+        ),
+        ({"breakers": [failing(ago=0.2)]}, ["asked; its last request failed just now"]),
+        (
+            {"failures": 1, "behind_for": 40.0, "breakers": [failing(cause="answered 502")]},
+            [
+                "asked; its last request failed 2 s ago: answered 502 (1 of 5 in a row)"
+                + "; asked after the others for another 40 s"
+            ],
+        ),
+        (
+            {"breakers": [failing("token server", cause="no such host") | {"host": "a.test:443"}]},
+            [
+                "asked as usual",
+                "its token server a.test:443: asked; its last request failed 2 s ago: no such host",
+            ],
+        ),
+        (
+            {"state": "open", "retry_in": 3.0, "failures": 5, "breakers": [failing(cause="no such host")]},
+            ["not asked for another 3 s: its last 5 requests failed (no such host)"],
+        ),
+    ],
+)
+def test_an_endpoint_whose_last_request_failed_is_not_asked_as_usual(
+    facts: dict[str, Any], expected: list[str]
+) -> None:
+    said = [line[13:] for line in lines({"endpoints": [{"state": "ok", **facts}]})]
+    assert said == expected
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,25 @@ async def test_an_upstream_that_is_away_is_a_warning_that_asks_nobody(
             "warnings": [f"{namespace} cannot be asked now (open)"],
         }
         assert len(upstream.seen) == asked
+
+
+async def test_an_upstream_whose_last_request_failed_is_a_warning_until_the_next_success(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    """Which says no address: anybody may see it."""
+    upstream.add_image(NAME, "1")
+    upstream.fault("*", "/v2/", Fault(status=503))
+    async with serve(upstream) as url, running(tmp_path / "data", url) as mirror:
+        for number in range(2):
+            await mirror.get(f"library/b{number}/manifests/1")
+        status, text, _ = await plain(mirror, "/readyz")
+        (warning,) = json.loads(text)["warnings"]
+        namespace = url.removeprefix("http://")
+        assert status == 200
+        assert re.fullmatch(rf"{namespace}: the last request failed \d s ago \(2 in a row\)", warning)
+        upstream.clear_faults()
+        await mirror.get(TAG)
+        assert (await plain(mirror, "/readyz"))[1] == '{"status": "ready"}\n'
 
 
 async def test_registries_that_only_clients_have_named_are_a_number_to_everybody(
