@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import re
 import socket
 from pathlib import Path
@@ -215,6 +217,23 @@ async def test_an_upstream_whose_last_request_failed_is_a_warning_until_the_next
         upstream.clear_faults()
         await mirror.get(TAG)
         assert (await plain(mirror, "/readyz"))[1] == '{"status": "ready"}\n'
+
+
+async def test_a_data_folder_that_cannot_be_written_is_a_warning_without_its_name(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "docker").mkdir(parents=True)
+
+    def refuse(path: Path, mode: int = 0o666, exist_ok: bool = True) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    async with serve(upstream) as url, running(tmp_path / "data", url) as mirror:
+        status, text, _ = await plain(mirror, "/readyz")
+    (warning,) = json.loads(text)["warnings"]
+    assert status == 200
+    assert warning.startswith("storage: it could not be written at the start (storage.readonly in the log)")
+    assert str(tmp_path) not in text
 
 
 async def test_registries_that_only_clients_have_named_are_a_number_to_everybody(
