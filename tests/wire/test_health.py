@@ -17,6 +17,7 @@ from aiohttp import web
 
 from mirror.drivers.base import DriverError, Info
 from mirror.drivers.filesystem import FilesystemDriver
+from mirror.store import layout
 from tests.support.scripted import Fault, Upstream, serve
 from tests.support.waiting import until
 from tests.wire.conftest import Mirror, running
@@ -222,7 +223,7 @@ async def test_an_upstream_whose_last_request_failed_is_a_warning_until_the_next
 async def test_a_data_folder_that_cannot_be_written_is_a_warning_without_its_name(
     tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "data" / "docker").mkdir(parents=True)
+    (tmp_path / "data" / layout.FOLDERS[0]).mkdir(parents=True)
 
     def refuse(path: Path, mode: int = 0o666, exist_ok: bool = True) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
