@@ -95,7 +95,8 @@ async def explain(
         "namespace": route.namespace,
         "repository": str(route.qualified),
         "upstream_repository": str(route.repository),
-        "routed_by": route.routed_by,
+        # As if a client had sent it as `ns`; here it was typed.
+        "routed_by": route.routed_by.replace("?ns=", "the image's host ", 1),
         "login": login(entry),
         **registries.describe(route.qualified, time.monotonic()),
         **known,

@@ -12,6 +12,8 @@ LABEL_WIDTH = 12  # characters
 # Whom a breaker is for; the registry's own is told by the endpoint's state.
 ROLES = {"token server": "its token server", "blobs": "its blob storage", "manifests": "its manifest storage"}
 AS_USUAL = "asked as usual"
+TREE = "tree"  # as `ledger.notes.TREE`
+FOUND = "found in the storage, not noted when it came"
 
 
 def lines(facts: Facts) -> Iterator[str]:
@@ -176,13 +178,14 @@ def _endpoint(endpoint: Facts) -> list[str]:
 
 
 def _history(moves: list[Facts]) -> list[str]:
-    """`pointed to sha256:... since 3 h 5 min, says quay.io`, the newest first."""
+    """`pointed to sha256:..., 3 h 5 min ago (quay.io)`, the newest first."""
     found = []
     for move in moves:
         ago, digest = number_of(move, "ago"), text_of(move, "digest")
         what = f"pointed to {digest}" if digest else "was not there any more"
         since = "" if ago is None else f", {duration(ago)} ago"
         origin = text_of(move, "origin")
+        origin = FOUND if origin == TREE else origin
         found.append(f"{what}{since}{f' ({origin})' if origin else ''}")
     return found
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mirror.explaintext import lines
 from mirror.explainwords import data, duration
+from mirror.ledger import notes
 
 D = "sha256:" + "a" * 64
 CHILD = "sha256:" + "b" * 64
@@ -193,6 +194,11 @@ def one(part: str, **facts: Any) -> list[str]:
 )
 def test_a_reference_is_told_as_far_as_it_is_known(facts: dict[str, Any], expected: list[str]) -> None:
     assert one("reference", **facts) == expected
+
+
+def test_a_tag_that_nobody_noted_was_found_in_the_storage() -> None:
+    (line,) = lines({"history": [{"digest": D, "ago": 3600.0, "origin": notes.TREE}]})
+    assert line.endswith(f"pointed to {D}, 1 h ago (found in the storage, not noted when it came)")
 
 
 def failing(role: str = "registry", **facts: Any) -> dict[str, Any]:
