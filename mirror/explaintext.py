@@ -93,7 +93,8 @@ def _freshness(reference: Facts) -> str:
     if "checked_ago" not in reference:
         return ""
     ago, left = number_of(reference, "checked_ago"), number_of(reference, "fresh_left")
-    text = "never checked"
+    # What is kept may have come with another registry's tree, which does not say when it asked.
+    text = "never checked, as far as is known" if reference.get("kept") else "never checked"
     if ago is not None:
         text = f"checked {duration(ago)} ago" if ago >= 1 else "checked just now"
     if text_of(reference, "refused"):  # its time is that of refusals, not that of the rule

@@ -130,6 +130,10 @@ def one(part: str, **facts: Any) -> list[str]:
         ({"tag": "1", "kept": True, "size": 5}, ["1: kept", "5 bytes"]),
         ({"tag": "1", "checked_ago": None}, ["1: not kept", "never checked"]),
         (
+            {"tag": "1", "kept": True, "checked_ago": None},
+            ["1: kept", "never checked, as far as is known"],
+        ),
+        (
             {"tag": "1", "kept": True, "checked_ago": 90.0, "fresh_left": -30.0, "rule": "default"},
             ["1: kept", "checked 1 min 30 s ago, due for a check (by default)"],
         ),
