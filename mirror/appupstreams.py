@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from mirror import __version__
+from mirror.cache.away import ago
 from mirror.cache.outlook import Outlook
 from mirror.cache.pullthrough import PullThrough
 from mirror.confignames import OPEN, default_url
@@ -143,10 +144,10 @@ def _failing(namespace: str, endpoints: list[dict[str, Any]]) -> list[str]:
     ]
     if not last:
         return []
-    ago, failures = min(last)
+    since, failures = min(last)
     row = f" ({failures} in a row)" if failures > 1 else ""
     where = "" if len(endpoints) == 1 else " at one of its addresses"
-    return [f"{namespace}: the last request failed{where} {ago:.0f} s ago{row}"]
+    return [f"{namespace}: the last request failed{where} {ago(since)} ago{row}"]
 
 
 def _namespaces(proxy: Proxy) -> list[str]:
