@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -75,8 +75,8 @@ async def serve(loaded: Loaded, file: Path | None) -> None:
         log.warning("config.warning", detail=str(warning))
     _create_users(config)
     async with contextlib.AsyncExitStack() as stack:
-        driver, spool_folder = stack.enter_context(storage(config))
-        app = build(config, driver, spool_folder)
+        driver, spool_folder, remarks = stack.enter_context(storage(config))
+        app = build(config, driver, spool_folder, remarks)
         runner = web.AppRunner(
             app,
             handle_signals=False,
@@ -122,8 +122,13 @@ async def _running(runner: web.AppRunner) -> AsyncGenerator[None, None]:
         await runner.cleanup()
 
 
-def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Application:
-    """All rooms joined. What lives in time starts and stops with the application; the driver does so too."""
+def build(
+    config: Config, driver: StorageDriver, spool_folder: Path, remarks: Sequence[str] = ()
+) -> web.Application:
+    """All rooms joined. What lives in time starts and stops with the application; the driver does so too.
+
+    `remarks` on the storage are for `/readyz`.
+    """
     proxy = config.proxy
     names = appupstreams.routes(proxy)
     operations = appoperations.build(config, driver, names)
@@ -173,7 +178,7 @@ def build(config: Config, driver: StorageDriver, spool_folder: Path) -> web.Appl
             write_timeout=config.http.limits.writetimeout,
             keepalive_timeout=config.http.limits.idletimeout,
             gate=operations.gate,
-            warnings=lambda: [*operations.warnings(), *appupstreams.warnings(upstream, names)],
+            warnings=lambda: [*remarks, *operations.warnings(), *appupstreams.warnings(upstream, names)],
             account=operations.account,
             notify=operations.notifier.tell if operations.notifier is not None else None,
         ),

@@ -26,18 +26,25 @@ from mirror.drivers.tiered import TieredDriver
 from mirror.store import layout
 
 SPOOL = Path("mirror", "spool")  # below the root directory, or the local one
+# As of the start: it is not looked at again.
+READONLY = (
+    "storage: it could not be written at the start (storage.readonly in the log): "
+    "what is kept is served, new content is not kept"
+)
 THREADS = 100  # of the local disk that holds copies; registry:2's own of a file system
 
 log = structlog.get_logger()
 
 
 @contextlib.contextmanager
-def storage(config: Config) -> Iterator[tuple[StorageDriver, Path]]:
-    """The driver, and the local folder for unfinished fills. Blocks. Raises StartError."""
+def storage(config: Config) -> Iterator[tuple[StorageDriver, Path, list[str]]]:
+    """The driver, the local folder for unfinished fills, and what `/readyz` is to say of them: a folder that
+    cannot be written, without its name. Blocks. Raises StartError.
+    """
     root = local_root(config)
     if root is None:
         with tempfile.TemporaryDirectory(prefix="mirror-spool-") as folder:
-            yield InMemoryDriver(), Path(folder) / SPOOL
+            yield InMemoryDriver(), Path(folder) / SPOOL, []
         return
     is_here = config.storage.filesystem is not None
     key = "storage.filesystem.rootdirectory" if is_here else "cache.folder"
@@ -50,12 +57,14 @@ def storage(config: Config) -> Iterator[tuple[StorageDriver, Path]]:
             f"{key}: cannot use {root}: {error.strerror}. "
             f"Make it a folder that user {os.geteuid()} can write, or name another one."
         ) from error
+    remarks = []
     for refusal in probe.refusals(root, (*folders, str(SPOOL))):
         text = probe.advice(refusal, root)
         if not kept:
             raise StartError(f"{key}: {text}.")
         log.warning("storage.readonly", detail=f"{text}. What is kept is served, new content is not kept.")
-    yield driver(config), root / SPOOL
+        remarks = [READONLY]
+    yield driver(config), root / SPOOL, remarks
 
 
 def driver(config: Config) -> StorageDriver:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from mirror import __version__
+from mirror.cache.away import ago
 from mirror.cache.outlook import Outlook
 from mirror.cache.pullthrough import PullThrough
 from mirror.confignames import OPEN, default_url
@@ -22,6 +23,7 @@ from mirror.configproxy import Upstream as Entry
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.oci.reference import Image
+from mirror.upstream.breakers import OWN
 from mirror.upstream.client import Client
 from mirror.upstream.endpoints import Endpoints
 from mirror.upstream.lookups import Lookups
@@ -94,7 +96,8 @@ async def explain(
         "namespace": route.namespace,
         "repository": str(route.qualified),
         "upstream_repository": str(route.repository),
-        "routed_by": route.routed_by,
+        # As if a client had sent it as `ns`; here it was typed.
+        "routed_by": route.routed_by.replace("?ns=", "the image's host ", 1),
         "login": login(entry),
         **registries.describe(route.qualified, time.monotonic()),
         **known,
@@ -108,7 +111,7 @@ def traffic(proxy: Proxy, names: Routes) -> dict[str, Traffic]:
 
 
 def warnings(registries: Upstreams, names: Routes) -> list[str]:
-    """Which upstreams cannot be asked now, as far as is known. Anybody may see it.
+    """Which upstreams cannot be asked now, or failed when they were last asked. Anybody may see it.
 
     Those that nobody configured by name are a number: which registries other clients use is not everybody's
     business, and somebody's inventions are nobody's.
@@ -124,9 +127,27 @@ def warnings(registries: Upstreams, names: Routes) -> list[str]:
             found.append(f"{namespace} cannot be asked now ({away[0]['state']})")
         elif away:
             found.append(f"{namespace}: {len(away)} of {len(endpoints)} addresses cannot be asked now")
+        else:
+            found += _failing(namespace, endpoints)
     found += [f"{count} of {entry!r} cannot be asked now" for entry, count in unnamed.items() if count]
     more = len(found) - WARNINGS_MAX
     return [*found[:WARNINGS_MAX], f"and {more} more"] if more > 0 else found
+
+
+def _failing(namespace: str, endpoints: list[dict[str, Any]]) -> list[str]:
+    """Of an upstream that is asked still: that its last requests failed. No cause: those hold addresses."""
+    last = [
+        (each["failed"]["ago"], each["failures"])
+        for endpoint in endpoints
+        for each in endpoint["breakers"]
+        if "failed" in each and each["role"] in OWN
+    ]
+    if not last:
+        return []
+    since, failures = min(last)
+    row = f" ({failures} in a row)" if failures > 1 else ""
+    where = "" if len(endpoints) == 1 else " at one of its addresses"
+    return [f"{namespace}: the last request failed{where} {ago(since)} ago{row}"]
 
 
 def _namespaces(proxy: Proxy) -> list[str]:

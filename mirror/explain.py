@@ -68,7 +68,11 @@ def _content(path: Path, status: int, body: bytes) -> dict[str, Any]:
 def cannot_connect(path: Path, error: OSError) -> str:
     """Why nobody can be asked at `path`, and what to do."""
     if isinstance(error, FileNotFoundError):
-        return f"no mirror runs with this configuration (see --config): there is no socket {path}"
+        return (
+            f"cannot ask: there is no socket {path}. Either no mirror runs with this configuration (see "
+            "--config), or it could not make the socket (control.off in its log: a folder that it cannot "
+            "write, for one)"
+        )
     if isinstance(error, ConnectionRefusedError):
         return f"the mirror does not run: nobody answers at {path}"
     if isinstance(error, PermissionError):

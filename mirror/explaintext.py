@@ -12,6 +12,8 @@ LABEL_WIDTH = 12  # characters
 # Whom a breaker is for; the registry's own is told by the endpoint's state.
 ROLES = {"token server": "its token server", "blobs": "its blob storage", "manifests": "its manifest storage"}
 AS_USUAL = "asked as usual"
+TREE = "tree"  # as `ledger.notes.TREE`
+FOUND = "found in the storage, not noted when it came"
 
 
 def lines(facts: Facts) -> Iterator[str]:
@@ -91,7 +93,8 @@ def _freshness(reference: Facts) -> str:
     if "checked_ago" not in reference:
         return ""
     ago, left = number_of(reference, "checked_ago"), number_of(reference, "fresh_left")
-    text = "never checked"
+    # What is kept may have come with another registry's tree, which does not say when it asked.
+    text = "never checked, as far as is known" if reference.get("kept") else "never checked"
     if ago is not None:
         text = f"checked {duration(ago)} ago" if ago >= 1 else "checked just now"
     if text_of(reference, "refused"):  # its time is that of refusals, not that of the rule
@@ -151,16 +154,19 @@ def _platforms(platforms: list[Facts]) -> list[str]:
 
 
 def _endpoint(endpoint: Facts) -> list[str]:
-    state, behind = _state(endpoint), number_of(endpoint, "behind_for")
+    breakers = items_of(endpoint, "breakers")
+    own = next((part_of(each, "failed") for each in breakers if text_of(each, "role") == "registry"), {})
+    state, behind = _state({**endpoint, "failed": own}), number_of(endpoint, "behind_for")
     if behind is not None and behind > 0:
         last = f"asked after the others for {_another(behind)}"
         state = f"{last}: it failed" if state == AS_USUAL else f"{state}; {last}"
     found = [f"{text_of(endpoint, 'url')}: {state}".removeprefix(": ")]
-    for breaker in items_of(endpoint, "breakers"):
+    for breaker in breakers:
         role = text_of(breaker, "role")
-        if role != "registry" and text_of(breaker, "state") not in ("", "ok", "closed"):
+        said = _state(breaker)
+        if role != "registry" and said not in ("unknown", AS_USUAL):
             host = " ".join(part for part in (ROLES.get(role, role), text_of(breaker, "host")) if part)
-            found.append(f"{host}: {_state(breaker)}".removeprefix(": "))
+            found.append(f"{host}: {said}".removeprefix(": "))
     quota = part_of(endpoint, "quota")
     limit, remaining = number_of(quota, "limit"), number_of(quota, "remaining")
     if remaining is not None:
@@ -173,13 +179,14 @@ def _endpoint(endpoint: Facts) -> list[str]:
 
 
 def _history(moves: list[Facts]) -> list[str]:
-    """`pointed to sha256:... since 3 h 5 min, says quay.io`, the newest first."""
+    """`pointed to sha256:..., 3 h 5 min ago (quay.io)`, the newest first."""
     found = []
     for move in moves:
         ago, digest = number_of(move, "ago"), text_of(move, "digest")
         what = f"pointed to {digest}" if digest else "was not there any more"
         since = "" if ago is None else f", {duration(ago)} ago"
         origin = text_of(move, "origin")
+        origin = FOUND if origin == TREE else origin
         found.append(f"{what}{since}{f' ({origin})' if origin else ''}")
     return found
 
@@ -190,11 +197,24 @@ def _state(endpoint: Facts) -> str:
     wait, failures = number_of(endpoint, "retry_in"), number_of(endpoint, "failures")
     pause = f"not asked for {_another(wait)}" if wait is not None and wait > 0 else "not asked for now"
     failed = f"its last {failures:.0f} requests failed" if failures else "its last requests failed"
+    last = part_of(endpoint, "failed")
+    cause = text_of(last, "cause")
+    failed += f" ({cause})" if cause else ""
+    asked = f"asked; {_last_failure(last, failures)}" if last else AS_USUAL
     return {
         "": "unknown",
-        "ok": AS_USUAL,
-        "closed": AS_USUAL,
+        "ok": asked,
+        "closed": asked,
         "open": f"{pause}: {failed}",
         "half-open": f"tried again by the next request: {failed}",
         "limited": f"{pause}: it limits the rate of our requests",
     }.get(state, state)
+
+
+def _last_failure(last: Facts, failures: float | None) -> str:
+    """`its last request failed 2 s ago: connection refused (3 of 5 in a row)`."""
+    ago, limit, cause = number_of(last, "ago"), number_of(last, "limit"), text_of(last, "cause")
+    when = "" if ago is None else f" {duration(ago)} ago" if ago >= 1 else " just now"
+    of = "" if limit is None else f" of {limit:.0f}"
+    row = f" ({failures:.0f}{of} in a row)" if failures else ""
+    return f"its last request failed{when}{f': {cause}' if cause else ''}{row}"

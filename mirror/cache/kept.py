@@ -6,6 +6,7 @@ What `fill` says about rules 7, 8 (until nothing is written any more) and 9 is d
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from mirror.cache.room import Room, Share
 from mirror.cache.spool import Spool, SpoolFile
 from mirror.oci.digest import Digest
 from mirror.registry import RegistryError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = "with cache.minfree or cache.maxsize the mirror makes room, if what it keeps is what fills the disk"
 
 log = structlog.get_logger()
 
@@ -89,7 +93,7 @@ class Kept:
                 await self._hands.run(self._spool.shed, wanted - free)
                 free = await self._hands.run(self._spool.free)
             if free < wanted:
-                raise OSError(f"{wanted} bytes are wanted, {free} are free")
+                raise OSError(errno.ENOSPC, f"{wanted} bytes are wanted, {free} are free")
         except OSError as error:
             self.give_back()
             self.go_volatile(error)
@@ -129,7 +133,9 @@ class Kept:
         count = self._spool.troubles.count(time.monotonic())
         if count:
             text = reason.strerror or str(reason)
-            log.warning("fill.not_keeping", digest=str(self._digest), reason=text, count=count)
+            about = {"reason": text, "folder": str(self._spool.folder), "count": count}
+            hint = {"hint": NO_ROOM} if reason.errno in FULL else {}
+            log.warning("fill.not_keeping", digest=str(self._digest), **about, **hint)
         self.keep_no_more()
 
     def keep_no_more(self) -> None:

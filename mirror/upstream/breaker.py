@@ -19,6 +19,7 @@ of one monotonic clock, given by the caller.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 FAILURES = (
@@ -38,6 +39,14 @@ class State(Enum):
     HALF_OPEN = "half-open"
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last one: when, and why in an operator's words (empty where that is not known)."""
+
+    at: float
+    cause: str
+
+
 class Breaker:
     """See the module's text. After `admit` gave None, `turn` is what the request's verdict has to name."""
 
@@ -45,7 +54,8 @@ class Breaker:
         """`failures` in a row open it; `limit` is the longest pause in seconds."""
         self.turn = 0
         self.failures = 0  # in a row
-        self._threshold = failures
+        self.last: Failure | None = None  # also one that does not count; None once an answer has begun
+        self.threshold = failures
         self._limit = limit
         self._state = State.CLOSED
         self._pause = PAUSE  # the next one, without jitter
@@ -86,7 +96,7 @@ class Breaker:
         """A whole answer came. Returns whether that closed the breaker."""
         if turn != self.turn:
             return False
-        self.failures, self._pause = 0, PAUSE
+        self.failures, self._pause, self.last = 0, PAUSE, None
         self._scopes.clear()
         return self._close()
 
@@ -96,7 +106,10 @@ class Breaker:
         It closes it on trial: failures and pause stand until an answer is whole, so the next failure opens it
         for longer.
         """
-        return turn == self.turn and self._close()
+        if turn != self.turn:
+            return False
+        self.last = None
+        return self._close()
 
     def failed(
         self,
@@ -107,15 +120,17 @@ class Breaker:
         again: bool = False,
         pause: float | None = None,
         scope: str = "",
+        cause: str = "",
     ) -> float | None:
         """No answer came, or none of use. Returns the pause in seconds if that opened the breaker.
 
         `chance` is from [0, 1): a pause is shortened by up to a half, so that many mirrors do not come back
         together. `again`: see rule 2. `pause` replaces the breaker's own. `scope`: see rule 5; empty for what
-        is nobody's in particular.
+        is nobody's in particular. `cause`: see `Failure`.
         """
         if turn != self.turn:
             return None
+        self.last = Failure(now, cause)
         if scope in self._scopes:
             self.returned(turn)
             return None
@@ -124,7 +139,7 @@ class Breaker:
         if scope and len(self._scopes) < SCOPES:
             self._scopes.add(scope)
         self.failures += 1
-        if self._state is State.CLOSED and self.failures < self._threshold:
+        if self._state is State.CLOSED and self.failures < self.threshold:
             return None
         length = min(self._limit, self._pause * (0.5 + chance / 2) if pause is None else pause)
         self._pause = min(self._limit, self._pause * 2)

@@ -42,6 +42,9 @@ class Role(Enum):
     BLOBS = "blobs"  # where blobs are redirected to
 
 
+OWN = (Role.REGISTRY.value, Role.TOKENS.value)  # without which nothing can be asked
+
+
 class Breakers:
     """`now` is the clock that all times are of; `chance` gives numbers from [0, 1)."""
 
@@ -109,11 +112,13 @@ class Breakers:
         return (own.wait(now) if own is not None else None) or breaker.wait(now)
 
     def describe(self, now: float, scope: str = "") -> list[dict[str, Any]]:
-        """The origins that last had a role, for operators; what is shut about this only, has a `scope`."""
+        """The origins that last had a role, for operators; what is about this only, has a `scope`."""
         described = []
         for role, (host, place, breaker) in self._last.items():
             own = self._failing.get((place, scope))
-            if breaker.is_closed and own is not None and not own.is_closed:
+            # A repository's own: where it alone is shut, or alone has failed.
+            worse = own is not None and (not own.is_closed or (breaker.last is None and own.last is not None))
+            if breaker.is_closed and own is not None and worse:
                 described.append({**_described(role, host, own, now), "scope": scope})
             else:
                 described.append(_described(role, host, breaker, now))
@@ -169,7 +174,7 @@ class Visit:
         5xx counts as none, but for 501, by which a registry says what it does not do.
         """
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
-            self.failed()
+            self.failed(cause=f"answered {status}")
         elif whole:
             self.succeeded()
         else:
@@ -186,16 +191,19 @@ class Visit:
         if not self._own.breaker.failures:
             self._owner.forget(self._own)
 
-    def failed(self, *, reached: bool = True) -> None:
-        """No answer came, none of use, or it broke off. Not `reached`: nobody took the request."""
+    def failed(self, *, reached: bool = True, cause: str = "") -> None:
+        """No answer came, none of use, or it broke off. Not `reached`: nobody took the request.
+
+        `cause`: why, in an operator's words.
+        """
         scope = self._own.scope if reached else ""
         if reached and self._is_callers:
             self._origin.breaker.returned(self._origin.number)
         else:
-            self._fail(self._origin, scope)
+            self._fail(self._origin, scope, cause)
         if scope:
             self._own.breaker = self._owner.remember(self._own)
-            self._fail(self._own, "")
+            self._fail(self._own, "", cause)
         else:
             self._own.breaker.returned(self._own.number)
 
@@ -210,7 +218,8 @@ class Visit:
             return
         trouble = error.trouble if isinstance(error, TransportError) else None
         if trouble in FAILURES:
-            self.failed(reached=trouble not in UNREACHED)
+            cause = error.cause if isinstance(error, TransportError) else ""
+            self.failed(reached=trouble not in UNREACHED, cause=cause)
         elif trouble in ANSWERS:
             self.succeeded()
         else:
@@ -222,10 +231,11 @@ class Visit:
         self._own.breaker = self._owner.known(self._own)
         return self._origin, self._own
 
-    def _fail(self, turn: Turn, scope: str) -> None:
+    def _fail(self, turn: Turn, scope: str, cause: str) -> None:
         breaker, owner = turn.breaker, self._owner
         was_closed = breaker.is_closed
-        pause = breaker.failed(turn.number, owner.now(), owner.chance(), again=self._again, scope=scope)
+        now, chance = owner.now(), owner.chance()
+        pause = breaker.failed(turn.number, now, chance, again=self._again, scope=scope, cause=cause)
         if pause is not None and was_closed:
             _log.warning(
                 "upstream.breaker.opened",
@@ -255,4 +265,10 @@ def _described(role: Role, host: str, breaker: Breaker, now: float) -> dict[str,
     }
     if state is not State.CLOSED:
         described["retry_in"] = round(left or 0.0, 1)
+    if breaker.last is not None:
+        described["failed"] = {
+            "ago": round(max(0.0, now - breaker.last.at), 1),
+            "cause": breaker.last.cause,
+            "limit": breaker.threshold,
+        }
     return described

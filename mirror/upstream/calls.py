@@ -234,7 +234,7 @@ class Calls:
 
     def broken(self, error: TransportError, answer: Answer) -> NoReturn:
         """Raise what trouble in the middle of a body means. Whoever reads the body may go on from there."""
-        answer.visit.failed()
+        answer.visit.failed(cause=error.cause)
         _log.info("upstream.broken", host=error.host or address(self._base), cause=error.cause)
         raise from_trouble(error, self.name) from error
 

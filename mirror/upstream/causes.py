@@ -1,10 +1,11 @@
-"""Why no usable answer came, in an operator's words. For the log only: the texts hold addresses and names.
+"""Why no usable answer came, in an operator's words. For the log: texts and hints hold addresses and names.
 
 The library's errors are told apart by their types and numbers; of its texts only OpenSSL's are passed on.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -33,11 +34,15 @@ if hasattr(socket, "EAI_NODATA"):  # glibc: the name is there, an address is not
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A trouble's kind, what happened, and what would help (empty where that is not known)."""
+    """A trouble's kind, what happened, and what would help (empty where that is not known).
+
+    `reason` is for the client's text, if it says more than the kind: it holds no names.
+    """
 
     trouble: Trouble
     text: str
     hint: str = ""
+    reason: str = ""
 
 
 def cause_of(error: Exception) -> Cause:
@@ -50,9 +55,12 @@ def cause_of(error: Exception) -> Cause:
         case aiohttp.ClientProxyConnectionError():
             return Cause(Trouble.PROXY, _plain(error.os_error))
         case aiohttp.ClientConnectorDNSError():
-            return Cause(Trouble.NAME, _plain(error.os_error))
+            hint = f"see this machine's DNS for {error.host}, or proxy.httpproxy"
+            return Cause(Trouble.NAME, _plain(error.os_error), hint)
         case aiohttp.ClientConnectorError():
-            return Cause(Trouble.REFUSED, _plain(error.os_error))
+            refuses = error.os_error.errno == errno.ECONNREFUSED
+            reason = "it refuses connections" if refuses else ""
+            return Cause(Trouble.REFUSED, _plain(error.os_error), reason=reason)
         case _:
             return _connected(error)
 

@@ -1,7 +1,8 @@
 """What goes wrong upstream, in a client's words: troubles of the way and answers that are refusals.
 
 Texts are our own. They name the registry as `settings.public_name` has it, never an address, a port, a
-query or a library's words; those stay in the cause, for the log.
+query or a library's words; those stay in the cause, for the log. Docker Hub's hosts, which everybody knows
+and none of which is `docker.io`, are named where it is called so.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from http import HTTPStatus
 
 from mirror.oci.errors import ErrorCode
 from mirror.registry import Corrupt, RateLimited, RegistryError, Unavailable
+from mirror.upstream.hosts import HUB
 from mirror.upstream.retry import retry_after
 
 SAYS_LIMIT = 200  # characters of an upstream's own message that are passed on
 
 _NOT_FOUND = {code.name: code for code in ErrorCode if code.status == HTTPStatus.NOT_FOUND}
+_HUB_HOSTS = (f".{HUB}", ".docker.com")  # registry-1, auth; where layers come from
 _QUERY = re.compile(r"(https?://[^\s?]+)\?\S*")
 
 
 class Trouble(Enum):
     """Why there was no (whole) answer: the status for our client, and the text."""
 
-    REFUSED = (503, "{name} cannot be reached: no connection")
-    NAME = (503, "{name} cannot be reached: its name has no address")
+    REFUSED = (503, "{name} cannot be reached: {reason}")
+    NAME = (503, "{name} cannot be reached: {reason} has no address in DNS")
     PROXY = (503, "{name} cannot be reached: the configured proxy refuses")
     UNTRUSTED = (503, "{name} cannot be reached: its certificate is not trusted")
     NOT_TLS = (503, "{name} cannot be reached: it does not speak TLS")
@@ -100,10 +103,19 @@ class TransportError(Exception):
 def from_trouble(error: TransportError, name: str) -> RegistryError:
     """The failure for a client; raise it `from` the transport's error."""
     called = f"the storage that {name} redirects to" if error.storage else name
-    message = error.trouble.text.format(name=called, reason=error.reason)
+    message = error.trouble.text.format(name=called, reason=error.reason or _reason(error, name))
     if error.trouble in (Trouble.OVERSIZE, Trouble.ENCODED):
         return Corrupt(message)
     return Unavailable(message, status=error.trouble.status, retry_after=error.retry_after)
+
+
+def _reason(error: TransportError, name: str) -> str:
+    """What stands in the text where nothing more is known."""
+    if error.trouble is not Trouble.NAME:
+        return "no connection"
+    host = error.host.rpartition(":")[0]
+    is_hubs = name.endswith(HUB) and host.endswith(_HUB_HOSTS)
+    return host if is_hubs else "its name"
 
 
 def from_answer(

@@ -157,7 +157,7 @@ class Fetcher:
             answer = await self._answer(call, response, visit, elsewhere=hop.elsewhere)
             kept = answer.response is not None
             if call.useful is not None and response.ok and not call.useful(answer):
-                visit.failed()
+                visit.failed(cause="an answer of no use")
             else:
                 visit.answered(answer.status, whole=not kept)
             return answer

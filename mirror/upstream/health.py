@@ -11,7 +11,7 @@ from yarl import URL
 
 from mirror.registry import Condition, RateLimited, RegistryError
 from mirror.upstream.breaker import State
-from mirror.upstream.breakers import Breakers, Role
+from mirror.upstream.breakers import OWN, Breakers, Role
 from mirror.upstream.failures import TransportError, Trouble, from_trouble
 from mirror.upstream.fetch import Answer
 from mirror.upstream.quota import Question, Quota
@@ -89,13 +89,14 @@ class Health:
 
     def describe(self, now: float, scope: str) -> dict[str, Any]:
         """For operators, without secrets: `url`, `state` (ok, open, half-open, limited) in this scope,
-        `retry_in` in seconds, `failures` in a row, `breakers`, `quota`.
+        `retry_in` in seconds, `failures` in a row, `breakers`, `quota`. A breaker has `failed` if the last
+        request did: `ago` in seconds, `cause`, and `limit`, how many in a row have nobody asked.
         """
         breakers = self.breakers.describe(now, scope)
         state, wait = "ok", self._quota.wait(False, now)
         if wait is not None:
             state = "limited"
-        own = [each for each in breakers if each["role"] in (Role.REGISTRY.value, Role.TOKENS.value)]
+        own = [each for each in breakers if each["role"] in OWN]
         worst = max(
             own, key=lambda each: (each["state"] != State.CLOSED.value, each["failures"]), default=None
         )

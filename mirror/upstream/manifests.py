@@ -10,6 +10,8 @@ import asyncio
 from functools import partial
 from http import HTTPStatus
 
+import structlog
+
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -17,13 +19,17 @@ from mirror.oci.manifest import ACCEPT, INDEXES, MANIFESTS, ManifestError, parse
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import MANIFEST_LIMIT, Corrupt, RawManifest
 from mirror.upstream.calls import Calls
-from mirror.upstream.fields import digest_in, length_in
+from mirror.upstream.causes import address
+from mirror.upstream.fields import digest_in, is_page, length_in, media_type_in
 from mirror.upstream.heads import REFUSALS, Heads
 
 INLINE_LIMIT = 64 << 10  # bytes of a manifest that are read on the loop, mostly in 2 ms; 4 MiB may take 0.3 s
 
 _HEADERS = {"Accept": ", ".join(ACCEPT)}
 _KNOWN = INDEXES | MANIFESTS
+_NO_REGISTRY = "is this the address of a registry? see remoteurl"
+
+_log = structlog.get_logger()
 
 
 class Manifests:
@@ -49,7 +55,14 @@ class Manifests:
         try:
             return work() if len(answer.body) <= INLINE_LIMIT else await asyncio.to_thread(work)
         except ManifestError as error:
-            raise Corrupt(f"{self._calls.name} sent a manifest that {error}") from error
+            text = f"sent a manifest that {error}"
+            if is_page(answer.headers):
+                text = f"sent {media_type_in(answer.headers)} instead of a manifest, which cannot be used"
+            hint = {"hint": _NO_REGISTRY} if is_page(answer.headers) else {}
+            url = self._calls.url(repository, f"manifests/{reference}")
+            about = {"method": "GET", "host": address(url), "path": url.raw_path, "cause": text}
+            _log.warning("upstream.failed", attempts=1, **about, **hint)
+            raise Corrupt(f"{self._calls.name} {text}") from error
 
     async def look_up(
         self, repository: Repository, reference: Reference
@@ -61,7 +74,7 @@ class Manifests:
             if answer.status != HTTPStatus.OK and answer.status not in REFUSALS:
                 self._calls.fail(answer, ErrorCode.MANIFEST_UNKNOWN, "this manifest")
             size, digest = length_in(answer.headers), digest_in(answer.headers)
-            media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            media_type = media_type_in(answer.headers)
             if answer.status != HTTPStatus.OK or not size or (digest is None and isinstance(reference, Tag)):
                 refused = answer.status
             elif media_type in _KNOWN:

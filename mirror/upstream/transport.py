@@ -115,7 +115,11 @@ class Transport:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             cause = cause_of(error)
             raise TransportError(
-                cause.trouble, cause=_via(proxy, cause.text), hint=cause.hint, host=address(url)
+                cause.trouble,
+                cause.reason,
+                cause=_via(proxy, cause.text),
+                hint=cause.hint,
+                host=address(url),
             ) from error
 
     def open_ahead(self, url: URL, count: int) -> None:

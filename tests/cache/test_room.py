@@ -172,4 +172,8 @@ async def test_a_full_disk_is_told_now_and_then(tmp_path: Path, logs: list[Event
             opening = asyncio.create_task(parts.registry.blob(A, digest))
             (await upstream.next_transfer()).finish()
             await whole(await opening)
-    assert [event["count"] for event in told(logs, "fill.not_keeping")] == [1]
+        folder = str(parts.fills._spool.folder)
+    (event,) = told(logs, "fill.not_keeping")
+    assert (event["count"], event["folder"]) == (1, folder)
+    assert event["reason"] == f"{KIB} bytes are wanted, 0 are free"
+    assert event["hint"].startswith("with cache.minfree or cache.maxsize the mirror makes room")

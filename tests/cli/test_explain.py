@@ -98,7 +98,9 @@ def test_a_mirror_that_does_not_run_is_named_by_its_socket(root: Path) -> None:
     result = run("alpine")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        f"mirror: no mirror runs with this configuration (see --config): there is no socket {root / SOCKET}\n"
+        f"mirror: cannot ask: there is no socket {root / SOCKET}. Either no mirror runs with this "
+        "configuration (see --config), or it could not make the socket (control.off in its log: a folder "
+        "that it cannot write, for one)\n"
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mirror.explaintext import lines
 from mirror.explainwords import data, duration
+from mirror.ledger import notes
 
 D = "sha256:" + "a" * 64
 CHILD = "sha256:" + "b" * 64
@@ -129,6 +130,10 @@ def one(part: str, **facts: Any) -> list[str]:
         ({"tag": "1", "kept": True, "size": 5}, ["1: kept", "5 bytes"]),
         ({"tag": "1", "checked_ago": None}, ["1: not kept", "never checked"]),
         (
+            {"tag": "1", "kept": True, "checked_ago": None},
+            ["1: kept", "never checked, as far as is known"],
+        ),
+        (
             {"tag": "1", "kept": True, "checked_ago": 90.0, "fresh_left": -30.0, "rule": "default"},
             ["1: kept", "checked 1 min 30 s ago, due for a check (by default)"],
         ),
@@ -193,6 +198,48 @@ def one(part: str, **facts: Any) -> list[str]:
 )
 def test_a_reference_is_told_as_far_as_it_is_known(facts: dict[str, Any], expected: list[str]) -> None:
     assert one("reference", **facts) == expected
+
+
+def test_a_tag_that_nobody_noted_was_found_in_the_storage() -> None:
+    (line,) = lines({"history": [{"digest": D, "ago": 3600.0, "origin": notes.TREE}]})
+    assert line.endswith(f"pointed to {D}, 1 h ago (found in the storage, not noted when it came)")
+
+
+def failing(role: str = "registry", **facts: Any) -> dict[str, Any]:
+    """A breaker that lets through, and whose last request failed."""
+    return {"role": role, "state": "closed", "failed": {"ago": 2.5, "limit": 5, **facts}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (
+            {"failures": 3, "breakers": [failing(cause="connection refused")]},
+            ["asked; its last request failed 2 s ago: connection refused (3 of 5 in a row)"],
+        ),
+        ({"breakers": [failing(ago=0.2)]}, ["asked; its last request failed just now"]),
+        (
+            {"behind_for": 40.0, "breakers": [failing(cause="answered 502")]},
+            ["asked; its last request failed 2 s ago: answered 502; asked after the others for another 40 s"],
+        ),
+        (
+            {"breakers": [failing("token server", cause="no such host") | {"host": "a.test:443"}]},
+            [
+                "asked as usual",
+                "its token server a.test:443: asked; its last request failed 2 s ago: no such host",
+            ],
+        ),
+        (
+            {"state": "open", "retry_in": 3.0, "failures": 5, "breakers": [failing(cause="no such host")]},
+            ["not asked for another 3 s: its last 5 requests failed (no such host)"],
+        ),
+    ],
+)
+def test_an_endpoint_whose_last_request_failed_is_not_asked_as_usual(
+    facts: dict[str, Any], expected: list[str]
+) -> None:
+    said = [line[13:] for line in lines({"endpoints": [{"state": "ok", **facts}]})]
+    assert said == expected
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,20 @@ def test_five_failures_in_a_row_open_it_for_a_second() -> None:
     assert breaker.state(1.0) is State.HALF_OPEN, "as the next request will find it"
 
 
+def test_the_last_failure_is_known_until_an_answer_begins() -> None:
+    """Also one that does not count, since it is about the same moment, or about the same thing."""
+    breaker = Breaker()
+    breaker.failed(breaker.turn, 1.0, 0.5, scope="a", cause="answered 500")
+    breaker.failed(breaker.turn, 2.0, 0.5, again=True, cause="answered 502")
+    breaker.failed(breaker.turn, 3.0, 0.5, scope="a", cause="answered 503")
+    assert (breaker.failures, breaker.last) == (1, rules.Failure(3.0, "answered 503"))
+    breaker.began(breaker.turn)
+    assert (breaker.failures, breaker.last) == (1, None)
+    breaker.failed(breaker.turn, 4.0, 0.5, cause="it broke off")
+    breaker.succeeded(breaker.turn)
+    assert breaker.last is None
+
+
 def test_a_success_in_between_starts_the_count_anew() -> None:
     breaker = Breaker()
     for _ in range(20):

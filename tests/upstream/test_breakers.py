@@ -115,6 +115,41 @@ async def test_a_refusing_upstream_opens_it_after_five_requests_however_often_ea
     assert [log["attempts"] for log in logs if log["event"] == "upstream.failed"][:4] == [3] * 4
 
 
+async def test_the_last_failure_is_told_to_operators_before_the_fifth(clock: Clock) -> None:
+    upstream = Upstream()
+    upstream.add_image("library/alpine", "3")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        async with timed_client(f"http://127.0.0.1:{bound.getsockname()[1]}", clock) as client:
+            assert "failed" not in str(client.describe(clock.now)["breakers"])
+            for _ in range(3):
+                await fails(partial(client.resolve, ALPINE, THREE))
+            (told,) = client.describe(clock.now + 2.0)["breakers"]
+    assert (told["state"], told["failures"]) == ("closed", 3)
+    assert told["failed"] == {"ago": 2.0, "cause": "connection refused", "limit": FAILURES}
+    upstream.fault("*", "", Fault(status=503), times=1)
+    async with serve(upstream) as url, timed_client(url, clock) as client:
+        await fails(partial(client.resolve, ALPINE, THREE))
+        assert client.describe(clock.now)["breakers"][0]["failed"]["cause"] == "answered 503"
+        await client.resolve(ALPINE, THREE)
+        assert "failed" not in client.describe(clock.now, ALPINE)["breakers"][0]
+
+
+async def test_a_repository_that_alone_fails_is_told_to_who_asks_for_it(clock: Clock) -> None:
+    upstream = Upstream()
+    upstream.add_image("library/alpine", "3")
+    upstream.fault("*", "/v2/library/bad/", Fault(status=500))
+    bad = Repository("library/bad")
+    async with serve(upstream) as url, timed_client(url, clock) as client:
+        for _ in range(2):
+            await fails(partial(client.resolve, bad, THREE))
+        await client.resolve(ALPINE, THREE)
+        assert "failed" not in client.describe(clock.now)["breakers"][0]
+        (told,) = client.describe(clock.now, bad)["breakers"]
+    assert (told["failures"], told["failed"]["cause"]) == (2, "answered 500")
+    assert told["scope"] == "repository:library/bad:pull"
+
+
 async def test_a_request_whose_breaker_opens_meanwhile_tells_what_it_found_itself(clock: Clock) -> None:
     """Ten requests at once, of which each would be tried three times."""
     upstream = Upstream()

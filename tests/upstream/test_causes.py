@@ -18,7 +18,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
 from mirror.registry import RegistryError, Unavailable
 from mirror.upstream.causes import address, cause_of, late
-from mirror.upstream.failures import Trouble
+from mirror.upstream.failures import TransportError, Trouble, from_trouble
 from tests.support.scripted import Fault, Upstream, serve
 from tests.upstream.conftest import Connect, client_of
 
@@ -79,6 +79,28 @@ def unverified(code: int, message: str) -> aiohttp.ClientConnectorCertificateErr
 def test_a_librarys_error_becomes_words(error: Exception, trouble: Trouble, text: str) -> None:
     cause = cause_of(error)
     assert (cause.trouble, cause.text) == (trouble, text)
+
+
+def test_a_name_without_an_address_is_told_with_where_to_look() -> None:
+    cause = cause_of(aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(socket.EAI_NONAME, "Unknown")))
+    assert cause.hint == "see this machine's DNS for registry.test, or proxy.httpproxy"
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "said"),
+    [
+        ("docker.io", "registry-1.docker.io", "registry-1.docker.io"),
+        ("the token server of docker.io", "auth.docker.io", "auth.docker.io"),
+        ("docker.io", "production.cloudflare.docker.com", "production.cloudflare.docker.com"),
+        ("docker.io", "secret.example", "its name"),
+        ("the upstream registry", "registry-1.docker.io", "its name"),
+        ("quay.io", "secret.quay.io", "its name"),
+    ],
+)
+def test_docker_hubs_hosts_are_told_to_clients_and_nobody_elses(name: str, host: str, said: str) -> None:
+    """Who looks `docker.io` up in DNS finds another host, that has an address."""
+    error = from_trouble(TransportError(Trouble.NAME, cause="no such host", host=f"{host}:443"), name)
+    assert error.message == f"{name} cannot be reached: {said} has no address in DNS"
 
 
 @pytest.mark.parametrize("code", [2, 18, 19, 20, 21])

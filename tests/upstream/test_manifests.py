@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
@@ -187,6 +188,34 @@ async def test_what_is_no_manifest_is_corrupt(connect: Connect, body: bytes, tex
         with pytest.raises(Corrupt, match=text) as caught:
             await client.manifest(ALPINE, THREE)
     assert caught.value.status == 502
+
+
+async def test_a_web_site_in_place_of_a_registry_is_told_as_such(connect: Connect) -> None:
+    upstream = Upstream()
+    upstream.add_image("library/alpine", "3")
+    headers = {"Content-Type": "text/html; charset=x"}
+    upstream.fault("*", "", Fault(body=b"<html></html>", headers=headers, drop=("Docker-Content-Digest",)))
+    async with connect(upstream) as client:
+        with capture_logs() as logs, pytest.raises(Corrupt) as caught:
+            await client.resolve(ALPINE, THREE)
+    text = "sent text/html instead of a manifest, which cannot be used"
+    assert caught.value.message == f"the upstream registry {text}"
+    (failed,) = [log for log in logs if log["event"] == "upstream.failed"]
+    assert (failed["log_level"], failed["cause"]) == ("warning", text)
+    assert failed["path"] == "/v2/library/alpine/manifests/3"
+    assert failed["hint"] == "is this the address of a registry? see remoteurl"
+
+
+async def test_what_is_no_manifest_and_no_page_either_is_told_without_a_hint(connect: Connect) -> None:
+    upstream = Upstream()
+    upstream.add_image("library/alpine", "3")
+    upstream.fault("GET", "/manifests/", Fault(body=b"[]", drop=("Docker-Content-Digest",)))
+    async with connect(upstream) as client:
+        with capture_logs() as logs, pytest.raises(Corrupt):
+            await client.manifest(ALPINE, THREE)
+    (failed,) = [log for log in logs if log["event"] == "upstream.failed"]
+    assert "cannot be used" in failed["cause"]
+    assert "hint" not in failed
 
 
 @pytest.mark.parametrize("fault", [Fault(), Fault(chunked=True), Fault(length=1 << 40)])

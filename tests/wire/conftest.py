@@ -194,8 +194,8 @@ async def running(
             return fills[-1]
 
         stack.enter_context(mock.patch.object(app, "Fills", fetching))
-        driver, spool = stack.enter_context(app.storage(loaded.config))
-        application = app.build(loaded.config, driver, spool)
+        driver, spool, remarks = stack.enter_context(app.storage(loaded.config))
+        application = app.build(loaded.config, driver, spool, remarks)
         runner = web.AppRunner(application, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -23,8 +23,9 @@ READABLE = 0.1  # seconds; below, milliseconds are told
 TEXT = f"""# Outages
 
 What to do when pulls fail or are slow: look at `Cache-Status` of the answer (`curl -i`), which says whether
-it was kept, and why the upstream was not asked; let `mirror explain IMAGE` tell what is kept, and who is left
-alone for how long; look in the log for `upstream.breaker.opened`, which names the host that fails. What is
+it was kept, and why the upstream was not asked; let `mirror explain IMAGE` tell what is kept, whose last
+request failed and why, and who is left alone for how long; look in the log for `upstream.failed` and
+`upstream.breaker.opened`, which name the host that fails. What is
 kept is served meanwhile, and the mirror tries again by itself, ten seconds after the last try at most: there
 is nothing to restart. A login that the upstream refuses is no outage: its 401 is passed on, also for tags
 that are kept, and `upstream.login.refused` is in the log; by digest, what is kept is still given.

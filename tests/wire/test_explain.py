@@ -18,10 +18,11 @@ def test_what_is_given_to_nobody_is_told_and_so_is_whose_login_counts(space: Wor
     }
     proxy = {"deny": ["library/secret*"], "upstreams": upstreams}
     mirror = MirrorProcess(space, NOWHERE, name="explain", config={"proxy": proxy})
-    told = {
-        image: explain.ask(mirror.storage / SOCKET, image)["next_pull"]
-        for image in ("library/secret:1", "library/a", "closed.test/b", "closed.test/org/b", "own.test/c")
-    }
+    images = ("library/secret:1", "library/a", "closed.test/b", "closed.test/org/b", "own.test/c")
+    known = {image: explain.ask(mirror.storage / SOCKET, image) for image in images}
+    assert known["library/a"]["routed_by"] == "default upstream"
+    assert known["own.test/c"]["routed_by"] == "the image's host own.test"
+    told = {image: facts["next_pull"] for image, facts in known.items()}
     may = "asks the registry whether the client's own login may have it (one HEAD a minute); if so, it "
     assert told == {
         "library/secret:1": "is refused (403): proxy.deny forbids it",

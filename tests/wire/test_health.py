@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from aiohttp import web
 
 from mirror.drivers.base import DriverError, Info
 from mirror.drivers.filesystem import FilesystemDriver
+from mirror.store import layout
 from tests.support.scripted import Fault, Upstream, serve
 from tests.support.waiting import until
 from tests.wire.conftest import Mirror, running
@@ -195,6 +199,42 @@ async def test_an_upstream_that_is_away_is_a_warning_that_asks_nobody(
             "warnings": [f"{namespace} cannot be asked now (open)"],
         }
         assert len(upstream.seen) == asked
+
+
+async def test_an_upstream_whose_last_request_failed_is_a_warning_until_the_next_success(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    """Which says no address: anybody may see it."""
+    upstream.add_image(NAME, "1")
+    upstream.fault("*", "/v2/", Fault(status=503))
+    async with serve(upstream) as url, running(tmp_path / "data", url) as mirror:
+        for number in range(2):
+            await mirror.get(f"library/b{number}/manifests/1")
+        status, text, _ = await plain(mirror, "/readyz")
+        (warning,) = json.loads(text)["warnings"]
+        namespace = url.removeprefix("http://")
+        assert status == 200
+        assert re.fullmatch(rf"{namespace}: the last request failed \d s ago \(2 in a row\)", warning)
+        upstream.clear_faults()
+        await mirror.get(TAG)
+        assert (await plain(mirror, "/readyz"))[1] == '{"status": "ready"}\n'
+
+
+async def test_a_data_folder_that_cannot_be_written_is_a_warning_without_its_name(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / layout.FOLDERS[0]).mkdir(parents=True)
+
+    def refuse(path: Path, mode: int = 0o666, exist_ok: bool = True) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    async with serve(upstream) as url, running(tmp_path / "data", url) as mirror:
+        status, text, _ = await plain(mirror, "/readyz")
+    (warning,) = json.loads(text)["warnings"]
+    assert status == 200
+    assert warning.startswith("storage: it could not be written at the start (storage.readonly in the log)")
+    assert str(tmp_path) not in text
 
 
 async def test_registries_that_only_clients_have_named_are_a_number_to_everybody(
