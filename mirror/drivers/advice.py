@@ -32,6 +32,7 @@ class Fault(enum.Enum):
     REGION = "the bucket is in another region: see {region}"
     CLOCK = "the clocks of this machine and of the storage differ: set this one right"
     ENDPOINT = "what answers there has no such bucket, or is no such storage: see {bucket} and {endpoint}"
+    OTHER = "see {endpoint} (MinIO's console is on another port than its API)"
     BROKEN = "it fails, or is no such storage: see its own log, and {endpoint}"
     AWAY = "see whether it runs, whether this machine reaches it, and {endpoint}"
     CERTIFICATE = "give this machine the CA of its certificate, or see {endpoint}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mirror.drivers.advice import Fault, Place, fault_of, keys_of
 from mirror.drivers.base import Advice, DriverError
+from mirror.drivers.s3answers import NO_S3
 from mirror.drivers.s3settings import S3Settings
 
 CODES = {  # Amazon's, which others use as well
@@ -20,6 +21,7 @@ CODES = {  # Amazon's, which others use as well
     "RequestTimeTooSkewed": Fault.CLOCK,
     "ExpiredToken": Fault.ENDED,
     "InvalidToken": Fault.ENDED,
+    NO_S3: Fault.OTHER,
 }
 # What the settings are called.
 KEYS = {
