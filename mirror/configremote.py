@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 from mirror.config import Config
 from mirror.configclouds import Azure, Gcs, Oss, connection
 from mirror.configproblems import Problem, Warning_, find
-from mirror.configs3 import S3, is_amazon
+from mirror.configs3 import S3, ends_with, is_amazon
 from mirror.configswift import Login, Swift
 from mirror.configtree import Table
 
@@ -54,7 +55,7 @@ def check_remote(config: Config, tree: Table) -> tuple[list[Problem], list[Warni
     if storage.s3 is not None:
         _check_s3(storage.s3, tree, problems, warnings)
     elif storage.azure is not None:
-        _check_azure(storage.azure, tree, problems)
+        _check_azure(storage.azure, tree, problems, warnings)
     elif storage.gcs is not None:
         _check_gcs(storage.gcs, tree, problems)
     elif storage.oss is not None:
@@ -91,6 +92,10 @@ def _check_s3(s3: S3, tree: Table, problems: list[Problem], warnings: list[Warni
         problems.append(
             Problem(find(tree, ("storage", "s3", "accelerate"))[1], "storage.s3.accelerate", text)
         )
+    for key in ("regionendpoint", "redirectendpoint"):
+        if ends_with(getattr(s3, key), s3.bucket):
+            text = "ends with the bucket, which then stands twice in each URL: leave it out here"
+            warnings.append(_warning(tree, f"storage.s3.{key}", text))
     if s3.sessiontoken is not None and s3.accesskey is None:
         text = "has no effect without accesskey and secretkey"
         warnings.append(
@@ -132,10 +137,10 @@ def _warning(tree: Table, key: str, text: str) -> Warning_:
     return Warning_(find(tree, tuple(key.split(".")))[1], key, text)
 
 
-def _check_azure(azure: Azure, tree: Table, problems: list[Problem]) -> None:
-    at = find(tree, ("storage", "azure"))[1]
+def _check_azure(azure: Azure, tree: Table, problems: list[Problem], warnings: list[Warning_]) -> None:
 
     def wrong(key: str, text: str) -> None:
+        at = find(tree, ("storage", "azure", *key.split(".")))[1]
         problems.append(Problem(at, f"storage.azure.{key}", text))
 
     login = azure.credentials
@@ -144,6 +149,9 @@ def _check_azure(azure: Azure, tree: Table, problems: list[Problem]) -> None:
         wrong(
             "connectionstring", "wanted a connection string of a storage account: AccountName=…;AccountKey=…"
         )
+    elif azure.connectionstring is not None and not _has_login(azure, given):
+        text = "wanted AccountKey=… or SharedAccessSignature=… in it, or accountkey or credentials beside it"
+        wrong("connectionstring", text)
     elif azure.connectionstring is None and not azure.accountname:
         wrong("accountname", "missing, wanted the storage account's name, or a connectionstring")
     if login.type == "shared_key" and azure.accountkey is None and "accountkey" not in given:
@@ -157,6 +165,17 @@ def _check_azure(azure: Azure, tree: Table, problems: list[Problem]) -> None:
         held = given.get("accountkey", "") if key == "connectionstring" else _text(secret)
         if held and not _is_base64(held):
             wrong(key, "wanted an account's key in base64, as Azure gives it")
+    own = azure.serviceurl.removesuffix(f"/{azure.accountname or given.get('accountname')}")
+    if ends_with(own, azure.container):
+        text = "ends with the container, which then stands twice in each URL: leave it out here"
+        warnings.append(_warning(tree, "storage.azure.serviceurl", text))
+
+
+def _has_login(azure: Azure, given: Mapping[str, str]) -> bool:
+    """Whether a connection string holds a login, or something else names one."""
+    login = azure.credentials
+    beside = azure.accountkey is not None or login.type or login.clientid
+    return bool(beside or given.get("accountkey") or given.get("sharedaccesssignature"))
 
 
 def _check_gcs(gcs: Gcs, tree: Table, problems: list[Problem]) -> None:
