@@ -52,11 +52,17 @@ KEYS = {
 }
 
 
+SECURE = {  # where TLS is asked for
+    "s3": "http:// in storage.s3.regionendpoint, or set storage.s3.secure: false",
+    "oss": "http:// in storage.oss.endpoint, or set storage.oss.secure: false",
+    "swift": "http:// in storage.swift.authurl or storage.swift.s3endpoint",
+}
+
+
 def advice(settings: S3Settings, error: DriverError) -> Advice:
     """As Remote.advice."""
-    place = Place(
-        f"bucket {settings.bucket}", settings.endpoint or _nowhere(settings), KEYS[settings.section]
-    )
+    keys = {**KEYS[settings.section], "plain": SECURE[settings.section]}
+    place = Place(f"bucket {settings.bucket}", settings.endpoint or _nowhere(settings), keys)
     return place.advice(fault_of(error, CODES))
 
 

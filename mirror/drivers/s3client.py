@@ -125,7 +125,7 @@ class S3Client(StoreClient):
         try:
             keys = await self._settings.login.keys()
         except DriverError as error:
-            self._breaker.failed(error.cause)
+            self._breaker.failed(error.cause, error.reason)
             if isinstance(error, DeniedError):
                 self._denied = time.monotonic() + DENIED_PAUSE, error
             raise
@@ -190,7 +190,7 @@ class S3Client(StoreClient):
     def broke(self, path: str, error: BaseException) -> UnreachableError:
         """The failure of a body that was being read."""
         found = failure(path, error)
-        self._breaker.failed(found.cause)
+        self._breaker.failed(found.cause, found.reason)
         return found if isinstance(found, UnreachableError) else UnreachableError(path, found.cause)
 
     async def close(self) -> None:
@@ -229,7 +229,7 @@ class S3Client(StoreClient):
         except ERRORS as error:
             found = failure(path, error)
             if isinstance(found, UnreachableError):
-                self._breaker.failed(found.cause)
+                self._breaker.failed(found.cause, found.reason)
             elif status(error):
                 self._breaker.refused(found)
             raise found from error
