@@ -165,10 +165,25 @@ def _check_azure(azure: Azure, tree: Table, problems: list[Problem], warnings: l
         held = given.get("accountkey", "") if key == "connectionstring" else _text(secret)
         if held and not _is_base64(held):
             wrong(key, "wanted an account's key in base64, as Azure gives it")
-    own = azure.serviceurl.removesuffix(f"/{azure.accountname or given.get('accountname')}")
-    if ends_with(own, azure.container):
+    _check_serviceurl(azure, given, tree, problems, warnings)
+
+
+def _check_serviceurl(
+    azure: Azure,
+    given: Mapping[str, str],
+    tree: Table,
+    problems: list[Problem],
+    warnings: list[Warning_],
+) -> None:
+    """`given`: by the connection string."""
+    url, key = azure.serviceurl, "storage.azure.serviceurl"
+    if url.startswith("http://") and _by_token(azure, given):
+        text = f"got {url!r}, wanted https://, or an accountkey: Azure's library sends tokens by TLS only"
+        problems.append(Problem(find(tree, tuple(key.split(".")))[1], key, text))
+    account = azure.accountname or given.get("accountname")
+    if ends_with(url.removesuffix(f"/{account}"), azure.container):
         text = "ends with the container, which then stands twice in each URL: leave it out here"
-        warnings.append(_warning(tree, "storage.azure.serviceurl", text))
+        warnings.append(_warning(tree, key, text))
 
 
 def _has_login(azure: Azure, given: Mapping[str, str]) -> bool:
@@ -176,6 +191,15 @@ def _has_login(azure: Azure, given: Mapping[str, str]) -> bool:
     login = azure.credentials
     beside = azure.accountkey is not None or login.type or login.clientid
     return bool(beside or given.get("accountkey") or given.get("sharedaccesssignature"))
+
+
+def _by_token(azure: Azure, given: Mapping[str, str]) -> bool:
+    """Whether the login is an identity's, and no key's."""
+    login = azure.credentials
+    if login.type:
+        return login.type != "shared_key"
+    keys = azure.accountkey, given.get("accountkey"), given.get("sharedaccesssignature")
+    return login.secret is not None or not any(keys)
 
 
 def _check_gcs(gcs: Gcs, tree: Table, problems: list[Problem]) -> None:

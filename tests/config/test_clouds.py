@@ -24,6 +24,8 @@ from tests.support.configs import load_env, load_text, remarks
 from tests.support.gcs import key
 
 AZURE = "accountname: images1, accountkey: a2V5, container: images"
+TOKEN = "credentials: {type: default_credentials}"
+IDENTITY = "accountname: images1, container: images"
 SWIFT = "username: 't:u', password: hush, container: images"
 OSS = "accesskeyid: id, accesskeysecret: hush, region: oss-cn-hangzhou, bucket: images"
 
@@ -205,6 +207,13 @@ async def test_a_url_for_clients_of_oss_has_the_bucket_in_the_host(tmp_path: Pat
             "missing, wanted clientid, tenantid and secret together",
         ),
         ("azure", f"{AZURE}, credentials: {{type: magic}}", "credentials.type", "got 'magic', wanted one of"),
+        (
+            "azure",
+            f"{AZURE}, serviceurl: 'http://h', {TOKEN}",
+            "serviceurl",
+            "got 'http://h', wanted https://",
+        ),
+        ("azure", f"{IDENTITY}, serviceurl: 'http://h'", "serviceurl", "got 'http://h', wanted https://"),
         ("azure", f"{AZURE}, max_retries: 11", "max_retries", "got '11', wanted an integer from 0 to 10"),
         (
             "azure",
