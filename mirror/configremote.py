@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from mirror.config import Config
 from mirror.configclouds import Azure, Gcs, Oss, connection
 from mirror.configproblems import Problem, Warning_, find
-from mirror.configs3 import S3, ends_with, is_amazon
+from mirror.configs3 import NO_UNDERSCORE, S3, ends_with, is_amazon
 from mirror.configswift import Login, Swift
 from mirror.configtree import Table
 
@@ -229,6 +230,9 @@ def _check_swift(swift: Swift, tree: Table, problems: list[Problem]) -> None:
         wrong("authurl", f"{text}, or authversion beside it")
     elif swift.login is Login.KEYSTONE and not (swift.tenant or swift.tenantid or swift.trustid):
         wrong("tenant", "missing, wanted the name of the project, or its id in tenantid")
+    host = urlsplit(swift.authurl).hostname or ""
+    if swift.login is Login.SWIFT and not swift.s3endpoint and "_" in host:  # the S3 API is there as well
+        wrong("authurl", f"got {swift.authurl!r}, wanted {NO_UNDERSCORE}")
     if swift.tenant and swift.tenantid:
         wrong("tenant", "given beside tenantid; remove one of them")
 

@@ -48,6 +48,7 @@ LEVELS: Final = (
 EXPRESS: Final = "EXPRESS_ONEZONE"
 DIRECTORY: Final = "--x-s"  # what their names, and no others, end with
 UNORDERED: Final = "a directory bucket lists its keys in no order"
+NO_UNDERSCORE: Final = "a host name without _ (give it another name, or its address)"
 NO_DIRECTORY: Final = (
     "directory buckets cannot be used (they list their keys in no order). "
     "Use a general purpose bucket, with STANDARD, or leave the key out"
@@ -80,7 +81,7 @@ def parse_s3_endpoint(value: object) -> str:
     text = parse_endpoint(value)
     host = urlsplit(text if "//" in text else f"//{text}").hostname or ""
     if "_" in host:
-        raise ValueError("a host name without _ (give it another name, or its address)")
+        raise ValueError(NO_UNDERSCORE)
     if ":" not in host and _HOST.match(host) is None:
         raise ValueError(ENDPOINT_FORM)
     return text

@@ -365,6 +365,12 @@ def test_swift_with_a_login_of_keystone_s_asks_for_keys(
             "missing, wanted the name of the project, or its id in tenantid",
         ),
         ("authurl: 'https://k/v3', tenant: a, tenantid: b", "tenant", "given beside tenantid"),
+        ("authurl: 'http://my_swift/auth/v1.0'", "authurl", "wanted a host name without _ (give it another"),
+        (
+            "authurl: 'http://my_swift/auth/v1.0', s3endpoint: 'http://a_b'",
+            "s3endpoint",
+            "got 'http://a_b', wanted a host",
+        ),
     ],
 )
 def test_what_swift_cannot_log_in_with_stops_the_start(
