@@ -22,6 +22,7 @@ from mirror.confighosts import Address
 from mirror.confignotifications import Endpoint
 from mirror.configproxy import Proxy
 from mirror.drivers.base import DriverError, PathNotFoundError, StorageDriver
+from mirror.drivers.breaker import NOT_ASKED
 from mirror.drivers.tiered import TieredDriver
 from mirror.drivers.timed import TimedDriver
 from mirror.health import probes
@@ -168,7 +169,8 @@ async def _look(driver: TimedDriver) -> Trouble | None:
         advice = driver.advice(error)
         if not advice.what:
             return Trouble(str(error), error.cause)
-        return Trouble(f"{error.cause} ({advice.where}): {advice.what}", f"{error.cause}: {advice.what}")
+        cause = error.cause.removeprefix(NOT_ASKED)  # the same text, however often it was found
+        return Trouble(f"{cause} ({advice.where}): {advice.what}", f"{cause}: {advice.what}")
     return None
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -52,7 +52,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, serving: bool = True)
     Raises ConfigError, whose text is one line for each problem, with what was ignored beside that.
     """
     tree = Table(NO_FILE) if path is None else _read(path)
-    _normalise(tree)
+    is_s3aws = _normalise(tree)
     problems, warnings = overlay(tree, environ)
     _old_names(tree, warnings)
     if path is None:
@@ -86,10 +86,21 @@ def load(path: Path | None, environ: Mapping[str, str], *, serving: bool = True)
     if not serving:
         warnings += [Warning_(known.source, known.key, known.text) for known in problems if known.closed]
         problems = [known for known in problems if not known.closed]
+    if is_s3aws:
+        problems, warnings = _as_written(problems), _as_written(warnings)
     if problems or config is None:
         beside = tuple(sorted(ignored, key=_place_in(path)))
         raise ConfigError(*sorted(problems, key=_place_in(path)), ignored=beside)
     return Loaded(config, tuple(sorted(warnings, key=_place_in(path))))
+
+
+_Said = TypeVar("_Said", Problem, Warning_)
+
+
+def _as_written(said: list[_Said]) -> list[_Said]:
+    """With the name that the section of S3 has in the file."""
+    old, new = "storage.s3.", "storage.s3aws."
+    return [replace(each, key=each.key.replace(old, new)) for each in said]
 
 
 def _is_below(key: str, refused: tuple[str, ...]) -> bool:
@@ -136,13 +147,16 @@ def _read(path: Path) -> Table:
     return tree
 
 
-def _normalise(tree: Table) -> None:
+def _normalise(tree: Table) -> bool:
+    """Whether the file calls the section of S3 by registry:2's other name."""
     for key, known in ROOT.fields.items():
         if known.string_form and key in tree.entries:
             tree.entries[key] = string_form(tree.entries[key])
     storage = tree.entries.get("storage")
     if isinstance(storage, Table) and "s3aws" in storage.entries and "s3" not in storage.entries:
         storage.entries["s3"] = storage.entries.pop("s3aws")
+        return True
+    return False
 
 
 def _old_names(tree: Table, warnings: list[Warning_]) -> None:

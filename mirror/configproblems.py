@@ -8,6 +8,7 @@ from typing import Final
 
 from mirror.configsecrets import HIDDEN, is_secret
 from mirror.configtree import Items, Scalar, Table, Tree, is_null
+from mirror.configvalues import INSTEAD
 
 SHOWN_MAX: Final = 100  # characters of a value in a message
 
@@ -55,6 +56,8 @@ class ConfigError(Exception):
 def wrong(source: str, key: str, given: Tree | None, allowed: str) -> Problem:
     """`got '5000', wanted HOST:PORT, …`, or `missing, wanted …` where nothing is given."""
     shown = show(key, given)
+    if allowed.startswith(INSTEAD):
+        return Problem(source, key, f"got {shown}{allowed}")
     return Problem(source, key, f"got {shown}, wanted {allowed}" if shown else f"missing, wanted {allowed}")
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from mirror.config import Config
 from mirror.configclouds import Azure, Gcs, Oss, connection
 from mirror.configproblems import Problem, Warning_, find
-from mirror.configs3 import S3, is_amazon
+from mirror.configs3 import NO_UNDERSCORE, S3, ends_with, is_amazon
 from mirror.configswift import Login, Swift
 from mirror.configtree import Table
 
@@ -54,7 +56,7 @@ def check_remote(config: Config, tree: Table) -> tuple[list[Problem], list[Warni
     if storage.s3 is not None:
         _check_s3(storage.s3, tree, problems, warnings)
     elif storage.azure is not None:
-        _check_azure(storage.azure, tree, problems)
+        _check_azure(storage.azure, tree, problems, warnings)
     elif storage.gcs is not None:
         _check_gcs(storage.gcs, tree, problems)
     elif storage.oss is not None:
@@ -91,6 +93,10 @@ def _check_s3(s3: S3, tree: Table, problems: list[Problem], warnings: list[Warni
         problems.append(
             Problem(find(tree, ("storage", "s3", "accelerate"))[1], "storage.s3.accelerate", text)
         )
+    for key in ("regionendpoint", "redirectendpoint"):
+        if ends_with(getattr(s3, key), s3.bucket):
+            text = "ends with the bucket, which then stands twice in each URL: leave it out here"
+            warnings.append(_warning(tree, f"storage.s3.{key}", text))
     if s3.sessiontoken is not None and s3.accesskey is None:
         text = "has no effect without accesskey and secretkey"
         warnings.append(
@@ -132,10 +138,10 @@ def _warning(tree: Table, key: str, text: str) -> Warning_:
     return Warning_(find(tree, tuple(key.split(".")))[1], key, text)
 
 
-def _check_azure(azure: Azure, tree: Table, problems: list[Problem]) -> None:
-    at = find(tree, ("storage", "azure"))[1]
+def _check_azure(azure: Azure, tree: Table, problems: list[Problem], warnings: list[Warning_]) -> None:
 
     def wrong(key: str, text: str) -> None:
+        at = find(tree, ("storage", "azure", *key.split(".")))[1]
         problems.append(Problem(at, f"storage.azure.{key}", text))
 
     login = azure.credentials
@@ -144,6 +150,9 @@ def _check_azure(azure: Azure, tree: Table, problems: list[Problem]) -> None:
         wrong(
             "connectionstring", "wanted a connection string of a storage account: AccountName=…;AccountKey=…"
         )
+    elif azure.connectionstring is not None and not _has_login(azure, given):
+        text = "wanted AccountKey=… or SharedAccessSignature=… in it, or accountkey or credentials beside it"
+        wrong("connectionstring", text)
     elif azure.connectionstring is None and not azure.accountname:
         wrong("accountname", "missing, wanted the storage account's name, or a connectionstring")
     if login.type == "shared_key" and azure.accountkey is None and "accountkey" not in given:
@@ -157,6 +166,41 @@ def _check_azure(azure: Azure, tree: Table, problems: list[Problem]) -> None:
         held = given.get("accountkey", "") if key == "connectionstring" else _text(secret)
         if held and not _is_base64(held):
             wrong(key, "wanted an account's key in base64, as Azure gives it")
+    _check_serviceurl(azure, given, tree, problems, warnings)
+
+
+def _check_serviceurl(
+    azure: Azure,
+    given: Mapping[str, str],
+    tree: Table,
+    problems: list[Problem],
+    warnings: list[Warning_],
+) -> None:
+    """`given`: by the connection string."""
+    url, key = azure.serviceurl, "storage.azure.serviceurl"
+    if url.startswith("http://") and _by_token(azure, given):
+        text = f"got {url!r}, wanted https://, or an accountkey: Azure's library sends tokens by TLS only"
+        problems.append(Problem(find(tree, tuple(key.split(".")))[1], key, text))
+    account = azure.accountname or given.get("accountname")
+    if ends_with(url.removesuffix(f"/{account}"), azure.container):
+        text = "ends with the container, which then stands twice in each URL: leave it out here"
+        warnings.append(_warning(tree, key, text))
+
+
+def _has_login(azure: Azure, given: Mapping[str, str]) -> bool:
+    """Whether a connection string holds a login, or something else names one."""
+    login = azure.credentials
+    beside = azure.accountkey is not None or login.type or login.clientid
+    return bool(beside or given.get("accountkey") or given.get("sharedaccesssignature"))
+
+
+def _by_token(azure: Azure, given: Mapping[str, str]) -> bool:
+    """Whether the login is an identity's, and no key's."""
+    login = azure.credentials
+    if login.type:
+        return login.type != "shared_key"
+    keys = azure.accountkey, given.get("accountkey"), given.get("sharedaccesssignature")
+    return login.secret is not None or not any(keys)
 
 
 def _check_gcs(gcs: Gcs, tree: Table, problems: list[Problem]) -> None:
@@ -186,6 +230,9 @@ def _check_swift(swift: Swift, tree: Table, problems: list[Problem]) -> None:
         wrong("authurl", f"{text}, or authversion beside it")
     elif swift.login is Login.KEYSTONE and not (swift.tenant or swift.tenantid or swift.trustid):
         wrong("tenant", "missing, wanted the name of the project, or its id in tenantid")
+    host = urlsplit(swift.authurl).hostname or ""
+    if swift.login is Login.SWIFT and not swift.s3endpoint and "_" in host:  # the S3 API is there as well
+        wrong("authurl", f"got {swift.authurl!r}, wanted {NO_UNDERSCORE}")
     if swift.tenant and swift.tenantid:
         wrong("tenant", "given beside tenantid; remove one of them")
 

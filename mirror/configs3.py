@@ -10,7 +10,7 @@ from pydantic import AfterValidator, PlainValidator
 
 from mirror.configsecrets import Secret
 from mirror.configsections import Section
-from mirror.configvalues import Flag, Integer, Text, between, one_of, parse_text
+from mirror.configvalues import INSTEAD, Flag, Integer, Text, between, one_of, parse_text
 
 CHUNK_MIN: Final = 5 << 20  # bytes; S3 takes no smaller parts
 CHUNK_MAX: Final = 5 << 30  # bytes; nor larger ones
@@ -48,8 +48,16 @@ LEVELS: Final = (
 EXPRESS: Final = "EXPRESS_ONEZONE"
 DIRECTORY: Final = "--x-s"  # what their names, and no others, end with
 UNORDERED: Final = "a directory bucket lists its keys in no order"
+NO_UNDERSCORE: Final = "a host name without _ (give it another name, or its address)"
+NO_DIRECTORY: Final = (
+    "directory buckets cannot be used (they list their keys in no order). "
+    "Use a general purpose bucket, with STANDARD, or leave the key out"
+)
 ENDPOINT_FORM: Final = "a URL such as https://s3.example.com, or a host name"
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,2047}\Z")  # an ARN of an access point as well
+_ARN: Final = "arn:"
+_LABEL: Final = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
+_HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?\Z")  # what botocore takes, beside an IPv6 address
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _AMAZON: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]+\Z")  # us-east-1, us-gov-west-1
 _ROOT: Final = re.compile(r"[A-Za-z0-9._/-]*\Z")
@@ -68,8 +76,21 @@ def parse_endpoint(value: object) -> str:
     return text
 
 
+def parse_s3_endpoint(value: object) -> str:
+    """As `parse_endpoint`, of a host that the S3 library takes."""
+    text = parse_endpoint(value)
+    host = urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    if "_" in host:
+        raise ValueError(NO_UNDERSCORE)
+    if ":" not in host and _HOST.match(host) is None:
+        raise ValueError(ENDPOINT_FORM)
+    return text
+
+
 def parse_bucket(value: object) -> str:
     text = parse_text(value)
+    if "/" in text and not text.startswith(_ARN):
+        raise ValueError("the name of a bucket; a folder in it goes into rootdirectory")
     if _BUCKET.match(text) is None:
         raise ValueError("the name of a bucket")
     return text
@@ -97,6 +118,12 @@ def parse_root(value: object) -> str:
     return f"/{text}" if text else ""
 
 
+def ends_with(endpoint: str, bucket: str) -> bool:
+    """Whether the last part of a URL's path is the bucket, which is put there anyway."""
+    path = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").path
+    return path.rpartition("/")[2] == bucket
+
+
 def is_amazon(region: str) -> bool:
     """Whether this is a region's name as Amazon makes them."""
     return _AMAZON.match(region) is not None
@@ -105,11 +132,12 @@ def is_amazon(region: str) -> bool:
 def _class(value: object) -> str:
     text = parse_text(value).upper()
     if text == EXPRESS:
-        raise ValueError(f"one of {', '.join(CLASSES)}, and not the class of directory buckets: {UNORDERED}")
+        raise ValueError(f"{INSTEAD}{NO_DIRECTORY}")
     return one_of(*CLASSES)(text)
 
 
 Endpoint = Annotated[str, PlainValidator(parse_endpoint)]
+S3Endpoint = Annotated[str, PlainValidator(parse_s3_endpoint)]
 
 
 class S3(Section):
@@ -119,8 +147,8 @@ class S3(Section):
     secretkey: Secret | None = None
     sessiontoken: Secret | None = None
     region: Annotated[str, PlainValidator(parse_region)] = ""
-    regionendpoint: Endpoint = ""
-    redirectendpoint: Endpoint = ""
+    regionendpoint: S3Endpoint = ""
+    redirectendpoint: S3Endpoint = ""
     forcepathstyle: Flag | None = None
     bucket: Annotated[str, PlainValidator(_general)]
     encrypt: Flag = False

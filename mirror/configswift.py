@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, PlainValidator
 
 from mirror.configclouds import Root
-from mirror.configs3 import CHUNK_MAX, CHUNK_MIN, Endpoint, parse_region
+from mirror.configs3 import CHUNK_MAX, CHUNK_MIN, S3Endpoint, parse_region
 from mirror.configsecrets import Secret
 from mirror.configsections import Section
 from mirror.configvalues import Flag, Integer, Text, between, one_of, parse_text
@@ -69,7 +69,7 @@ class Swift(Section):
     authversion: Annotated[Integer, AfterValidator(between(0, 3))] = 0
     tempurlcontainerkey: Flag = False
     tempurlmethods: tuple[Any, ...] = ()
-    s3endpoint: Endpoint = ""
+    s3endpoint: S3Endpoint = ""
     s3region: Annotated[str, PlainValidator(parse_region)] = ""
 
     @property

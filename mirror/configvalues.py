@@ -45,6 +45,8 @@ _SIZE_UNITS = {
 
 DURATION_FORM = "a duration such as 30s or 500ms (units: h, m, s, ms)"
 SIZE_FORM = "a size such as 200GiB or 500MB, or a share of the disk such as 5%"
+INSTEAD = ": "  # what a text begins with that does not say what is wanted, but what cannot be
+EXAMPLE = 30.0  # seconds
 PERIOD_MIN = 1.0  # seconds
 
 
@@ -188,11 +190,12 @@ def one_of(*words: str) -> Callable[[object], str]:
 
 def within(low: float, high: float) -> Callable[[float], float]:
     """A check that a duration is from `low` to `high` seconds."""
+    example = format_duration(EXAMPLE if low <= EXAMPLE <= high else min(max(1.0, low), high))
 
     def check(seconds: float) -> float:
         if not low <= seconds <= high:
             bounds = f"from {format_duration(low)} to {format_duration(high)}"
-            raise ValueError(f"a duration {bounds}, such as 30s")
+            raise ValueError(f"a duration {bounds}, such as {example}")
         return seconds
 
     return check

@@ -6,6 +6,7 @@ A storage says what is wrong by a code of its own; which of the settings that me
 from __future__ import annotations
 
 import enum
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +16,12 @@ from mirror.drivers.base import Advice, DeniedError, DriverError, UnreachableErr
 
 Error = TypeVar("Error", bound=DriverError)
 
-TLS = "TLS"  # the reason of an UnreachableError: no trusted connection can be made
+# The reasons of an UnreachableError.
+TLS = "TLS"  # no trusted connection can be made
+PLAIN = "plain"  # the port answers TLS in the clear
+# What OpenSSL says then.
+SPEAKS_PLAIN = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
+LONGEST = 10  # errors that are looked at, each the cause of the one before
 
 
 class Fault(enum.Enum):
@@ -27,19 +33,28 @@ class Fault(enum.Enum):
     )
     ENDED = "the login has ended: give another one, see {login}"
     NO_LOGIN = "there is no login, or none can be had now: see {login}"
-    RIGHT = "the login may not list the bucket: give it the rights of docs/configuration.md, or see {login}"
-    BUCKET = "there is no such bucket: make it, or see {bucket}"
-    REGION = "the bucket is in another region: see {region}"
+    RIGHT = "the login may not list the {kind}: give it the rights of docs/configuration.md, or see {login}"
+    FIREWALL = (
+        "the login may not list the {kind}, or the account's firewall keeps this machine out: "
+        "give it the rights of docs/configuration.md, or see {login}"
+    )
+    BUCKET = "there is no such {kind}: make it, or see {bucket}"
+    REGION = "the {kind} is in another region: see {region}"
     CLOCK = "the clocks of this machine and of the storage differ: set this one right"
-    ENDPOINT = "what answers there has no such bucket, or is no such storage: see {bucket} and {endpoint}"
+    ENDPOINT = "what answers there has no such {kind}, or is no such storage: see {bucket} and {endpoint}"
+    OTHER = "see {endpoint} (MinIO's console is on another port than its API)"
     BROKEN = "it fails, or is no such storage: see its own log, and {endpoint}"
     AWAY = "see whether it runs, whether this machine reaches it, and {endpoint}"
+    PLAIN = "the port answers without TLS: write {plain}"
     CERTIFICATE = "give this machine the CA of its certificate, or see {endpoint}"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`bucket` at `url`; `keys`: what the settings are called, by the words in the texts of faults."""
+    """`bucket`, a `bucket NAME` or `container NAME`, at `url`.
+
+    `keys`: what the settings are called, by the words in the texts of faults.
+    """
 
     bucket: str
     url: str
@@ -47,15 +62,21 @@ class Place:
 
     def advice(self, fault: Fault) -> Advice:
         """As Remote.advice."""
-        return Advice(f"{self.bucket} at {_host(self.url)}", fault.value.format_map(self.keys))
+        words = {**self.keys, "kind": self.bucket.partition(" ")[0]}
+        return Advice(f"{self.bucket} at {_shown(self.url)}", fault.value.format_map(words))
 
 
 def keys_of(section: str, **names: str) -> dict[str, str]:
     """Of a section of `storage`: names of settings, several with spaces between."""
     return {
-        word: " and ".join(f"storage.{section}.{name}" for name in found.split())
+        word: _listed([f"storage.{section}.{name}" for name in found.split()])
         for word, found in names.items()
     }
+
+
+def _listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def fault_of(error: DriverError, codes: Mapping[str, Fault]) -> Fault:
@@ -66,17 +87,29 @@ def fault_of(error: DriverError, codes: Mapping[str, Fault]) -> Fault:
     if isinstance(error, UnreachableError):
         if error.reason == TLS:
             return Fault.CERTIFICATE
+        if error.reason == PLAIN:
+            return Fault.PLAIN
         return Fault.BROKEN if error.reason else Fault.AWAY
     if isinstance(error, DeniedError):
         return Fault.RIGHT if error.reason else Fault.NO_LOGIN
     return Fault.ENDPOINT
 
 
-def _host(url: str) -> str:
+def untrusted(path: str, error: BaseException) -> UnreachableError:
+    """The error of a TLS connection that was not made."""
+    at: BaseException | None = error
+    for _ in range(LONGEST):
+        if isinstance(at, ssl.SSLError) and getattr(at, "reason", None) in SPEAKS_PLAIN:
+            return coded(UnreachableError(path, "the storage answers without TLS"), PLAIN)
+        at = None if at is None else at.__cause__ or at.__context__
+    return coded(UnreachableError(path, "no trusted TLS connection to the storage"), TLS)
+
+
+def _shown(url: str) -> str:
     """Without what may be secret in it."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}" if host else url.partition("?")[0]
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}" if host else url.partition("?")[0]
 
 
 def coded(error: Error, reason: str) -> Error:

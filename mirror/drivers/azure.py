@@ -18,7 +18,7 @@ import obstore
 
 from mirror.drivers.advice import Place, fault_of
 from mirror.drivers.azureclient import SILENCE, AzureClient
-from mirror.drivers.azureerrors import ERRORS, FAULTS, KEYS, failure
+from mirror.drivers.azureerrors import ERRORS, FAULTS, failure, keys
 from mirror.drivers.azuresending import WHOLE
 from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.base import Advice, DriverError, Entry, PathNotFoundError
@@ -46,7 +46,7 @@ class AzureObjects:
         self._client = AzureClient(settings)
         self._store = self._client.store
         self._is_guest = bool(settings.shared_access)
-        self._place = Place(f"container {settings.container}", settings.endpoint, KEYS)
+        self._place = Place(f"container {settings.container}", settings.endpoint, keys(settings))
         self._uploads = Uploads(self._send, BLOCK)
 
     async def open(self) -> None:

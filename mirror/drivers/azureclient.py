@@ -15,7 +15,7 @@ from mirror.drivers.azureerrors import ERRORS, answered, failure
 from mirror.drivers.azurelogin import TokenLogin, login
 from mirror.drivers.azuresending import Sending
 from mirror.drivers.azuresettings import AzureSettings
-from mirror.drivers.base import DriverError, UnreachableError
+from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
 from mirror.drivers.storeclient import StoreClient
 
@@ -55,14 +55,21 @@ class AzureClient(StoreClient):
         except TimeoutError:
             raise
         except ERRORS as error:
-            known = failure(path, error)
+            known = self._explained(failure(path, error))
             if isinstance(known, UnreachableError):
-                self._breaker.failed(known.cause)
+                self._breaker.failed(known.cause, known.reason)
             elif answered(error):
                 self._breaker.refused(known)
             raise known from error
         self._breaker.answered()
         return found
+
+    def _explained(self, error: DriverError) -> DriverError:
+        """With why no token could be had: neither library says it."""
+        trouble = "" if self._login is None else self._login.trouble
+        if not trouble or error.reason or not isinstance(error, DeniedError):
+            return error
+        return DeniedError(error.path, f"no login for the storage can be had: {trouble}")
 
     def check(self, path: str) -> None:
         """Raises UnreachableError while nothing is to be asked."""
@@ -72,7 +79,7 @@ class AzureClient(StoreClient):
 
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""
-        self._breaker.failed(error.cause)
+        self._breaker.failed(error.cause, error.reason)
 
     async def close(self) -> None:
         """Nothing is asked any more. obstore closes connections when the stores go."""

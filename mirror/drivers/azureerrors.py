@@ -12,8 +12,9 @@ import re
 from azure.core import exceptions as azure
 from obstore import exceptions as obstore
 
-from mirror.drivers.advice import TLS, Fault, coded, keys_of
+from mirror.drivers.advice import PLAIN, TLS, Fault, coded, keys_of
 from mirror.drivers.answers import line
+from mirror.drivers.azuresettings import AzureSettings
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -33,7 +34,7 @@ FAULTS = {  # https://learn.microsoft.com/rest/api/storageservices/common-rest-a
     "AuthenticationFailed": Fault.SIGNATURE,
     "InvalidAuthenticationInfo": Fault.SIGNATURE,
     "NoAuthenticationInformation": Fault.NO_LOGIN,
-    "AuthorizationFailure": Fault.RIGHT,
+    "AuthorizationFailure": Fault.FIREWALL,
     "AuthorizationPermissionMismatch": Fault.RIGHT,
     "InsufficientAccountPermissions": Fault.RIGHT,
     "ContainerNotFound": Fault.BUCKET,
@@ -44,19 +45,28 @@ FAULTS = {  # https://learn.microsoft.com/rest/api/storageservices/common-rest-a
     "ResourceNotFound": Fault.ENDPOINT,
     "404": Fault.ENDPOINT,
 }
-KEYS = keys_of(  # what the settings are called
-    "azure",
-    login="accountname accountkey",
-    signature="accountname accountkey",
-    bucket="container",
-    endpoint="accountname serviceurl",
-)
 THROTTLED = {"ServerBusy", "TooManyRequests"}  # the first with 503
 
+_PLAIN = "InvalidContentType"  # rustls, of an answer in the clear
 _STATUS = re.compile(r"[Ss]tatus(?: code)?:? \"?([2-5]\d\d)\b|\(code: ([2-5]\d\d)\)")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,1000})")
 _LOGIN = re.compile(r"token request|authorization|credential|imds", re.I)
+
+
+def keys(settings: AzureSettings) -> dict[str, str]:
+    """What the settings are called. Without a key the login is that of `credentials`."""
+    login = "accountname accountkey"
+    if settings.shared_access:
+        login = "connectionstring"
+    elif settings.secret:
+        login = "credentials.clientid credentials.tenantid credentials.secret"
+    elif not settings.key:
+        login = "accountname credentials"
+    found = keys_of(
+        "azure", login=login, signature=login, bucket="container", endpoint="accountname serviceurl"
+    )
+    return {**found, "plain": "http:// in storage.azure.serviceurl"}
 
 
 def failure(path: str, error: BaseException) -> DriverError:
@@ -75,6 +85,8 @@ def failure(path: str, error: BaseException) -> DriverError:
         return BehindError(path, "ends before the byte that was asked for")
     if _LOGIN.search(text.partition("\n")[0]):
         return DeniedError(path, NO_LOGIN)
+    if _PLAIN in text:
+        return coded(UnreachableError(path, "the storage answers without TLS"), PLAIN)
     if "certificate" in text.lower():
         return coded(UnreachableError(path, "no trusted TLS connection to the storage"), TLS)
     if "timed out" in text or "TimedOut" in text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.identity.aio import ClientSecretCredential, DefaultAzureCredential
 
 from mirror.drivers.azuresettings import AzureSettings
+from mirror.drivers.broken import away
 
+_REFUSED = re.compile(r"AADSTS[0-9]{1,10}")  # Entra's codes
 SCOPE = "https://storage.azure.com/.default"
 
 if TYPE_CHECKING:
@@ -23,13 +26,17 @@ class TokenLogin:
 
     def __init__(self, settings: AzureSettings) -> None:
         self._credential = _credential(settings)
+        self.trouble = ""  # why there was no token last, as far as it is known
 
     async def get_token(self, *scopes: str, **others: Any) -> AccessToken:
         """Raises ClientAuthenticationError without an answer: it is not the storage that has refused."""
         try:
-            return await self._credential.get_token(*scopes, **others)
+            found = await self._credential.get_token(*scopes, **others)
         except AzureError as error:
+            self.trouble = _why(error)
             raise ClientAuthenticationError("no token") from error
+        self.trouble = ""
+        return found
 
     async def for_obstore(self) -> AzureCredential:
         """What it calls whenever it wants a token. Raises PermissionError."""
@@ -53,6 +60,14 @@ class TokenLogin:
 def login(settings: AzureSettings) -> TokenLogin | None:
     """None: there is a key, or a signature of somebody who has one."""
     return None if settings.key or settings.shared_access else TokenLogin(settings)
+
+
+def _why(error: BaseException) -> str:
+    """In an operator's words, without anything secret; "": it is not known."""
+    found = _REFUSED.search(str(error))
+    if found is not None:
+        return f"the login is refused ({found[0]})"
+    return away(error)
 
 
 def _credential(settings: AzureSettings) -> AsyncTokenCredential:

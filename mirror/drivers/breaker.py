@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import structlog
 
+from mirror.drivers.advice import coded
 from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 
 FAILURES = 3  # in a row, of which each had its own attempts
+NOT_ASKED = "not asked now: "  # what a cause begins with that was found before
 PAUSE = 5.0  # seconds; then one request at a time tries
 
 log = structlog.get_logger()
@@ -22,7 +24,7 @@ class Breaker:
         self._clock = clock
         self._failures = 0
         self._until = 0.0
-        self._cause = ""
+        self._cause = self._reason = ""
         self.denials = 0  # so far: how often the storage did not let us
 
     @property
@@ -36,13 +38,13 @@ class Breaker:
             return
         now = self._clock()
         if now < self._until:
-            raise UnreachableError(path, f"not asked now: {self._cause}")
+            raise coded(UnreachableError(path, f"{NOT_ASKED}{self._cause}"), self._reason)
         self._until = now + PAUSE  # this one tries
 
-    def failed(self, cause: str) -> None:
-        """A request got no answer."""
+    def failed(self, cause: str, reason: str = "") -> None:
+        """A request got no answer; `reason` as the error has it."""
         self._failures += 1
-        self._cause = cause
+        self._cause, self._reason = cause, reason
         if self._failures == FAILURES:
             log.error("storage.away", cause=cause)
         self._until = self._clock() + PAUSE

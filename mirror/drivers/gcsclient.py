@@ -120,7 +120,7 @@ class GcsClient(StoreClient):
 
     def broke(self, error: DriverError) -> None:
         """A body broke off with this."""
-        self._breaker.failed(error.cause)
+        self._breaker.failed(error.cause, error.reason)
 
     async def close(self) -> None:
         """Close all connections. Safe to call twice."""
@@ -192,13 +192,13 @@ class GcsClient(StoreClient):
 
     def _broke(self, path: str, error: BaseException) -> UnreachableError:
         found = broken(path, error)
-        self._breaker.failed(found.cause)
+        self._breaker.failed(found.cause, found.reason)
         return found
 
     def _refused(self, path: str, reply: Reply) -> DriverError:
         found = refused(path, reply.status, reply.body)
         if isinstance(found, UnreachableError):
-            self._breaker.failed(found.cause)
+            self._breaker.failed(found.cause, found.reason)
         else:
             self._breaker.refused(found)
         return found

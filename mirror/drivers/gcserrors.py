@@ -17,6 +17,7 @@ FAULTS = {"401": Fault.LOGIN, "403": Fault.RIGHT, "404": Fault.BUCKET}  # Google
 KEYS = {
     **keys_of("gcs", login="keyfile", signature="keyfile", bucket="bucket"),
     "endpoint": "STORAGE_EMULATOR_HOST",  # where it is not Google
+    "plain": "http:// in STORAGE_EMULATOR_HOST",
 }
 AGAIN = {408, 429, 500, 502, 503, 504}  # https://cloud.google.com/storage/docs/retry-strategy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mirror.drivers.advice import Fault, Place, fault_of, keys_of
 from mirror.drivers.base import Advice, DriverError
+from mirror.drivers.s3answers import NO_S3
 from mirror.drivers.s3settings import S3Settings
 
 CODES = {  # Amazon's, which others use as well
@@ -20,6 +21,7 @@ CODES = {  # Amazon's, which others use as well
     "RequestTimeTooSkewed": Fault.CLOCK,
     "ExpiredToken": Fault.ENDED,
     "InvalidToken": Fault.ENDED,
+    NO_S3: Fault.OTHER,
 }
 # What the settings are called.
 KEYS = {
@@ -50,11 +52,17 @@ KEYS = {
 }
 
 
+SECURE = {  # where TLS is asked for
+    "s3": "http:// in storage.s3.regionendpoint, or set storage.s3.secure: false",
+    "oss": "http:// in storage.oss.endpoint, or set storage.oss.secure: false",
+    "swift": "http:// in storage.swift.authurl or storage.swift.s3endpoint",
+}
+
+
 def advice(settings: S3Settings, error: DriverError) -> Advice:
     """As Remote.advice."""
-    place = Place(
-        f"bucket {settings.bucket}", settings.endpoint or _nowhere(settings), KEYS[settings.section]
-    )
+    keys = {**KEYS[settings.section], "plain": SECURE[settings.section]}
+    place = Place(f"bucket {settings.bucket}", settings.endpoint or _nowhere(settings), keys)
     return place.advice(fault_of(error, CODES))
 
 

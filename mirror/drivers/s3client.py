@@ -20,10 +20,12 @@ from botocore import exceptions as boto
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
+from mirror.drivers.advice import coded
 from mirror.drivers.answers import NO_ANSWER, NONSENSE, taken_apart
 from mirror.drivers.base import Advice, DeniedError, DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
 from mirror.drivers.s3advice import advice
+from mirror.drivers.s3answers import NO_S3, OtherServerError, check_answer
 from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status, unusable
 from mirror.drivers.s3settings import S3Settings
 from mirror.drivers.slots import busy
@@ -123,7 +125,7 @@ class S3Client(StoreClient):
         try:
             keys = await self._settings.login.keys()
         except DriverError as error:
-            self._breaker.failed(error.cause)
+            self._breaker.failed(error.cause, error.reason)
             if isinstance(error, DeniedError):
                 self._denied = time.monotonic() + DENIED_PAUSE, error
             raise
@@ -188,7 +190,7 @@ class S3Client(StoreClient):
     def broke(self, path: str, error: BaseException) -> UnreachableError:
         """The failure of a body that was being read."""
         found = failure(path, error)
-        self._breaker.failed(found.cause)
+        self._breaker.failed(found.cause, found.reason)
         return found if isinstance(found, UnreachableError) else UnreachableError(path, found.cause)
 
     async def close(self) -> None:
@@ -227,9 +229,13 @@ class S3Client(StoreClient):
         except ERRORS as error:
             found = failure(path, error)
             if isinstance(found, UnreachableError):
-                self._breaker.failed(found.cause)
+                self._breaker.failed(found.cause, found.reason)
             elif status(error):
                 self._breaker.refused(found)
+            raise found from error
+        except OtherServerError as error:
+            found = coded(DeniedError(path, str(error)), NO_S3)
+            self._breaker.refused(found)
             raise found from error
         except (ResponseParserError, RuntimeError, *NONSENSE) as error:
             # botocore takes the answer for what its model says; RuntimeError: of a time
@@ -304,6 +310,8 @@ class S3Client(StoreClient):
             )
         )
         client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        # NB: by this name it comes before botocore's own, which makes 500 of a page.
+        client.meta.events.register("before-parse.*.*", check_answer)
         client.meta.events.register_first("needs-retry.s3.HeadBucket", _end_redirects)
         return client
 

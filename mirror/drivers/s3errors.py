@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 from botocore import exceptions as boto
 
-from mirror.drivers.advice import TLS, coded
+from mirror.drivers.advice import coded, untrusted
 from mirror.drivers.answers import line
 from mirror.drivers.base import (
     DeniedError,
@@ -62,7 +62,7 @@ def failure(path: str, error: BaseException) -> DriverError:
     if isinstance(error, boto.ReadTimeoutError | TimeoutError):
         return UnreachableError(path, "the storage does not answer in time")
     if isinstance(error, boto.SSLError):
-        return coded(UnreachableError(path, "no trusted TLS connection to the storage"), TLS)
+        return untrusted(path, error)
     if isinstance(error, boto.EndpointConnectionError | boto.ProxyConnectionError):
         return UnreachableError(path, "the storage cannot be connected to")
     if isinstance(error, (boto.HTTPClientError, *AIOHTTP, OSError)):

@@ -24,6 +24,8 @@ from tests.support.configs import load_env, load_text, remarks
 from tests.support.gcs import key
 
 AZURE = "accountname: images1, accountkey: a2V5, container: images"
+TOKEN = "credentials: {type: default_credentials}"
+IDENTITY = "accountname: images1, container: images"
 SWIFT = "username: 't:u', password: hush, container: images"
 OSS = "accesskeyid: id, accesskeysecret: hush, region: oss-cn-hangzhou, bucket: images"
 
@@ -205,8 +207,20 @@ async def test_a_url_for_clients_of_oss_has_the_bucket_in_the_host(tmp_path: Pat
             "missing, wanted clientid, tenantid and secret together",
         ),
         ("azure", f"{AZURE}, credentials: {{type: magic}}", "credentials.type", "got 'magic', wanted one of"),
+        (
+            "azure",
+            f"{AZURE}, serviceurl: 'http://h', {TOKEN}",
+            "serviceurl",
+            "got 'http://h', wanted https://",
+        ),
+        ("azure", f"{IDENTITY}, serviceurl: 'http://h'", "serviceurl", "got 'http://h', wanted https://"),
         ("azure", f"{AZURE}, max_retries: 11", "max_retries", "got '11', wanted an integer from 0 to 10"),
-        ("azure", f"{AZURE}, retry_delay: 1h", "retry_delay", "got '1h', wanted a duration from 1ms to 10s"),
+        (
+            "azure",
+            f"{AZURE}, retry_delay: 1h",
+            "retry_delay",
+            "wanted a duration from 1ms to 10s, such as 1s",
+        ),
         ("gcs", "rootdirectory: /a", "bucket", "missing, wanted a value; this key is required here"),
         ("gcs", "bucket: b01, chunksize: 262145", "chunksize", "got '262145', wanted a multiple of 262144"),
         ("gcs", "bucket: b01, keyfile: k, credentials: {a: b}", "credentials", "given beside keyfile"),
@@ -219,6 +233,56 @@ def test_a_bad_value_stops_the_start(tmp_path: Path, name: str, parameters: str,
         load_text(tmp_path, text(name, parameters))
     assert f"storage.{name}.{key}" in str(refused.value)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("beside", ["", "accountkey: a2V5", "credentials: {type: default_credentials}"])
+def test_a_connection_string_without_a_login_stops_the_start(tmp_path: Path, beside: str) -> None:
+    config = f"""version: 0.1
+storage:
+  azure:
+    container: images
+    connectionstring: AccountName=abc;EndpointSuffix=core.windows.net
+    {beside}
+"""
+    if beside:
+        assert load_text(tmp_path, config).config.storage.azure is not None
+        return
+    said = "wanted AccountKey=… or SharedAccessSignature=… in it, or accountkey or credentials beside it"
+    with pytest.raises(ConfigError, match=rf"config\.yml:5: storage\.azure\.connectionstring: {said}"):
+        load_text(tmp_path, config)
+
+
+@pytest.mark.parametrize("key", ["accountkey", "connectionstring"])
+def test_a_bad_key_of_azure_is_told_with_its_line(tmp_path: Path, key: str) -> None:
+    value = "'§'" if key == "accountkey" else "AccountName=abc;AccountKey=§"
+    config = f"""version: 0.1
+storage:
+  azure:
+    container: images
+    accountname: abc
+    {key}: {value}
+"""
+    said = rf"config\.yml:6: storage\.azure\.{key}: wanted an account's key in base64"
+    with pytest.raises(ConfigError, match=said):
+        load_text(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("container", "url", "is_twice"),
+    [
+        ("images", "https://abc.blob.core.windows.net/images", True),
+        ("images", "http://h:1/abc/images", True),
+        ("images", "http://h:1/abc", False),
+        ("abc", "http://h:1/abc", False),
+        ("abc", "http://h:1/abc/abc", True),
+    ],
+)
+def test_a_url_of_azure_has_no_container_in_it(
+    tmp_path: Path, container: str, url: str, is_twice: bool
+) -> None:
+    parameters = f"container: {container}, accountname: abc, accountkey: a2V5, serviceurl: '{url}'"
+    found = [warning.key for warning in remarks(load_text(tmp_path, text("azure", parameters)))]
+    assert found == (["storage.azure.serviceurl"] if is_twice else [])
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("azure", AZURE), ("gcs", "bucket: images"), ("oss", OSS)])
@@ -301,6 +365,12 @@ def test_swift_with_a_login_of_keystone_s_asks_for_keys(
             "missing, wanted the name of the project, or its id in tenantid",
         ),
         ("authurl: 'https://k/v3', tenant: a, tenantid: b", "tenant", "given beside tenantid"),
+        ("authurl: 'http://my_swift/auth/v1.0'", "authurl", "wanted a host name without _ (give it another"),
+        (
+            "authurl: 'http://my_swift/auth/v1.0', s3endpoint: 'http://a_b'",
+            "s3endpoint",
+            "got 'http://a_b', wanted a host",
+        ),
     ],
 )
 def test_what_swift_cannot_log_in_with_stops_the_start(

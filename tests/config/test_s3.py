@@ -23,9 +23,11 @@ ROOT = "wanted a path such as /registry, of letters, digits and . _ -"
 
 GENERAL = "wanted the name of a general purpose bucket: a directory bucket lists its keys in no order"
 CLASS = (
-    f"wanted one of {', '.join(CLASSES)}, and not the class of directory buckets: "
-    "a directory bucket lists its keys in no order"
+    "directory buckets cannot be used (they list their keys in no order). "
+    "Use a general purpose bucket, with STANDARD, or leave the key out"
 )
+UNDERSCORE = "wanted a host name without _ (give it another name, or its address)"
+FOLDER = "wanted the name of a bucket; a folder in it goes into rootdirectory"
 
 
 def text(parameters: str, name: str = "s3", more: str = "") -> str:
@@ -101,6 +103,8 @@ def test_an_endpoint_implies_path_style_as_in_registry_2(
         ("s3.example.com", "true", "https://s3.example.com"),
         ("s3.example.com:9000", "false", "http://s3.example.com:9000"),
         ("http://127.0.0.1:9000", "true", "http://127.0.0.1:9000"),
+        ("http://[::1]:9000", "true", "http://[::1]:9000"),
+        ("https://S3.example.com./s3", "true", "https://S3.example.com./s3"),
         ("", "true", ""),
     ],
 )
@@ -125,7 +129,7 @@ def test_the_root_has_one_slash_before_it_and_none_behind(tmp_path: Path, root: 
         ("bucket: b01, region: 'a b'", "region", f"got 'a b', {REGION}"),
         ("bucket: 'a b', region: us-east-1", "bucket", "got 'a b', wanted the name of a bucket"),
         ("bucket: b01--use1-az4--x-s, region: us-east-1", "bucket", f"got 'b01--use1-az4--x-s', {GENERAL}"),
-        (f"{LEAST}, storageclass: express_onezone", "storageclass", f"got 'express_onezone', {CLASS}"),
+        (f"{LEAST}, storageclass: express_onezone", "storageclass", f"got 'express_onezone': {CLASS}"),
         (f"{LEAST}, storageclass: cold", "storageclass", f"got 'cold', wanted one of {', '.join(CLASSES)}"),
         (f"{LEAST}, accesskey: a", "secretkey", f"missing, wanted both this and accesskey, {CHAIN}"),
         (f"{LEAST}, secretkey: a", "accesskey", f"missing, wanted both this and secretkey, {CHAIN}"),
@@ -135,6 +139,14 @@ def test_the_root_has_one_slash_before_it_and_none_behind(tmp_path: Path, root: 
         (f"{LEAST}, encrypt: maybe", "encrypt", "got 'maybe', wanted true or false"),
         (f"{LEAST}, regionendpoint: 'ftp://a'", "regionendpoint", f"got 'ftp://a', {URL}"),
         (f"{LEAST}, regionendpoint: 'https://a:b'", "regionendpoint", f"got 'https://a:b', {URL}"),
+        (
+            f"{LEAST}, regionendpoint: 'http://my_minio:9000'",
+            "regionendpoint",
+            f"got 'http://my_minio:9000', {UNDERSCORE}",
+        ),
+        (f"{LEAST}, regionendpoint: my_minio", "regionendpoint", f"got 'my_minio', {UNDERSCORE}"),
+        (f"{LEAST}, redirectendpoint: 'http://-a'", "redirectendpoint", f"got 'http://-a', {URL}"),
+        ("bucket: images/foo, region: us-east-1", "bucket", f"got 'images/foo', {FOLDER}"),
         (f"{LEAST}, redirectendpoint: 'a?b'", "redirectendpoint", f"got 'a?b', {URL}"),
         (f"{LEAST}, rootdirectory: /a/../b", "rootdirectory", f"got '/a/../b', {ROOT}"),
         (f"{LEAST}, objectacl: mine", "objectacl", f"got 'mine', wanted one of {', '.join(ACLS)}"),
@@ -142,6 +154,18 @@ def test_the_root_has_one_slash_before_it_and_none_behind(tmp_path: Path, root: 
 )
 def test_a_bad_value_stops_the_start(tmp_path: Path, parameters: str, key: str, said: str) -> None:
     assert problem(tmp_path, parameters) == f"storage.s3.{key}: {said}"
+
+
+def test_a_section_is_named_as_it_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yml:2: storage\.s3aws\.storageclass: got 'cold', wanted"):
+        load_text(tmp_path, text(f"{LEAST}, storageclass: cold", "s3aws"))
+    loaded = load_text(tmp_path, text(f"{LEAST}, sessiontoken: t", "s3aws"))
+    assert [warning.key for warning in remarks(loaded)] == ["storage.s3aws.sessiontoken"]
+
+
+def test_an_access_point_is_a_bucket(tmp_path: Path) -> None:
+    arn = "arn:aws:s3:us-west-2:123456789012:accesspoint/images"
+    assert s3(tmp_path, f"bucket: '{arn}', region: us-west-2").bucket == arn
 
 
 def test_a_bucket_has_no_size_to_take_a_share_of(tmp_path: Path) -> None:
@@ -156,6 +180,8 @@ def test_a_bucket_has_no_size_to_take_a_share_of(tmp_path: Path) -> None:
         (LEAST, "cache: {minfree: 5%}\n", "cache.minfree"),
         (f"{LEAST}, sessiontoken: t", "", "storage.s3.sessiontoken"),
         (f"{LEAST}, v4auth: false", "", "storage.s3.v4auth"),
+        (f"{LEAST}, regionendpoint: 'http://h:1/images'", "", "storage.s3.regionendpoint"),
+        (f"{LEAST}, redirectendpoint: h/s3/images", "", "storage.s3.redirectendpoint"),
     ],
 )
 def test_what_means_nothing_is_a_warning(tmp_path: Path, parameters: str, more: str, key: str) -> None:

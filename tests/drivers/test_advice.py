@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.client_reqrep import ConnectionKey
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.identity.aio import ClientSecretCredential
 
+from mirror.drivers.advice import coded
 from mirror.drivers.azure import AzureObjects
-from mirror.drivers.base import DriverError, Remote, StorageDriver
+from mirror.drivers.azuresettings import AzureSettings
+from mirror.drivers.base import DeniedError, DriverError, Remote, StorageDriver
+from mirror.drivers.breaker import FAILURES, NOT_ASKED
 from mirror.drivers.gcs import GcsObjects
 from mirror.drivers.objects import ObjectsDriver
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import Keys, S3Settings
-from tests.support.azurite import ACCOUNT, CONTAINER, Container
+from tests.support.azurite import CONTAINER, KEY, Container
 from tests.support.buckets import Bucket
 from tests.support.clouds import LIFE, azure_settings, gcs_settings
 from tests.support.gcs import BUCKET, GcsBucket
@@ -94,10 +102,10 @@ async def test_s3_says_that_the_endpoint_is_wrong(bucket: Bucket, other: str) ->
     assert advice.startswith(f"bucket tests at {nobody}: see whether it runs")
     assert advice.endswith("storage.s3.regionendpoint")
     cause, advice = await told(S3Driver(bucket.settings(other)))
-    assert cause == "the storage answers 500 Internal Server Error"  # botocore's word for what it cannot read
+    assert cause == "what answers is no S3 server: 200 with text/html where a listing was asked for"
     assert advice == (
-        f"bucket tests at {other}: it fails, or is no such storage:"
-        " see its own log, and storage.s3.regionendpoint"
+        f"bucket tests at {other}: see storage.s3.regionendpoint"
+        " (MinIO's console is on another port than its API)"
     )
 
 
@@ -150,7 +158,7 @@ def test_where_it_is_is_said_also_where_no_endpoint_is_configured() -> None:
     for settings, where in (
         (S3Settings("b", region="eu-west-1"), "bucket b at Amazon S3, region eu-west-1"),
         (S3Settings("b", section="swift", login=_Denied()), "bucket b at the endpoint that Keystone names"),
-        (S3Settings("b", endpoint="https://u:p@h/x?q"), "bucket b at https://h"),
+        (S3Settings("b", endpoint="https://u:p@h/x?q"), "bucket b at https://h/x"),
     ):
         assert S3Driver(settings).advice(error).where == where
 
@@ -170,7 +178,7 @@ async def test_azure_says_which_setting_is_wrong(
     settings = azure_settings(container, container.server.url, retries=0, **wrong)
     found = await told(ObjectsDriver(AzureObjects(settings), LIFE))
     assert found[0].startswith(f"the storage answers {cause}")
-    assert found[1].startswith(f"container {settings.container} at {container.server.url}: ")
+    assert found[1].startswith(f"container {settings.container} at {settings.endpoint}: ")
     assert advice in found[1]
 
 
@@ -179,11 +187,11 @@ async def test_azure_says_that_the_endpoint_is_wrong(container: Container, other
     settings = azure_settings(container, nobody, retries=0)
     cause, advice = await told(ObjectsDriver(AzureObjects(settings), LIFE))
     assert cause == "the storage cannot be connected to"
-    assert advice.startswith(f"container {CONTAINER} at {nobody}: see whether it runs")
+    assert advice.startswith(f"container {CONTAINER} at {settings.endpoint}: see whether it runs")
     settings = azure_settings(container, other, retries=0)
     _, advice = await told(ObjectsDriver(AzureObjects(settings), LIFE))
     assert "is no such storage: see storage.azure.container and storage.azure.accountname" in advice
-    assert ACCOUNT not in advice
+    assert KEY not in advice
 
 
 @pytest.mark.parametrize(
@@ -215,3 +223,93 @@ async def test_google_says_that_the_endpoint_is_wrong(gcs_bucket: GcsBucket, oth
     assert advice.startswith(f"bucket {BUCKET} at {nobody}: see whether it runs")
     _, advice = await told(ObjectsDriver(GcsObjects(gcs_settings(gcs_bucket, other)), LIFE))
     assert "is no such storage: see storage.gcs.bucket and STORAGE_EMULATOR_HOST" in advice
+
+
+SECURE = "write http:// in storage.s3.regionendpoint, or set storage.s3.secure: false"
+
+
+async def test_tls_of_a_port_that_has_none_is_no_fault_of_a_certificate(
+    container: Container, bucket: Bucket, other: str
+) -> None:
+    url = other.replace("http:", "https:")
+    cause, advice = await told(S3Driver(bucket.settings(url)))
+    assert cause == "the storage answers without TLS"
+    assert advice == f"bucket tests at {url}: the port answers without TLS: {SECURE}"
+    settings = azure_settings(container, url, retries=0)
+    cause, advice = await told(ObjectsDriver(AzureObjects(settings), LIFE))
+    assert cause == "the storage answers without TLS"
+    assert advice.endswith("the port answers without TLS: write http:// in storage.azure.serviceurl")
+
+
+PRINCIPAL = {"client": "c", "tenant": "t", "secret": "wrong"}
+PRINCIPALS_KEYS = (
+    "see storage.azure.credentials.clientid, storage.azure.credentials.tenantid"
+    " and storage.azure.credentials.secret"
+)
+
+
+def azure_settings_of(login: dict[str, str]) -> AzureSettings:
+    return replace(AzureSettings("images", "abc", "https://h:1/abc"), **login)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("login", "reason", "what"),
+    [
+        ({"key": "a2V5"}, "ContainerNotFound", "no such container: make it, or see storage.azure.container"),
+        ({"key": "a2V5"}, "AuthorizationFailure", "or the account's firewall keeps this machine out"),
+        ({"key": "a2V5"}, "AuthenticationFailed", "storage.azure.accountname and storage.azure.accountkey"),
+        ({"shared_access": "sig=1"}, "AuthenticationFailed", ": see storage.azure.connectionstring"),
+        (PRINCIPAL, "", PRINCIPALS_KEYS),
+        ({}, "", "see storage.azure.accountname and storage.azure.credentials"),
+    ],
+    ids=str,
+)
+async def test_azure_names_the_settings_of_the_login_that_is_used(
+    login: dict[str, str], reason: str, what: str
+) -> None:
+    objects = AzureObjects(azure_settings_of(login))
+    found = objects.advice(coded(DeniedError("", "x"), reason))
+    assert found.where == "container images at https://h:1/abc"
+    assert what in found.what
+    await objects.close()
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_azure_says_why_there_is_no_token(monkeypatch: pytest.MonkeyPatch, is_away: bool) -> None:
+    """Neither library does. What Entra and a name server answer is Microsoft's library's error here."""
+    objects = AzureObjects(azure_settings_of(PRINCIPAL))
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        if not is_away:
+            raise ClientAuthenticationError("AADSTS7000215: Invalid client secret provided: wrong.")
+        key = ConnectionKey("login.example.com", 443, True, True, None, None, None)
+        lost = aiohttp.ClientConnectorDNSError(key, OSError("no name"))
+        raise ServiceRequestError("x", error=lost)
+
+    monkeypatch.setattr(ClientSecretCredential, "get_token", refuse)
+    cause, advice = await told(ObjectsDriver(objects, LIFE))
+    why = (
+        "there is no host login.example.com, or no name server answers"
+        if is_away
+        else "the login is refused (AADSTS7000215)"
+    )
+    assert cause == f"no login for the storage can be had: {why}"
+    assert PRINCIPALS_KEYS in advice
+
+
+async def test_a_storage_that_is_left_alone_is_told_with_the_same_advice(bucket: Bucket) -> None:
+    async def broken(_: web.Request) -> web.Response:
+        return web.Response(status=500, text="<Error><Code>InternalError</Code></Error>")
+
+    found: set[tuple[str, str]] = set()
+    last = ""
+    async with answering(broken) as url:
+        driver = S3Driver(bucket.settings(url))
+        for _ in range(FAILURES + 1):
+            with pytest.raises(DriverError) as caught:
+                await driver.stat("")
+            last = caught.value.cause
+            found.add((last.removeprefix(NOT_ASKED), driver.advice(caught.value).what))
+        assert last.startswith(NOT_ASKED)
+        await driver.close()
+    assert len(found) == 1

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from mirror.drivers import s3client
-from mirror.drivers.base import DriverError
+from mirror.drivers.base import DeniedError, DriverError
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
 from tests.drivers.conformance import MIB, walk
@@ -234,3 +234,58 @@ async def test_what_a_server_says_is_one_printable_line_and_no_path_of_its_own(s
     with pytest.raises(DriverError) as caught:
         await driver.remove(["a/b", "a/c"], "", durable=True, listed=True)
     assert str(caught.value) == "a/b: cannot be deleted: Odd?Code: one two??"
+
+
+PAGES = {
+    "a page": ("<html><body>Welcome</body></html>", "text/html"),
+    "a page that is no XML": ("<!doctype html><p>Welcome<br>", "text/html"),
+    "JSON": ('{"hello": "there"}', "application/json"),
+    "nothing": ("", "text/plain"),
+    "another document": ("<ServiceDocument/>", "application/xml"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_server_that_says_200_to_everything_has_no_empty_bucket(serve: Serve, page: str) -> None:
+    """MinIO's console, a portal, a proxy: what a listing does not have is taken for gone, and forgotten."""
+    text, media = PAGES[page]
+    said = f"what answers is no S3 server: 200 with {media}"
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=text, content_type=media)
+
+    driver = await serve(answer)
+    looks = [driver.stat(""), driver.list("a"), driver.list(""), walk(driver, "a")]
+    for look in looks:
+        with pytest.raises(DeniedError, match=f"{said} where a listing was asked for"):
+            await look
+    with pytest.raises(DeniedError, match=rf"^a/b: {said}, and no ETag, where a file was put"):
+        await driver.put("a/b", DATA)
+    assert driver.denials() == len(looks) + 1
+    assert not driver.trouble()
+
+
+@pytest.mark.parametrize("is_page", [True, False])
+async def test_a_page_is_no_file_unless_a_storage_keeps_it(serve: Serve, is_page: bool) -> None:
+    deleted: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "DELETE":
+            deleted.append(request.path)
+        headers = {} if is_page else {"ETag": '"e"', "Last-Modified": "Sun, 01 Jan 2023 00:00:00 GMT"}
+        return web.Response(text="<html/>", content_type="text/html", headers=headers)
+
+    driver = await serve(answer)
+    if not is_page:
+        assert await driver.get("a/b", 100) == b"<html/>"
+        assert (await driver.stat("a/b")).size == len(b"<html/>")
+        return
+    said = "what answers is no S3 server: 200 with text/html where a file was asked for"
+    for look in (driver.get("a/b", 100), driver.open("a/b"), driver.stat("a/b")):
+        with pytest.raises(DeniedError, match=f"^a/b: {said}"):
+            await look
+    with pytest.raises(DeniedError, match="where DeleteObject was asked for"):
+        await driver.remove(["a/b"], "", durable=True, listed=True)
+    with pytest.raises(DeniedError, match="where DeleteObjects was asked for"):
+        await driver.remove(["a/b", "a/c"], "", durable=True, listed=True)
+    assert deleted == ["/images/a/b"]
