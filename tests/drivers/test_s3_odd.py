@@ -272,13 +272,15 @@ async def test_a_page_is_no_file_unless_a_storage_keeps_it(serve: Serve, is_page
     async def answer(request: web.Request) -> web.Response:
         if request.method == "DELETE":
             deleted.append(request.path)
-        headers = {} if is_page else {"ETag": '"e"', "Last-Modified": "Sun, 01 Jan 2023 00:00:00 GMT"}
+        # Some proxies write names in small letters.
+        headers = {} if is_page else {"etag": '"e"', "Last-Modified": "Sun, 01 Jan 2023 00:00:00 GMT"}
         return web.Response(text="<html/>", content_type="text/html", headers=headers)
 
     driver = await serve(answer)
     if not is_page:
         assert await driver.get("a/b", 100) == b"<html/>"
         assert (await driver.stat("a/b")).size == len(b"<html/>")
+        await driver.put("a/b", b"<html/>")
         return
     said = "what answers is no S3 server: 200 with text/html where a file was asked for"
     for look in (driver.get("a/b", 100), driver.open("a/b"), driver.stat("a/b")):
