@@ -87,7 +87,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, serving: bool = True)
         warnings += [Warning_(known.source, known.key, known.text) for known in problems if known.closed]
         problems = [known for known in problems if not known.closed]
     if is_s3aws:
-        problems, warnings = _as_written(problems), _as_written(warnings)
+        problems, warnings, ignored = _as_written(problems), _as_written(warnings), _as_written(ignored)
     if problems or config is None:
         beside = tuple(sorted(ignored, key=_place_in(path)))
         raise ConfigError(*sorted(problems, key=_place_in(path)), ignored=beside)
@@ -100,7 +100,7 @@ _Said = TypeVar("_Said", Problem, Warning_)
 def _as_written(said: list[_Said]) -> list[_Said]:
     """With the name that the section of S3 has in the file."""
     old, new = "storage.s3.", "storage.s3aws."
-    return [replace(each, key=each.key.replace(old, new)) for each in said]
+    return [replace(each, key=each.key.replace(old, new), text=each.text.replace(old, new)) for each in said]
 
 
 def _is_below(key: str, refused: tuple[str, ...]) -> bool:

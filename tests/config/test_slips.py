@@ -34,7 +34,7 @@ def refused(folder: Path, text: str, **environ: str) -> tuple[list[str], list[st
         (f"s3: {{{S3}, regionEndpoint: 'http://minio:9000'}}", "s3.regionEndpoint", "regionendpoint"),
         (f"s3: {{{S3}, regoin: x}}", "s3.regoin", "region"),
         (f"s3: {{{S3}, acceskey: a, secretkey: b}}", "s3.acceskey", "accesskey"),
-        (f"s3aws: {{{S3}, rootdirectry: /mirror}}", "s3.rootdirectry", "rootdirectory"),
+        (f"s3aws: {{{S3}, rootdirectry: /mirror}}", "s3aws.rootdirectry", "rootdirectory"),
         ("s3: {region: eu-central-1, bukcet: images}", "s3.bukcet", "bucket"),
         ("azure: {acountname: acme, accountkey: a2V5, container: images}", "azure.acountname", "accountname"),
         (f"azure: {{{AZURE}, credentials: {{typ: shared_key}}}}", "azure.credentials.typ", "type"),
