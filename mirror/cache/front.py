@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from mirror.cache.spool import SpoolFile
 from mirror.oci.digest import Digest
 
-Chunk = bytes | memoryview
-
 
 class Front:
     """All before `hashed` was hashed; what comes next begins there."""
@@ -47,7 +45,7 @@ class Front:
 
     # In the thread of who has begun.
 
-    def feed(self, batch: Sequence[Chunk]) -> None:
+    def feed(self, batch: Sequence[bytes]) -> None:
         """These came next, and are where they belong."""
         for chunk in batch:
             self._hasher.update(chunk)

@@ -54,7 +54,6 @@ class Transfer:
         self._repositories = repositories
         self._upstream = upstream
         self._intake = intake
-        self._settings = settings
         self._wants = wants
         self._told = told
         self._plan = Plan(intake.there, settings.claim)
@@ -146,7 +145,6 @@ class Transfer:
                 claim,
                 self.size if claim.is_open else claim.stop,
                 lambda: self._onward(claim),
-                worth=self._settings.claim,
             )
         finally:
             await blob.close()
@@ -178,7 +176,7 @@ class Transfer:
         try:
             if blob.start != claim.position:
                 raise RegistryError(ErrorCode.RANGE_INVALID, "the upstream registry does not do ranges")
-            await self._intake.pump(blob, claim, claim.stop, worth=self._settings.claim)
+            await self._intake.pump(blob, claim, claim.stop)
         finally:
             await blob.close()
 

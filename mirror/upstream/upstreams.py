@@ -17,7 +17,6 @@ from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import (
     Blob,
     Condition,
-    Inlet,
     Page,
     Part,
     RawManifest,
@@ -25,7 +24,6 @@ from mirror.registry import (
     Resolved,
     Unavailable,
     Upstream,
-    draw,
 )
 from mirror.upstream.routes import Routes
 
@@ -233,9 +231,6 @@ class _UsedBlob:
 
     def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
         return self._blob.read(start, stop)
-
-    def draw(self, stop: int, worth: int) -> AsyncGenerator[Part | Inlet, None]:
-        return draw(self._blob, stop, worth)
 
     async def close(self) -> None:
         release, self._release = self._release, None
