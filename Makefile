@@ -10,10 +10,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
-# Tests at a time, where they may run beside others (tests/support/workers.py): one more than there are processors,
-# since most of a test's time it waits for a server or a time-out. Never more than 4: each has servers of its own,
+# Tests at a time, where they may run beside others (tests/support/workers.py): as many as there are processors. One
+# more saves some minutes, but a few tests do not yet bear the load. Never more than 4: each has servers of its own,
 # some hundred MB of them.
-WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 3 ? n + 1 : 4)))
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n < 5 ? n : 4)))
 BENCH_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NO_INDEX = The first run installs Python packages: pip needs a package index (PIP_INDEX_URL) or wheels (PIP_FIND_LINKS).
