@@ -47,8 +47,11 @@ def _is_right(name: str, status: int, headers: Any, body: Any) -> bool:
     if name == "ListObjectsV2":
         start = body[:HEAD]
         return b"ListBucketResult" in start or b"<Error" in start  # the latter is botocore's to tell
-    if "ETag" in headers or any(key.lower().startswith("x-amz-") for key in headers):
-        return True  # Swift's leaves out the ETag of what another writer has replaced meanwhile
-    if name in ("PutObject", "UploadPart"):
+    if "ETag" in headers:
+        return True
+    if name == "UploadPart":  # without it the parts cannot be put together
         return False
-    return status != 200 or not str(headers.get("Content-Type") or "").lower().startswith("text/html")
+    if any(key.lower().startswith("x-amz-") for key in headers):
+        return True  # Swift's leaves out the ETag of what another writer has replaced meanwhile
+    is_page = status == 200 and str(headers.get("Content-Type") or "").lower().startswith("text/html")
+    return name != "PutObject" and not is_page

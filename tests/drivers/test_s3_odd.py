@@ -265,6 +265,17 @@ async def test_a_server_that_says_200_to_everything_has_no_empty_bucket(serve: S
     assert not driver.trouble()
 
 
+async def test_a_put_that_another_writer_overtook_has_no_etag_and_is_one_of_the_storages_own(
+    serve: Serve,
+) -> None:
+    """As Swift's S3 API answers it."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(content_type="text/html", headers={"x-amz-request-id": "tx1"})
+
+    await (await serve(answer)).put("a/b", DATA)
+
+
 @pytest.mark.parametrize("is_page", [True, False])
 async def test_a_page_is_no_file_unless_a_storage_keeps_it(serve: Serve, is_page: bool) -> None:
     deleted: list[str] = []
