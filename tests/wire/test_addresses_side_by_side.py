@@ -25,6 +25,7 @@ __all__ = ["sink"]  # a fixture
 IMAGES = ("library/multi:1", "library/small:1")
 HOST = "https://mirror.example:8443"
 ACCEPT = ", ".join((DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX))
+LAST = "the last request"  # as its user agent
 FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "front.example"}
 # method, path, the header that has an address, and that
 ADDRESSES = [
@@ -90,8 +91,9 @@ def _filled(mirror: RegistryProcess, catalog: Catalog) -> None:
     )
 
 
-def _told(sink: Sink, path: str, count: int) -> bool:
-    return len(sink.of(path)) >= count
+def _of_last(sink: Sink, path: str) -> list[dict[str, Any]]:
+    """The events of the request that names `LAST`: those of earlier requests may come after it was asked."""
+    return [event for event in sink.of(path) if event["request"]["useragent"] == LAST]
 
 
 @pytest.mark.parametrize("forwarded", [{}, FORWARDED], ids=["direct", "forwarded"])
@@ -103,16 +105,15 @@ def test_answers_hold_paths_and_events_the_url_that_is_configured(
 ) -> None:
     settings, mirrors = both
     path = f"/v2/library/small/manifests/{catalog[IMAGES[1]].digest}"
-    accept = {"Accept": ACCEPT, **forwarded}
+    accept = {"Accept": ACCEPT, "User-Agent": LAST, **forwarded}
     found: dict[str, list[str]] = {}
     urls: dict[str, str] = {}
     for name, mirror in mirrors.items():
         _filled(mirror, catalog)
         found[name] = [ask(mirror, how, each, forwarded)[header] for how, each, header, _ in ADDRESSES]
-        before = len(sink.of(f"/{name}"))
         ask(mirror, "GET", path, accept)
-        wait_until(partial(_told, sink, f"/{name}", before + 1), f"{name} tells")
-        urls[name] = sink.of(f"/{name}")[-1]["target"]["url"].replace(f":{mirror.port}", ":PORT")
+        wait_until(partial(_of_last, sink, f"/{name}"), f"{name} tells")
+        urls[name] = _of_last(sink, f"/{name}")[-1]["target"]["url"].replace(f":{mirror.port}", ":PORT")
     assert found["theirs"] == [address for *_, address in ADDRESSES], (
         "docker-registry is not what the table says"
     )
