@@ -51,6 +51,16 @@ class FileSpan:
 Part = bytes | FileSpan
 
 
+class Inlet(Protocol):
+    """The next bytes of a body, still where they arrived: a thread may take of them what it wants."""
+
+    def take(self, buffer: memoryview) -> int:
+        """Have the next ones put into the buffer; how many: 0 when no more are there now, or ever.
+
+        Blocks no longer than copying does.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
     """Where a client is to fetch a blob's bytes itself, by a URL that is for whoever has it.
@@ -83,6 +93,23 @@ class Blob(Protocol):
 
     async def close(self) -> None:
         """Release what reading holds (file, connection). Safe to call twice."""
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A Blob whose bytes can also be had without a copy in between."""
+
+    def draw(self, stop: int, worth: int) -> AsyncGenerator[bytes | Inlet, None]:
+        """As `read`, from where it is to `stop`, except that a part may be an Inlet: what was taken of that
+        has come, and the rest is given later. It ends with the step to the next part.
+
+        `worth`: bytes that must be ahead for a connection to be spent on that.
+        """
+
+
+def draw(blob: Blob, stop: int, worth: int) -> AsyncGenerator[Part | Inlet, None]:
+    """All of a blob that was opened just now, in the best way that it has."""
+    return blob.draw(stop, worth) if isinstance(blob, Drawn) else blob.read(blob.start, stop)
 
 
 @runtime_checkable

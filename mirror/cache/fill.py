@@ -24,7 +24,8 @@ The rules:
  9. Room is made ahead of what is written, in steps. Where the announced size cannot fit, nothing is written
     in the first place; where a later step finds no room, the rest goes by rule 8.
 10. Writing and hashing run in threads, a batch at a time: whatever came while the last batch was written. The
-    thread takes the next one by itself (`writing`). Readers may have what is written before it is hashed.
+    thread takes the next one by itself (`writing`), where it may straight from the connection (`drawing`).
+    Readers may have what is written before it is hashed.
 11. A large blob comes over several connections where that is of use (`helpers`): each brings a part of its
     own, by Range, the one that readers come to soonest first (`segments`). No part is asked for twice, but
     for what was under way when the first connection, which asked for all, ends where another has begun.

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from mirror.cache.spool import SpoolFile
 from mirror.oci.digest import Digest
 
+Chunk = bytes | memoryview
+
 
 class Front:
     """All before `hashed` was hashed; what comes next begins there."""
@@ -45,7 +47,7 @@ class Front:
 
     # In the thread of who has begun.
 
-    def feed(self, batch: Sequence[bytes]) -> None:
+    def feed(self, batch: Sequence[Chunk]) -> None:
         """These came next, and are where they belong."""
         for chunk in batch:
             self._hasher.update(chunk)

@@ -13,15 +13,16 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
+from mirror.cache.drawing import DRAWN, Drawing, piece
 from mirror.cache.extents import Extents
 from mirror.cache.fillblob import FillBlob
 from mirror.cache.hands import Hands
 from mirror.cache.inflow import Inflow
 from mirror.cache.kept import Kept
-from mirror.cache.segments import Claim
+from mirror.cache.segments import UNKNOWN, Claim
 from mirror.cache.shown import Shown
-from mirror.cache.writing import Writing
-from mirror.registry import Blob
+from mirror.cache.writing import More, Writing
+from mirror.registry import Blob, FileSpan, Inlet, draw
 
 BATCH = 1 << 20  # bytes gathered of a connection while a batch is written, at the least that is allowed
 
@@ -66,28 +67,41 @@ class Intake:
         return self.kept.front.matches()
 
     async def pump(
-        self, blob: Blob, claim: Claim, until: int, onward: Callable[[], Awaitable[bool]] | None = None
+        self,
+        blob: Blob,
+        claim: Claim,
+        until: int,
+        onward: Callable[[], Awaitable[bool]] | None = None,
+        *,
+        worth: int = UNKNOWN,
     ) -> None:
         """Take a claim's bytes as they come, while what came before is being written (rule 10).
 
         `until`: the end of what was asked for. `onward` is asked at the claim's end whether, and moves it so
         that, more of what was asked for is wanted; None: this is not the fill's own connection.
+        `worth`: see `registry.Drawn`.
         """
         inflow = Inflow(claim.position, helps=onward is None)
         position = blob.start  # of the next byte that comes
         try:
-            async with contextlib.aclosing(blob.read(blob.start, until)) as parts:
+            async with contextlib.aclosing(draw(blob, until, worth)) as parts:
                 async for part in parts:
-                    assert isinstance(part, bytes)
-                    begin, position = position, position + len(part)
+                    assert not isinstance(part, FileSpan)
+                    if not isinstance(part, bytes) and self.keeps:
+                        await inflow.written()
+                        position += await self._draw(part, inflow, claim, claim.position - position)
+                        if claim.position == claim.stop and not await _goes_on(inflow, claim, onward):
+                            return
+                        fresh = b""
+                    else:
+                        fresh = part if isinstance(part, bytes) else await self._hands.run(piece, part)
+                    begin, position = position, position + len(fresh)
                     while claim.position < position:
-                        await self._came(inflow, claim, part[claim.position - begin : claim.stop - begin])
+                        await self._came(inflow, claim, fresh[claim.position - begin : claim.stop - begin])
                         if claim.position < claim.stop:
                             break
-                        await inflow.written()
-                        if onward is None or not await onward():
+                        if not await _goes_on(inflow, claim, onward):
                             return
-                        inflow.begin = claim.position
                     if inflow.displaced:
                         return
         except asyncio.CancelledError:
@@ -95,6 +109,38 @@ class Intake:
             raise
         finally:  # also after a break: what has come is ours
             await inflow.written()
+
+    async def _draw(self, inlet: Inlet, inflow: Inflow, claim: Claim, skip: int) -> int:
+        """Have a thread take what it can of a claim, behind `skip` bytes; how many bytes in all it took."""
+        start, stop = claim.position, min(claim.stop, claim.position + DRAWN)
+        drawing = Drawing(inlet, start, stop, skip)
+        await self.kept.expect(stop - start)
+        if not self.keeps:
+            return 0
+        began, claim.granted = time.monotonic(), stop
+
+        def told(begin: int, end: int) -> None:
+            self.received += end - begin
+            claim.position = end
+            claim.settled.set()
+            self._wrote(begin, end)
+
+        writing = self._writing(start, drawing.more, told)
+        try:
+            await self._hands.run(writing.run, then=writing.note)
+        finally:
+            self.kept.given_up(stop - claim.position)
+            self.received += drawing.position - claim.position  # what could not be written
+            claim.position = inflow.begin = drawing.position
+            claim.granted = 0
+        if drawing.position == stop:  # more may have come than could be taken
+            self.held += time.monotonic() - began
+        if writing.error is not None:
+            self.kept.go_volatile(writing.error)
+            await self._to_memory(inflow, writing.start, writing.lost)
+        else:
+            await self.kept.catch_up()
+        return drawing.skipped + drawing.position - start
 
     async def _came(self, inflow: Inflow, claim: Claim, fresh: bytes) -> None:
         """The next bytes of a claim."""
@@ -111,15 +157,22 @@ class Intake:
 
     async def _take(self, inflow: Inflow, start: int, batch: list[bytes]) -> None:
         """Make a batch visible to readers: in the spool, or from now on in memory (rule 8)."""
-        kept = self.kept
-        if kept.keeps:
-            writing = self._writing(inflow, start, batch)
+        if self.keeps:
+            first = [(start, batch)]
+            writing = self._writing(
+                start, lambda: first.pop() if first else inflow.take(), self._wrote, inflow.moved
+            )
             await self._hands.run(writing.run, then=writing.note)
             if writing.error is None:
-                await kept.catch_up()
+                await self.kept.catch_up()
                 return
-            kept.go_volatile(writing.error)
-            start, batch = writing.start, writing.batch
+            self.kept.go_volatile(writing.error)
+            start, batch = writing.start, writing.lost
+        await self._to_memory(inflow, start, batch)
+
+    async def _to_memory(self, inflow: Inflow, start: int, batch: list[bytes]) -> None:
+        """Rule 8."""
+        kept = self.kept
         if not inflow.helps:
             await kept.catch_up()
         if inflow.helps or not kept.front.begin(start):
@@ -128,18 +181,33 @@ class Intake:
         await self._hands.run(kept.front.feed, batch, then=kept.front.end)
         await self.shown.from_memory(start, batch)
 
-    def _writing(self, inflow: Inflow, start: int, batch: list[bytes]) -> Writing:
+    def _writing(
+        self,
+        start: int,
+        more: More,
+        told: Callable[[int, int], None],
+        looked: Callable[[], None] = lambda: None,
+    ) -> Writing:
         assert self.kept.file is not None
         return Writing(
             self.kept.file,
             self.kept.front,
-            inflow,
             start,
-            batch,
-            told=self._wrote,
+            more,
+            told=told,
             goes_on=lambda: self.kept.keeps and not self._hands.are_wanted,
+            looked=looked,
         )
 
     def _wrote(self, start: int, stop: int) -> None:
         self.kept.wrote(start, stop)
         self._changed()
+
+
+async def _goes_on(inflow: Inflow, claim: Claim, onward: Callable[[], Awaitable[bool]] | None) -> bool:
+    """At a claim's end, once it is written: whether it goes on."""
+    await inflow.written()
+    if onward is None or not await onward():
+        return False
+    inflow.begin = claim.position
+    return True

@@ -37,7 +37,7 @@ class Claim:
 
     `is_open`: what comes is all from there on, so `stop` may move meanwhile; `skips`: so may `start`, for an
     upstream without ranges sends all of it, also what is there already. `settled`: bytes of it have come, or
-    it was dropped.
+    it was dropped. All before `granted` comes in any case: a thread is taking it.
     """
 
     start: int
@@ -45,6 +45,7 @@ class Claim:
     position: int
     is_open: bool = False
     skips: bool = False
+    granted: int = 0
     settled: Event = field(default_factory=Event)
 
 
@@ -152,9 +153,10 @@ class Plan:
     def _narrow(self, count: int) -> None:
         """Leave to others what an open claim has not come to."""
         for claim in self._claims:
-            left = claim.stop - claim.position
+            begun = max(claim.position, claim.granted)
+            left = claim.stop - begun
             if claim.is_open and left >= 2 * self.least:
-                claim.stop = claim.position + self._share(left, count)
+                claim.stop = begun + self._share(left, count)
 
     def _share(self, left: int, count: int) -> int:
         return min(max(self.least, left // (2 * count)), MOST)

@@ -53,7 +53,7 @@ class SpoolFile:
         if there.last > self._end:
             self._map = SpoolMap(path)
 
-    def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+    def write(self, offset: int, chunks: Sequence[bytes | memoryview]) -> None:
         """Write all chunks from `offset` on. On OSError what stands behind it is undefined."""
         with self._lock:
             if self._resumable and self._map is None and offset > self._end:

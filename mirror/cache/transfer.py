@@ -54,6 +54,7 @@ class Transfer:
         self._repositories = repositories
         self._upstream = upstream
         self._intake = intake
+        self._settings = settings
         self._wants = wants
         self._told = told
         self._plan = Plan(intake.there, settings.claim)
@@ -145,6 +146,7 @@ class Transfer:
                 claim,
                 self.size if claim.is_open else claim.stop,
                 lambda: self._onward(claim),
+                worth=self._settings.claim,
             )
         finally:
             await blob.close()
@@ -176,7 +178,7 @@ class Transfer:
         try:
             if blob.start != claim.position:
                 raise RegistryError(ErrorCode.RANGE_INVALID, "the upstream registry does not do ranges")
-            await self._intake.pump(blob, claim, claim.stop)
+            await self._intake.pump(blob, claim, claim.stop, worth=self._settings.claim)
         finally:
             await blob.close()
 

@@ -1,44 +1,48 @@
 """One connection's bytes on their way into the spool file, in a thread: written, told of, hashed.
 
-The thread goes on with what has gathered meanwhile, without waiting for the loop to have its turn: between
-two batches it would stand still for a third of the time. It goes on only while it hashes what it writes, for
-what is ahead of that waits for others; and it ends where other fills wait for a thread.
+The thread goes on with what has come meanwhile, without waiting for the loop to have its turn: between two
+batches it would stand still for a third of the time. It goes on only while it hashes what it writes, for what
+is ahead of that waits for others; and it ends where other fills wait for a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mirror.cache.front import Front
-from mirror.cache.inflow import Inflow
+from mirror.cache.front import Chunk, Front
 from mirror.cache.spool import SpoolFile
+
+More = Callable[[], tuple[int, Sequence[Chunk]]]
 
 
 class Writing:
-    """`batch` from `start` on, and then what `inflow` has. `told(start, stop)` is called on the loop.
+    """Whatever `more` gives, from `start` on: where it begins, and bytes that are good until it is called
+    again; no bytes: that was all. `goes_on`: whether more is to be asked for. Both are called in the thread.
 
-    `goes_on`: whether more is to be taken; it is asked in the thread.
+    On the loop, `told(start, stop)` is called of what is written, and `looked` after more was asked for.
     """
 
     def __init__(
         self,
         file: SpoolFile,
         front: Front,
-        inflow: Inflow,
         start: int,
-        batch: list[bytes],
+        more: More,
         *,
         told: Callable[[int, int], None],
         goes_on: Callable[[], bool],
+        looked: Callable[[], None] = lambda: None,
     ) -> None:
-        self.start, self.batch = start, batch  # the last one taken; after a failure the one not written
+        self.start = start
+        self.lost: list[bytes] = []  # after a failure: what was to be written from `start` on
         self.error: OSError | None = None
         self._file = file
         self._front = front
-        self._inflow = inflow
+        self._more = more
         self._told = told
+        self._looked = looked
         self._goes_on = goes_on
         self._loop = asyncio.get_running_loop()
         self._written = start  # up to where: set by the thread
@@ -47,24 +51,25 @@ class Writing:
 
     def run(self) -> None:
         """In a thread. A failure to write is a value: the bytes count as received all the same."""
-        while self.batch:
+        self.start, batch = self._more()
+        while batch:
             continues = self._front.begin(self.start)
             try:
                 try:
-                    self._file.write(self.start, self.batch)
+                    self._file.write(self.start, batch)
                 except OSError as error:
-                    self.error = error
+                    self.error, self.lost = error, [bytes(chunk) for chunk in batch]
                     return
-                self._written = self.start + sum(map(len, self.batch))
+                self._written = self.start + sum(map(len, batch))
                 self._tell()
                 if continues:
-                    self._front.feed(self.batch)
+                    self._front.feed(batch)
             finally:
                 if continues:
                     self._front.end()
             if not continues or not self._goes_on():
                 return
-            self.start, self.batch = self._inflow.take()
+            self.start, batch = self._more()
             self._tell()  # who waits for room need not wait until this is written
 
     def note(self, _done: Any = None) -> None:
@@ -73,7 +78,7 @@ class Writing:
         noted, self._noted = self._noted, self._written
         if self._noted > noted:
             self._told(noted, self._noted)
-        self._inflow.moved()
+        self._looked()
 
     def _tell(self) -> None:
         if not self._tells:

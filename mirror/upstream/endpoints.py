@@ -37,6 +37,7 @@ from mirror.registry import (
     Blob,
     Condition,
     Corrupt,
+    Inlet,
     Page,
     RateLimited,
     RawManifest,
@@ -234,6 +235,7 @@ class _Watched:
         self._failed = failed
         self._gave = gave
         self._is_part = is_part
+        self._position = blob.start
 
     @property
     def descriptor(self) -> Descriptor:
@@ -245,17 +247,37 @@ class _Watched:
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """As `RemoteBlob.read`."""
+        self._position = start
         async with aclosing(self._blob.read(start, stop)) as parts:
             try:
-                position = start
                 async for part in parts:
-                    position += len(part)
-                    at_end = position == self._blob.descriptor.size and not self._is_part
-                    self._gave(len(part), to_the_end=at_end)  # now: the reader may not come back
+                    self._came(len(part))  # now: the reader may not come back
                     yield part
             except AWAY as error:
                 self._failed(error)
                 raise
+
+    async def draw(self, stop: int, worth: int) -> AsyncGenerator[bytes | Inlet, None]:
+        """As `RemoteBlob.draw`."""
+        async with aclosing(self._blob.draw(stop, worth)) as parts:
+            try:
+                async for part in parts:
+                    if isinstance(part, bytes):
+                        self._came(len(part))
+                        yield part
+                        continue
+                    try:
+                        yield part
+                    finally:
+                        self._came(part.taken)
+            except AWAY as error:
+                self._failed(error)
+                raise
+
+    def _came(self, count: int) -> None:
+        self._position += count
+        at_end = self._position == self._blob.descriptor.size and not self._is_part
+        self._gave(count, to_the_end=at_end)
 
     async def close(self) -> None:
         await self._blob.close()

@@ -76,6 +76,7 @@ class Transport:
         self, settings: Settings, lookups: Lookups | None = None, traffic: Traffic | None = None
     ) -> None:
         self.traffic = traffic or Traffic()
+        self.stall = settings.stall  # seconds without a byte of a body
         self._settings = settings
         self._lookups = lookups or Lookups()
         self._registry = registry_url(settings.remoteurl)
@@ -155,10 +156,10 @@ class Transport:
         if content.exception() is None and (chunk := _chunk(content, min(limit, PART))):
             return self.traffic.came(chunk)
         try:
-            async with asyncio.timeout(self._settings.stall):
+            async with asyncio.timeout(self.stall):
                 return self.traffic.came(await content.read(min(limit, PART)))
         except TimeoutError as error:
-            text = late(Trouble.STALLED, self._settings.stall)
+            text = late(Trouble.STALLED, self.stall)
             raise TransportError(Trouble.STALLED, cause=text, host=address(response.url)) from error
         except (aiohttp.ClientError, OSError) as error:
             arrived = _arrived(response.content, min(limit, PART))

@@ -17,6 +17,7 @@ from mirror.oci.names import Reference, Repository, Tag
 from mirror.registry import (
     Blob,
     Condition,
+    Inlet,
     Page,
     Part,
     RawManifest,
@@ -24,6 +25,7 @@ from mirror.registry import (
     Resolved,
     Unavailable,
     Upstream,
+    draw,
 )
 from mirror.upstream.routes import Routes
 
@@ -231,6 +233,9 @@ class _UsedBlob:
 
     def read(self, start: int, stop: int) -> AsyncGenerator[Part, None]:
         return self._blob.read(start, stop)
+
+    def draw(self, stop: int, worth: int) -> AsyncGenerator[Part | Inlet, None]:
+        return draw(self._blob, stop, worth)
 
     async def close(self) -> None:
         release, self._release = self._release, None

@@ -471,7 +471,7 @@ class FullSpool(Spool):
         file = super().open(digest)
         real, room = file.write, self.room
 
-        def write(offset: int, chunks: Sequence[bytes]) -> None:
+        def write(offset: int, chunks: Sequence[bytes | memoryview]) -> None:
             if offset + sum(map(len, chunks)) > room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(offset, chunks)
@@ -773,7 +773,10 @@ async def test_a_thread_that_others_wait_for_is_given_back(tmp_path: Path) -> No
 
     inflow.add(b"more")
     front = Front(Digest.of(DATA))
-    writing = Writing(file, front, inflow, 0, [b"some"], told=told, goes_on=asked)
+    first_batch = [(0, [b"some"])]
+    writing = Writing(
+        file, front, 0, lambda: first_batch.pop() if first_batch else inflow.take(), told=told, goes_on=asked
+    )
     first = asyncio.create_task(hands.run(writing.run, then=writing.note))
     await until(begun.is_set)
     second = asyncio.create_task(hands.run(turns.append, "another's"))

@@ -67,6 +67,18 @@ def test_who_comes_to_help_takes_from_what_the_first_one_has_not_come_to() -> No
     assert ends(plan.take([], 4))[0] == second.stop, "in order, where nobody wants anything else"
 
 
+def test_who_comes_to_help_leaves_what_a_thread_is_taking() -> None:
+    plan, _ = planned(256 * MIB)
+    first = plan.take([], 1)
+    assert first is not None
+    first.position, first.granted = 10 * MIB, 26 * MIB
+    second = plan.take([], 4)
+    assert second is not None
+    assert first.stop == second.start == 26 * MIB + 230 * MIB // 8
+    first.position, first.granted = first.stop, 0
+    assert not plan.onward(first, 4)
+
+
 def test_an_open_claim_goes_on_where_nobody_else_has_begun() -> None:
     plan, _ = planned(256 * MIB)
     first = plan.take([], 1)
