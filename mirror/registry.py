@@ -103,7 +103,7 @@ class Drawn(Protocol):
         """As `read`, from where it is to `stop`, except that a part may be an Inlet: what was taken of that
         has come, and the rest is given later. It ends with the step to the next part.
 
-        `worth`: bytes that must be ahead for a connection to be spent on that.
+        `worth`: bytes that must be ahead for that; more are asked for only where it costs more.
         """
 
 

@@ -11,7 +11,7 @@ from mirror.upstream.calls import Calls
 from mirror.upstream.causes import address, cause_of, late
 from mirror.upstream.failures import TransportError, Trouble
 from mirror.upstream.fetch import Answer
-from mirror.upstream.inlet import Inlet, Tap, take_over
+from mirror.upstream.inlet import WORTH, Inlet, Tap, take_over
 
 
 class RemoteBlob:
@@ -57,12 +57,12 @@ class RemoteBlob:
                 try:
                     yield inlet
                 finally:
-                    self._calls.transport.traffic.bytes += inlet.taken
-                    self._came(inlet.taken)
-                await self._look(inlet, self._tap)
+                    self._took(inlet, self._tap)
+                if self._tap is not None and self._position < stop:
+                    await self._look(inlet, self._tap)
                 continue
-            if self._stop - self._position - response.content._size >= worth:
-                gathered, self._tap = take_over(response, worth)
+            if self._stop - self._position - response.content._size >= min(worth, WORTH):
+                gathered, self._tap = take_over(response, min(worth, WORTH))
                 for part in gathered:
                     wanted = self._calls.transport.traffic.came(part)[: stop - self._position]
                     self._came(len(wanted))
@@ -83,6 +83,13 @@ class RemoteBlob:
             self._ended_early()
         self._came(len(part))
         return part
+
+    def _took(self, inlet: Inlet, tap: Tap) -> None:
+        self._calls.transport.traffic.bytes += inlet.taken
+        self._came(inlet.taken)
+        if self._position == self._stop:
+            self._tap = None
+            tap.finish()
 
     async def _look(self, inlet: Inlet, tap: Tap) -> None:
         """After something was taken of what came, or nothing was there."""

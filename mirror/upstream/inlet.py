@@ -3,8 +3,8 @@
 aiohttp and the event loop copy each byte twice, and have a turn for each 256 KiB. Where an upstream sends
 faster than that, a thread that receives, writes and hashes what it has received needs a third less of the
 processors. So once aiohttp has gathered some of a body, and enough is ahead, its connection is paused, and a
-second descriptor of it (dup(2)) is read here. It cannot be used for another request then, which is why it
-must be worth it; and TLS is aiohttp's, so that bodies over TLS stay there.
+second descriptor of it (dup(2)) is read here, up to the body's end. Then the connection is aiohttp's again,
+for the next request. TLS is aiohttp's, so that bodies over TLS stay there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 
 import aiohttp
 
+WORTH = 1 << 20  # bytes that are ahead; less than that costs less than this
 GATHERED = 4  # a part of what must be ahead: so much of it has gathered when the upstream is the faster one
 
 
@@ -46,10 +47,11 @@ class Inlet:
 
 
 class Tap:
-    """A connection that aiohttp does not read any more."""
+    """A connection that aiohttp does not read any more, up to the end of the response's body."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, response: aiohttp.ClientResponse) -> None:
         self._descriptor = descriptor
+        self._response = response
 
     def inlet(self, count: int) -> Inlet:
         """The next bytes, `count` at most. One at a time."""
@@ -66,6 +68,17 @@ class Tap:
         finally:
             loop.remove_reader(self._descriptor)
 
+    def finish(self) -> None:
+        """All of the body was taken: the connection can be used again, unless something else came on it."""
+        try:
+            os.readv(self._descriptor, [bytearray(1)])
+        except BlockingIOError:
+            # For aiohttp the body ends here; with the next response it begins to parse anew.
+            self._response.content.feed_eof()
+        except OSError:
+            pass
+        self.close()
+
     def close(self) -> None:
         """Let go of the descriptor: no Inlet is in use. The connection itself is aiohttp's to close."""
         os.close(self._descriptor)
@@ -75,8 +88,8 @@ def take_over(response: aiohttp.ClientResponse, worth: int) -> tuple[list[bytes]
     """What aiohttp has read of this body, and its connection. Nothing, and None, where it stays aiohttp's:
     it keeps up, or what is on the connection is not just the body (TLS, chunks).
     """
-    content = response.content
-    if content._size < worth // GATHERED or "Transfer-Encoding" in response.headers:
+    content, headers = response.content, response.headers
+    if content._size < worth // GATHERED or "Transfer-Encoding" in headers or "Content-Length" not in headers:
         return [], None
     transport = response.connection.transport if response.connection is not None else None
     pair = transport.get_extra_info("socket") if transport is not None else None
@@ -94,4 +107,4 @@ def take_over(response: aiohttp.ClientResponse, worth: int) -> tuple[list[bytes]
     except OSError:  # no descriptor is left
         return gathered, None
     transport.pause_reading()
-    return gathered, Tap(descriptor)
+    return gathered, Tap(descriptor, response)

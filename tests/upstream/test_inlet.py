@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.oci.digest import Digest
 from mirror.registry import Unavailable
 from mirror.upstream.body import RemoteBlob
 from mirror.upstream.breakers import Visit
@@ -56,12 +57,10 @@ async def test_the_rest_of_a_large_body_is_taken_from_its_connection(connect: Co
     async with connect(upstream) as client:
         blob = await client.blob(ALPINE, digest)
         inlets = await drawn(blob, len(LARGE), got)
-        assert blob._tap is not None
-        descriptor = blob._tap._descriptor
-        os.fstat(descriptor)
-        await blob.close()
+        assert blob._tap is None
         with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(descriptor)
+            os.fstat(inlets[0]._descriptor)
+        await blob.close()
         await blob.close()
         traffic = client._calls.transport.traffic
         assert traffic.bytes == len(LARGE)
@@ -69,8 +68,49 @@ async def test_the_rest_of_a_large_body_is_taken_from_its_connection(connect: Co
         assert (await client.stat_blob(ALPINE, digest)).size == len(LARGE)
     assert bytes(got) == LARGE
     assert sum(inlet.taken for inlet in inlets) > len(LARGE) // 2, "most of it is"
-    first, second = upstream.seen
-    assert first.connection != second.connection, "nobody knows what is left on the first one"
+    assert len({seen.connection for seen in upstream.seen}) == 1, "it is used again"
+
+
+async def test_a_body_that_is_not_taken_to_its_end_ends_its_connection(connect: Connect) -> None:
+    upstream, digest = holding(LARGE)
+    got = bytearray()
+    async with connect(upstream) as client:
+        blob = await client.blob(ALPINE, digest)
+        inlets = await drawn(blob, 6 * SIZE, got)
+        os.fstat(inlets[0]._descriptor)
+        await blob.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(inlets[0]._descriptor)
+        assert (await client.stat_blob(ALPINE, digest)).size == len(LARGE)
+    assert bytes(got) == LARGE[: 6 * SIZE]
+    assert len({seen.connection for seen in upstream.seen}) == 2
+
+
+async def test_a_connection_on_which_more_came_than_the_body_is_not_used_again() -> None:
+    """Its next answer would be whatever that is."""
+    connections = 0
+    digest = Digest.of(LARGE)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while (await reader.read(BUFFER)).strip():
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(LARGE)}\r\n\r\n"
+            writer.write(head.encode() + LARGE + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with client_of(f"http://127.0.0.1:{port}") as client:
+        for count in (1, 2):
+            got = bytearray()
+            blob = await client.blob(ALPINE, digest)
+            assert await drawn(blob, len(LARGE), got)
+            await blob.close()
+            assert bytes(got) == LARGE
+            assert connections == count
+    server.close()
 
 
 @pytest.mark.parametrize("stop", [1, WORTH - 1, 3 * SIZE + 17, len(LARGE) - 1])
