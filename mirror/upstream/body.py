@@ -58,7 +58,7 @@ class RemoteBlob:
                     yield inlet
                 finally:
                     self._took(inlet, self._tap)
-                if self._tap is not None and self._position < stop:
+                if self._position < stop:
                     await self._look(inlet, self._tap)
                 continue
             if self._stop - self._position - response.content._size >= min(worth, WORTH):
