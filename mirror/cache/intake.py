@@ -114,10 +114,16 @@ class Intake:
         """Have a thread take what it can of a claim, behind `skip` bytes; how many bytes in all it took."""
         start, stop = claim.position, min(claim.stop, claim.position + DRAWN)
         drawing = Drawing(inlet, start, stop, skip)
-        await self.kept.expect(stop - start)
+        claim.granted = stop  # NB: before room is waited for, or others might be given some of it meanwhile
+        try:
+            await self.kept.expect(stop - start)
+        except BaseException:
+            claim.granted = 0
+            raise
         if not self.keeps:
+            claim.granted = 0
             return 0
-        began, claim.granted = time.monotonic(), stop
+        began = time.monotonic()
 
         def told(begin: int, end: int) -> None:
             self.received += end - begin
