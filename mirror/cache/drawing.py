@@ -28,12 +28,14 @@ class Drawing:
         thread asks for another.
         """
         buffer = _buffer()
-        while self.skipped < self._skip:
+        while self.skipped < min(self._skip, DRAWN):
             count = self._inlet.take(buffer[: self._skip - self.skipped])
             if not count:
                 return self.position, []
             self.skipped += count
         start = self.position
+        if self.skipped < self._skip:
+            return start, []
         count = self._inlet.take(buffer[: self._stop - start]) if start < self._stop else 0
         self.position += count
         return start, [buffer[:count]] if count else []

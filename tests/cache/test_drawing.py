@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mirror.cache import intake, resume, transfer
-from mirror.cache.drawing import PIECE, Drawing
+from mirror.cache.drawing import DRAWN, PIECE, Drawing
 from mirror.cache.fills import Fills
 from mirror.cache.kept import Kept
 from mirror.cache.segments import Claim, Plan, Settings
@@ -300,6 +300,16 @@ def test_what_is_skipped_comes_first_and_what_is_behind_the_end_stays() -> None:
         got += b"".join(chunks)
     assert (got, found.position, found.skipped) == (b"4567", 8, 4)
     assert found.more() == (8, [])
+
+
+def test_what_is_skipped_keeps_a_thread_no_longer_than_what_is_written() -> None:
+    class Endless:
+        def take(self, buffer: memoryview) -> int:
+            return len(buffer)
+
+    found = Drawing(Endless(), 4, 8, 3 * DRAWN)
+    assert found.more() == (4, [])
+    assert found.skipped == DRAWN
 
 
 def test_a_file_that_was_opened_by_a_spool_takes_views_as_well(tmp_path: Path) -> None:
