@@ -67,7 +67,7 @@ class RemoteBlob:
                     wanted = self._calls.transport.traffic.came(part)[: stop - self._position]
                     self._came(len(wanted))
                     yield wanted
-                if gathered:
+                if gathered or self._tap is not None:
                     continue
             yield await self._part(stop - self._position)
 

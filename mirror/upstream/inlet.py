@@ -13,7 +13,9 @@ import asyncio
 import os
 
 import aiohttp
+from aiohttp.base_protocol import BaseProtocol
 
+HOLD = "_pause_reading_for_buffer"  # of aiohttp's connections; where they have none they are not taken over
 WORTH = 1 << 20  # bytes that are ahead; less than that costs less than this
 GATHERED = 4  # a part of what must be ahead: so much of it has gathered when the upstream is the faster one
 
@@ -47,11 +49,17 @@ class Inlet:
 
 
 class Tap:
-    """A connection that aiohttp does not read any more, up to the end of the response's body."""
+    """A connection that aiohttp does not read any more, up to the end of the response's body.
 
-    def __init__(self, descriptor: int, response: aiohttp.ClientResponse) -> None:
+    NB: whoever still reads the end of the body before it, out of aiohttp's buffer, has aiohttp resume what is
+    its connection no more. Only what is paused for a buffer of the protocol's own stays so.
+    """
+
+    def __init__(self, descriptor: int, response: aiohttp.ClientResponse, protocol: BaseProtocol) -> None:
         self._descriptor = descriptor
         self._response = response
+        self._protocol = protocol
+        protocol._pause_reading_for_buffer()
 
     def inlet(self, count: int) -> Inlet:
         """The next bytes, `count` at most. One at a time."""
@@ -74,6 +82,7 @@ class Tap:
             os.readv(self._descriptor, [bytearray(1)])
         except BlockingIOError:
             # For aiohttp the body ends here; with the next response it begins to parse anew.
+            self._protocol._resume_reading_for_buffer()
             self._response.content.feed_eof()
         except OSError:
             pass
@@ -91,9 +100,12 @@ def take_over(response: aiohttp.ClientResponse, worth: int) -> tuple[list[bytes]
     content, headers = response.content, response.headers
     if content._size < worth // GATHERED or "Transfer-Encoding" in headers or "Content-Length" not in headers:
         return [], None
-    transport = response.connection.transport if response.connection is not None else None
+    protocol = response.connection.protocol if response.connection is not None else None
+    transport = protocol.transport if protocol is not None else None
     pair = transport.get_extra_info("socket") if transport is not None else None
-    if transport is None or pair is None or transport.get_extra_info("sslcontext") is not None:
+    if protocol is None or transport is None or pair is None or not hasattr(protocol, HOLD):
+        return [], None
+    if transport.get_extra_info("sslcontext") is not None:
         return [], None
     gathered: list[bytes] = []
     # NB: taking the last of it has aiohttp go on where it had paused, so that its parser keeps nothing back;
@@ -106,5 +118,4 @@ def take_over(response: aiohttp.ClientResponse, worth: int) -> tuple[list[bytes]
         descriptor = os.dup(pair.fileno())
     except OSError:  # no descriptor is left
         return gathered, None
-    transport.pause_reading()
-    return gathered, Tap(descriptor, response)
+    return gathered, Tap(descriptor, response, protocol)

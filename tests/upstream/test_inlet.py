@@ -71,6 +71,41 @@ async def test_the_rest_of_a_large_body_is_taken_from_its_connection(connect: Co
     assert len({seen.connection for seen in upstream.seen}) == 1, "it is used again"
 
 
+async def test_who_still_reads_the_end_of_the_body_before_it_does_not_have_aiohttp_go_on_with_it(
+    connect: Connect,
+) -> None:
+    """The connection is free once the other body has come, read or not."""
+    upstream, digest = holding(LARGE)
+    before = Digest.parse(upstream.add_blob("library/alpine", DATA))
+    async with connect(upstream) as client:
+        blob = await client.blob(ALPINE, before)
+        waiting = blob._answer.response
+        assert waiting is not None
+        await until(waiting.content.is_eof)
+        large = await client.blob(ALPINE, digest)
+        response = large._answer.response
+        assert response is not None
+        await until(lambda: response.content._size >= WORTH // GATHERED)
+        got, rest, buffer = bytearray(), bytearray(), memoryview(bytearray(BUFFER))
+        async for part in large.draw(len(LARGE), WORTH):
+            if isinstance(part, bytes):
+                got += part
+                continue
+            if not rest:
+                async for piece in blob.read(0, len(DATA)):
+                    rest += piece
+                await asyncio.sleep(0.1)  # in which it could come
+                assert not response.content._size
+            while count := await asyncio.to_thread(part.take, buffer):
+                got += buffer[:count]
+        await large.close()
+        await blob.close()
+        assert (await client.stat_blob(ALPINE, digest)).size == len(LARGE)
+    assert rest == DATA
+    assert got == LARGE
+    assert len({seen.connection for seen in upstream.seen}) == 1, "one connection has brought both"
+
+
 async def test_a_body_that_is_not_taken_to_its_end_ends_its_connection(connect: Connect) -> None:
     upstream, digest = holding(LARGE)
     got = bytearray()
