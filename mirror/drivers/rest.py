@@ -14,6 +14,7 @@ from typing import Self
 import aiohttp
 
 WORTH = 1 << 20  # bytes; less than that costs less than this
+HOLD = "_pause_reading_for_buffer"  # of aiohttp's connections; where they have none they are left to it
 AHEAD = 512 << 10  # bytes that wait for their reader; with more the socket is left alone
 LOOKS = 4  # within the time that a silence may last
 
@@ -54,12 +55,16 @@ class Rest(asyncio.Protocol):
             or "Transfer-Encoding" in response.headers
             or stream.exception() is not None
             or connection.transport is None
+            or not hasattr(connection.protocol, HOLD)
         ):
             return None
         rest = cls(response, size, silence)
         if first := stream.read_nowait():
             rest._keep(first)
         rest._before.pause_reading()  # its time-out, too
+        # NB: who still reads the body before this one, out of aiohttp's buffer, has aiohttp resume the
+        # connection, but not what is paused for a buffer of its own.
+        rest._before._pause_reading_for_buffer()
         rest._transport.set_protocol(rest)
         rest._transport.resume_reading()
         return rest
@@ -117,6 +122,7 @@ class Rest(asyncio.Protocol):
             self._transport.close()
             return
         self._transport.set_protocol(self._before)
+        self._before._resume_reading_for_buffer()
         self._stream.feed_eof()  # which has aiohttp take the connection back, and read on
 
     def _look(self) -> None:

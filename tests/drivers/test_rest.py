@@ -149,6 +149,36 @@ def test_a_reader_that_takes_nothing_is_waited_for_and_costs_little(run: Run) ->
     run(work)
 
 
+def test_who_still_reads_the_body_before_it_does_not_have_more_of_it_come(run: Run) -> None:
+    """Or all of it would come, and nobody has asked for it."""
+
+    async def work(asked: Asked) -> None:
+        small = BODY[:50_000]  # all of it is in aiohttp's buffer before it is read
+        bodies = [BODY, small]
+
+        async def next_of_them(writer: asyncio.StreamWriter) -> None:
+            writer.write(bodies.pop())
+
+        server = Server(next_of_them, head=b"Content-Length: %d\r\n" % len(small))
+        async with asked(server) as session:
+            before = await session.get(server.url)
+            await until(before.content.is_eof)
+            server.head = b"Content-Length: %d\r\n" % len(BODY)
+            answer = await session.get(server.url)
+            rest = Rest.take(answer, LONG)
+            assert rest is not None
+            await until(lambda: rest._paused)
+            held = rest._held
+            assert await before.read() == small
+            await asyncio.sleep(0.1)  # in which it could come
+            assert rest._held == held
+            assert await read_all(rest) == BODY
+            answer.close()
+        assert server.connections == 1
+
+    run(work)
+
+
 def test_a_connection_that_ends_gives_what_came_and_then_its_failure(run: Run) -> None:
     async def half(writer: asyncio.StreamWriter) -> None:
         writer.write(BODY[: 2 * WORTH])
