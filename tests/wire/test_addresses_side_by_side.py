@@ -96,6 +96,10 @@ def _of_last(sink: Sink, path: str) -> list[dict[str, Any]]:
     return [event for event in sink.of(path) if event["request"]["useragent"] == LAST]
 
 
+def _has_told(sink: Sink, path: str) -> bool:
+    return bool(_of_last(sink, path))
+
+
 @pytest.mark.parametrize("forwarded", [{}, FORWARDED], ids=["direct", "forwarded"])
 def test_answers_hold_paths_and_events_the_url_that_is_configured(
     both: tuple[dict[str, Any], dict[str, RegistryProcess]],
@@ -112,7 +116,7 @@ def test_answers_hold_paths_and_events_the_url_that_is_configured(
         _filled(mirror, catalog)
         found[name] = [ask(mirror, how, each, forwarded)[header] for how, each, header, _ in ADDRESSES]
         ask(mirror, "GET", path, accept)
-        wait_until(partial(_of_last, sink, f"/{name}"), f"{name} tells")
+        wait_until(partial(_has_told, sink, f"/{name}"), f"{name} tells")
         urls[name] = _of_last(sink, f"/{name}")[-1]["target"]["url"].replace(f":{mirror.port}", ":PORT")
     assert found["theirs"] == [address for *_, address in ADDRESSES], (
         "docker-registry is not what the table says"
