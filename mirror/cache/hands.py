@@ -48,7 +48,8 @@ class Hands:
         *args: *Ts,
         then: Callable[[asyncio.Future[T]], None] | None = None,
     ) -> T:
-        """Run blocking work in a thread, and wait for its end also when cancelled; `then` is told of it.
+        """Run blocking work in a thread, and wait for its end also when cancelled; `then` is told of it
+        before this comes back.
 
         NB: a thread that still wrote to a file after that was closed could write into whatever file
         got the same descriptor next.
@@ -61,9 +62,13 @@ class Hands:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            while not future.done():
+            waits = True
+            while waits:
                 with contextlib.suppress(asyncio.CancelledError):  # who ends it twice waits as well
+                    # NB: also where it has ended: a cancellation may come before the turn in which `then`
+                    # is told, and this comes back after it.
                     await asyncio.wait([future])
+                    waits = False
             raise
 
     def shutdown(self) -> None:
