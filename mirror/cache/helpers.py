@@ -122,14 +122,14 @@ class Helpers:
 
     async def end(self) -> None:
         """End all of them; there are none from now on. What was being written is written."""
-        self._given_up = True
+        self._given_up = True  # NB: so that these are all
         manager, self._manager = self._manager, None
-        if manager is not None:
-            manager.cancel()
-            await asyncio.gather(manager, return_exceptions=True)
-        for task in self._tasks:
+        ending = [*self._tasks, *([] if manager is None else [manager])]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # NB: one wait for all. Who is cancelled in it waits as well, and then goes no further: what a second
+        # wait is for would write on into a file that is closed.
+        await asyncio.gather(*ending, return_exceptions=True)
 
     async def _manage(self) -> None:
         """Look at the pace, now and then, and open what is of use."""

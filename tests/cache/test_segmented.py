@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import aiohttp
@@ -509,3 +510,40 @@ async def test_whatever_goes_wrong_the_bytes_are_right(tmp_path: Path, seed: int
         await until(lambda: parts.fills.running(A, digest) is None)
         assert await kept(parts, digest)
         assert spooled(parts) == []
+
+
+async def test_who_ends_a_fill_twice_waits_for_what_its_further_connections_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is closed then, and what is opened next may get its descriptor."""
+    is_ahead, may_go_on = Event(), Event()
+    front, closed, real = [0], list[int](), SpoolFile.write
+
+    def write(file: SpoolFile, offset: int, chunks: Sequence[bytes | memoryview]) -> None:
+        if offset == front[0]:
+            front[0] += sum(map(len, chunks))
+        else:
+            is_ahead.set()
+            may_go_on.wait(10)
+        if file.file.closed:
+            closed.append(offset)
+            return
+        real(file, offset, chunks)
+
+    monkeypatch.setattr(SpoolFile, "write", write)
+    upstream, digest = scripted()
+    async with mirrored(tmp_path, upstream) as parts:
+        blob = await parts.registry.blob(A, digest)
+        await until(is_ahead.is_set)
+        await blob.close()
+        [(task, fill)] = parts.fills._tasks.items()
+        task.cancel()
+        while not fill._transfer._helpers._given_up:
+            await asyncio.sleep(0)
+        task.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not task.done()
+        may_go_on.set()
+        await asyncio.wait([task])
+    assert closed == []
