@@ -538,7 +538,7 @@ async def test_who_ends_a_fill_twice_waits_for_what_its_further_connections_writ
         await blob.close()
         [(task, fill)] = parts.fills._tasks.items()
         task.cancel()
-        while not fill._transfer._helpers._given_up:
+        while not fill._transfer._helpers._given_up:  # noqa: ASYNC110 - in the very next turn
             await asyncio.sleep(0)
         task.cancel()
         for _ in range(20):
