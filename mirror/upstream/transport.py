@@ -167,6 +167,10 @@ class Transport:
                 return self.traffic.came(arrived)
             text = cause_of(error).text
             raise TransportError(Trouble.BROKEN, cause=text, host=address(response.url)) from error
+        except RuntimeError as error:  # aiohttp's, of a connection that it was told to close
+            if not self._closed:
+                raise
+            raise TransportError(Trouble.STOPPING, host=address(response.url)) from error
 
     async def body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """A small body: whole, or its first `limit` + 1 bytes. Raises TransportError."""

@@ -128,6 +128,20 @@ async def test_a_request_that_loses_each_free_connection_is_given_up_in_time(
     assert len(upstream.seen) > 2, "the connection was let go of in between"
 
 
+async def test_who_reads_on_after_the_client_was_closed_is_told_so(connect: Connect) -> None:
+    data = b"x" * 300_000
+    upstream = Upstream()
+    digest = Digest.parse(upstream.add_blob("library/alpine", data))
+    upstream.fault("GET", "/blobs/", Fault(stall_after=100_000))
+    async with connect(upstream) as client:
+        blob = await client.blob(ALPINE, digest)
+        assert b"".join([part async for part in blob.read(0, 100_000)]) == data[:100_000]
+        await client.close()
+        with pytest.raises(Unavailable, match="the mirror is stopping"):
+            _ = [part async for part in blob.read(100_000, len(data))]
+        await blob.close()
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 async def test_a_server_error_is_retried_and_then_passed_on(connect: Connect, status: int) -> None:
     upstream = Upstream()
