@@ -98,6 +98,15 @@ class Connector(aiohttp.TCPConnector):
         await super().close(abort_ssl=abort_ssl)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
+        """An idle connection, but none on which something came that nobody asked for: aiohttp would take it
+        for the next request's answer.
+        """
+        for each, _since in self._conns.get(key, ()):
+            if each.should_close:
+                each.close()
+        return await super()._get(key, traces)
+
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
@@ -116,13 +125,13 @@ class Connector(aiohttp.TCPConnector):
         return await super()._create_connection(req, traces, timeout)
 
     def _idle(self, key: ConnectionKey) -> int:
-        """How many a request could have at once. Those that are too old are closed: a request would do that,
-        or aiohttp some time later, and until then they would be more than there may be.
+        """How many a request could have at once. Those that are too old, or of no use, are closed: a request
+        would do that, or aiohttp some time later, and until then they would be more than there may be.
         """
         oldest = monotonic() - self._kept_for
         idle = 0
         for each, since in self._conns.get(key, ()):
-            if since < oldest:
+            if since < oldest or each.should_close:
                 each.close()
             idle += each.is_connected()
         return idle

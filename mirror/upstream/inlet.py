@@ -13,7 +13,7 @@ import asyncio
 import os
 
 import aiohttp
-from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_proto import ResponseHandler
 
 HOLD = "_pause_reading_for_buffer"  # of aiohttp's connections; where they have none they are not taken over
 WORTH = 1 << 20  # bytes that are ahead; less than that costs less than this
@@ -55,7 +55,7 @@ class Tap:
     its connection no more. Only what is paused for a buffer of the protocol's own stays so.
     """
 
-    def __init__(self, descriptor: int, response: aiohttp.ClientResponse, protocol: BaseProtocol) -> None:
+    def __init__(self, descriptor: int, response: aiohttp.ClientResponse, protocol: ResponseHandler) -> None:
         self._descriptor = descriptor
         self._response = response
         self._protocol = protocol
@@ -81,7 +81,9 @@ class Tap:
         try:
             os.readv(self._descriptor, [bytearray(1)])
         except BlockingIOError:
-            # For aiohttp the body ends here; with the next response it begins to parse anew.
+            # For aiohttp the body ends here. NB: its parser has not seen the rest, and would take for that
+            # whatever else may come; a new one, as each request has it made, takes nothing before an answer.
+            self._protocol.set_response_params()
             self._protocol._resume_reading_for_buffer()
             self._response.content.feed_eof()
         except OSError:

@@ -148,6 +148,49 @@ async def test_a_connection_on_which_more_came_than_the_body_is_not_used_again()
     server.close()
 
 
+@pytest.mark.parametrize("more", [b"x" * 5000, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"])
+@pytest.mark.parametrize("takes", [False, True])
+async def test_nor_is_one_on_which_more_comes_later(more: bytes, takes: bool) -> None:
+    """Be it nonsense, or an answer that nobody asked for; and whoever has received the body."""
+    connections = 0
+    digest = Digest.of(LARGE)
+    is_whole = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while (await reader.read(BUFFER)).strip():
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(LARGE)}\r\n\r\n".encode() + LARGE)
+            await writer.drain()
+            await is_whole.wait()
+            is_whole.clear()
+            writer.write(more)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with client_of(f"http://127.0.0.1:{port}") as client:
+        for count in (1, 2):
+            got = bytearray()
+            blob = await client.blob(ALPINE, digest)
+            response = blob._answer.response
+            assert response is not None
+            assert response.connection is not None
+            protocol = response.connection.protocol
+            assert protocol is not None
+            if takes:
+                assert await drawn(blob, len(LARGE), got)
+            else:
+                got += b"".join([part async for part in blob.read(0, len(LARGE))])
+            await blob.close()
+            assert got == LARGE
+            assert protocol.is_connected()
+            is_whole.set()
+            await until(lambda it=protocol: it.should_close or not it.is_connected())  # type: ignore[misc]
+            assert connections == count
+    server.close()
+
+
 @pytest.mark.parametrize("stop", [1, WORTH - 1, 3 * SIZE + 17, len(LARGE) - 1])
 async def test_no_more_is_given_than_was_asked_for(connect: Connect, stop: int) -> None:
     upstream, digest = holding(LARGE)
