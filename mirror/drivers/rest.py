@@ -122,6 +122,8 @@ class Rest(asyncio.Protocol):
             self._transport.close()
             return
         self._transport.set_protocol(self._before)
+        # NB: its parser has not seen the rest of the body, and would take for that whatever else may come.
+        self._before.set_response_params()
         self._before._resume_reading_for_buffer()
         self._stream.feed_eof()  # which has aiohttp take the connection back, and read on
 

@@ -179,6 +179,36 @@ def test_who_still_reads_the_body_before_it_does_not_have_more_of_it_come(run: R
     run(work)
 
 
+def test_a_connection_on_which_more_comes_later_is_not_used_again(run: Run) -> None:
+    async def work(asked: Asked) -> None:
+        is_whole = asyncio.Event()
+
+        async def and_more(writer: asyncio.StreamWriter) -> None:
+            writer.write(BODY)
+            await writer.drain()
+            await is_whole.wait()
+            is_whole.clear()
+            writer.write(b"x" * 5000)
+
+        server = Server(and_more)
+        async with asked(server) as session:
+            for count in (1, 2):
+                answer = await session.get(server.url)
+                assert answer.connection is not None
+                protocol = answer.connection.protocol
+                assert protocol is not None
+                rest = Rest.take(answer, LONG)
+                assert rest is not None
+                assert await read_all(rest) == BODY
+                answer.close()
+                assert protocol.is_connected()
+                is_whole.set()
+                await until(lambda it=protocol: not it.is_connected())  # type: ignore[misc]
+                assert server.connections == count
+
+    run(work)
+
+
 def test_a_connection_that_ends_gives_what_came_and_then_its_failure(run: Run) -> None:
     async def half(writer: asyncio.StreamWriter) -> None:
         writer.write(BODY[: 2 * WORTH])
