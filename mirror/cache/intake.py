@@ -135,7 +135,6 @@ class Intake:
         try:
             await self._hands.run(writing.run, then=writing.note)
         finally:
-            writing.note()  # a cancellation may come before what it was told
             self.kept.given_up(stop - claim.position)
             self.received += drawing.position - claim.position  # what could not be written
             claim.position = inflow.begin = drawing.position

@@ -8,7 +8,6 @@ import os
 import random
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ import pytest
 from mirror.cache import intake, resume, transfer
 from mirror.cache.drawing import DRAWN, PIECE, Drawing
 from mirror.cache.fills import Fills
-from mirror.cache.hands import Hands
 from mirror.cache.kept import Kept
 from mirror.cache.segments import Claim, Plan, Settings
 from mirror.cache.spool import Spool, SpoolFile
@@ -220,43 +218,6 @@ async def test_nothing_stays_expected_of_what_was_not_taken(
     assert taken
     assert [each._coming for each in kept] == [0, 0]
     assert [each.granted for each in claims] == [0, 0], "others may have what no thread is taking"
-
-
-async def test_what_was_written_just_before_a_cancellation_counts_once(
-    tmp_path: Path, taken: list[Drawing], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The thread has ended, and the event loop has not heard of it when it takes up the cancelled task."""
-    kept = list[Kept]()
-    real_run, real_pump = Hands.run, intake.Intake.pump
-
-    async def pump(self: intake.Intake, *args: Any, **named: Any) -> None:
-        kept.append(self.kept)
-        await real_pump(self, *args, **named)
-
-    async def run(self: Hands, work: Any, *args: Any, then: Any = None) -> Any:
-        if not taken:
-            return await real_run(self, work, *args, then=then)
-        thread = Thread(target=work)
-        thread.start()
-        thread.join()  # NB: the loop stands still
-        raise asyncio.CancelledError
-
-    monkeypatch.setattr(intake.Intake, "pump", pump)
-    monkeypatch.setattr(Hands, "run", run)
-    upstream, digest = scripted()
-    async with serve(upstream) as url, client_of(url) as client:
-        async with joined(tmp_path, client, segments=ONE) as parts:
-            blob = await parts.registry.blob(A, digest)
-            await until(lambda: bool(taken) and taken[0].position > 0)
-            await asyncio.sleep(0)
-            await blob.close()
-        monkeypatch.undo()
-        assert [each._coming for each in kept] == [0]
-        async with joined(tmp_path, client, segments=ONE) as parts:
-            assert await whole(await parts.registry.blob(A, digest)) == DATA
-    first, second = upstream.seen
-    assert first.headers.get("Range") is None
-    assert second.headers["Range"] == f"bytes={taken[0].position}-"
 
 
 async def test_no_other_connection_is_given_what_room_is_waited_for(
