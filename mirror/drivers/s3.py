@@ -164,7 +164,7 @@ class S3Driver(FlatDriver):
         paths.split(path)
         if path:
             with contextlib.suppress(PathNotFoundError):
-                answer = await self._client.call(path, "head_object", Key=self._client.key(path))
+                answer = await self._client.head(path)
                 with taken_apart(path):
                     return Info(length(path, answer), False, modified(answer))
         if await self._listing.has_folder(path):

@@ -24,6 +24,7 @@ from mirror.drivers.advice import coded
 from mirror.drivers.answers import NO_ANSWER, NONSENSE, taken_apart
 from mirror.drivers.base import Advice, DeniedError, DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
+from mirror.drivers.overwriting import Overwriting
 from mirror.drivers.s3advice import advice
 from mirror.drivers.s3answers import NO_S3, OtherServerError, check_answer
 from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status, unusable
@@ -59,6 +60,7 @@ class S3Client(StoreClient):
         super().__init__(settings.root, Breaker(), CONNECTIONS)
         self._settings = settings
         self._heads = True  # until an answer to HEAD was spoilt
+        self._overwriting = Overwriting()
         self._bodies: WeakSet[Any] = WeakSet()  # that are being read, each on a connection
         self._session: AioSession = get_session()
         self._session.register_component("data_loader", _loader())
@@ -140,14 +142,25 @@ class S3Client(StoreClient):
         """One operation on the bucket. Raises DriverError; nothing takes longer than `limit` seconds."""
         return await self._run(path, operation, limit, parameters)
 
+    async def write(self, path: str, operation: str, *, limit: float, **parameters: Any) -> Any:
+        """As `call`: the operation with which an object appears."""
+        with self._overwriting.write(path):
+            return await self.call(path, operation, limit=limit, Key=self.key(path), **parameters)
+
     async def get(self, path: str, **parameters: Any) -> Any:
         """GetObject, of which the body is to be read, and closed, by the caller."""
-        return await self._run(path, "get_object", CALL, {"Key": self.key(path), **parameters}, reading=True)
+        found = {"Key": self.key(path), **parameters}
+        return await self._overwriting.look(
+            path, lambda: self._run(path, "get_object", CALL, found, reading=True)
+        )
+
+    async def head(self, path: str) -> Any:
+        """HeadObject. Raises PathNotFoundError, DriverError."""
+        return await self._overwriting.look(path, lambda: self.call(path, "head_object", Key=self.key(path)))
 
     async def size_of(self, path: str) -> int:
         """Of an object, in bytes. Raises PathNotFoundError, DriverError."""
-        answer = await self.call(path, "head_object", Key=self.key(path))
-        return length(path, answer)
+        return length(path, await self.head(path))
 
     async def life(self, path: str, seconds: float) -> float:
         """For how long a URL works that is signed now: not longer than the credentials. Raises DriverError.

@@ -58,7 +58,7 @@ class Deletion:
 
     async def _is_file(self, path: str) -> bool:
         try:
-            await self._client.call(path, "head_object", Key=self._client.key(path))
+            await self._client.head(path)
         except PathNotFoundError:
             return False
         return True

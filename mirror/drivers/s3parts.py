@@ -65,11 +65,10 @@ class Upload:
             raise self._failure
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(self._etags.items())]
         try:
-            answer = await self._client.call(
+            answer = await self._client.write(
                 self._path,
                 "complete_multipart_upload",
                 limit=COMPLETING,
-                Key=self._client.key(self._path),
                 UploadId=self._id,
                 MultipartUpload={"Parts": parts},
             )

@@ -37,11 +37,10 @@ class Uploads:
     async def put(self, path: str, data: bytes) -> None:
         """A small object."""
         checksum = _md5(data) if len(data) <= INLINE else await asyncio.to_thread(_md5, data)
-        await self._client.call(
+        await self._client.write(
             path,
             "put_object",
             limit=time_for(len(data)),
-            Key=self._client.key(path),
             Body=data if len(data) <= INLINE else io.BytesIO(data),
             ContentMD5=checksum,
             **self._sending.attributes,
@@ -71,11 +70,10 @@ class Uploads:
         body = Slice(source, 0, source.size)
         checksum = await md5(path, body)
         async with self._sending.slots:
-            await self._client.call(
+            await self._client.write(
                 path,
                 "put_object",
                 limit=time_for(source.size),
-                Key=self._client.key(path),
                 Body=body,
                 ContentMD5=checksum,
                 ContentLength=source.size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from mirror.drivers import s3client
-from mirror.drivers.base import DeniedError, DriverError
+from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
 from tests.drivers.conformance import MIB, walk
@@ -302,3 +302,112 @@ async def test_a_page_is_no_file_unless_a_storage_keeps_it(serve: Serve, is_page
     with pytest.raises(DeniedError, match="where DeleteObjects was asked for"):
         await driver.remove(["a/b", "a/c"], "", durable=True, listed=True)
     assert deleted == ["/images/a/b"]
+
+
+class Overwritten:
+    """An object whose writes take until `end`; `misses`: how many looks for it are answered 404."""
+
+    def __init__(self, misses: int) -> None:
+        self.misses = misses
+        self.looks: list[str] = []
+        self.begun = asyncio.Event()
+        self.end = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.Response:
+        if request.method in ("GET", "HEAD"):
+            self.looks.append(request.method)
+            if len(self.looks) <= self.misses:
+                return web.Response(status=404)
+            return web.Response(
+                body=DATA, headers={"ETag": '"e"', "Last-Modified": "Sun, 01 Jan 2023 00:00:00 GMT"}
+            )
+        await request.read()
+        if request.method == "POST" and "uploads" in request.query:
+            return xml("InitiateMultipartUploadResult", "<UploadId>u</UploadId>")
+        if request.method == "DELETE":
+            return web.Response(status=204)
+        if "partNumber" not in request.query:
+            self.begun.set()
+            await self.end.wait()
+        if request.method == "POST":
+            return xml("CompleteMultipartUploadResult", "<ETag>e</ETag>")
+        return web.Response(headers={"ETag": '"e"'})
+
+
+@pytest.fixture
+def overwritten(serve: Serve) -> Iterator[Overwritten]:
+    """Two looks miss it; what is still being written at the end of the test ends."""
+    server = Overwritten(misses=2)
+    yield server
+    server.end.set()
+
+
+@pytest.mark.parametrize("size", [None, 10, PART * 2 + 1], ids=["put", "moved in", "in parts"])
+@pytest.mark.parametrize("verb", ["get", "open", "stat", "elsewhere"])
+async def test_a_file_that_is_overwritten_is_looked_for_again(
+    serve: Serve, overwritten: Overwritten, tmp_path: Path, verb: str, size: int | None
+) -> None:
+    """Swift 2.30 answers 404 where it was about to open what a write has replaced."""
+    driver = await serve(overwritten.handle)
+    source = tmp_path / "source"
+    source.write_bytes(bytes(size or 0))
+    writing = driver.put("a/b", DATA) if size is None else driver.move_in(source, "a/b")
+    write = asyncio.create_task(writing)
+    await overwritten.begun.wait()
+    if verb == "get":
+        assert await driver.get("a/b", MIB) == DATA
+    elif verb == "open":
+        file = await driver.open("a/b")
+        assert file.size == len(DATA)
+        await file.close()
+    elif verb == "stat":
+        assert (await driver.stat("a/b")).size == len(DATA)
+    else:
+        place = await driver.elsewhere("a/b")
+        assert place is not None
+        assert place.size == len(DATA)
+    assert len(overwritten.looks) == 3
+    overwritten.end.set()
+    await write
+
+
+async def test_a_write_that_begins_or_ends_during_a_look_counts_too(
+    serve: Serve, overwritten: Overwritten
+) -> None:
+    writes = list[asyncio.Task[None]]()
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.method == "GET" and not writes:  # a whole write while this one is not answered
+            writes.append(asyncio.create_task(driver.put("a/b", DATA)))
+            overwritten.end.set()
+            await writes[0]
+        return await overwritten.handle(request)
+
+    driver = await serve(handle)
+    with pytest.raises(PathNotFoundError):  # the second look met no write
+        await driver.get("a/b", MIB)
+    assert len(overwritten.looks) == 2
+    assert await driver.get("a/b", MIB) == DATA
+
+
+async def test_what_is_never_found_is_looked_for_a_few_times_while_it_is_written(
+    serve: Serve, overwritten: Overwritten
+) -> None:
+    overwritten.misses = 1000
+    driver = await serve(overwritten.handle)
+    with pytest.raises(PathNotFoundError):
+        await driver.get("a/b", MIB)
+    assert len(overwritten.looks) == 1
+    write = asyncio.create_task(driver.put("a/b", DATA))
+    await overwritten.begun.wait()
+    with pytest.raises(PathNotFoundError):
+        await driver.get("a/other", MIB)
+    assert len(overwritten.looks) == 2
+    with pytest.raises(PathNotFoundError):
+        await driver.get("a/b", MIB)
+    assert len(overwritten.looks) == 5
+    overwritten.end.set()
+    await write
+    with pytest.raises(PathNotFoundError):
+        await driver.get("a/b", MIB)
+    assert len(overwritten.looks) == 6
