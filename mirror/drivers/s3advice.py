@@ -66,6 +66,11 @@ def advice(settings: S3Settings, error: DriverError) -> Advice:
     return place.advice(fault_of(error, CODES))
 
 
+def region_key(settings: S3Settings) -> str:
+    """What the region's setting is called."""
+    return KEYS[settings.section]["region"]
+
+
 def _nowhere(settings: S3Settings) -> str:
     """Without an endpoint."""
     if settings.login is not None:

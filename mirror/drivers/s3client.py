@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 from weakref import WeakSet
 
+import structlog
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
@@ -25,7 +26,7 @@ from mirror.drivers.answers import NO_ANSWER, NONSENSE, taken_apart
 from mirror.drivers.base import Advice, DeniedError, DriverError, UnreachableError
 from mirror.drivers.breaker import Breaker
 from mirror.drivers.overwriting import Overwriting
-from mirror.drivers.s3advice import advice
+from mirror.drivers.s3advice import advice, region_key
 from mirror.drivers.s3answers import NO_S3, OtherServerError, check_answer
 from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status, unusable
 from mirror.drivers.s3settings import S3Settings
@@ -43,6 +44,8 @@ READERS = 1024  # connections for bodies that clients read at their own pace: th
 DENIED_PAUSE = 60.0  # seconds after a refused login: more of them may get the user locked out
 REGION = "x-amz-bucket-region"  # an answer's header
 NO_REGION = "us-east-1"  # what other servers than Amazon's take where none is given
+
+log = structlog.get_logger()
 
 
 @cache
@@ -75,6 +78,7 @@ class S3Client(StoreClient):
         self._operations: Any = None
         self._readers: Any = None
         self._signer: Any = None
+        self._region = ""  # of the bucket, where it is in another one than we were told
         self._denied: tuple[float, DeniedError] | None = None  # until when (monotonic) no login is tried
         self._closed = False
         self._unopened: tuple[float, type[DriverError], str] | None = None  # until when, and why
@@ -111,6 +115,25 @@ class S3Client(StoreClient):
             await self._clients.aclose()
             raise boto.NoCredentialsError
         self._operations, self._readers, self._signer = operations, readers, signer
+
+    def _signed(self, request: Any, **_: Any) -> None:
+        """A request is about to be sent; learn the bucket's region where that is another than we were told.
+
+        NB: botocore asks there from then on, but signs URLs for the region that it was made with.
+        """
+        context = request.context
+        if self._region or not context.get("s3_redirect", {}).get("redirected"):
+            return
+        region = str(context.get("signing", {}).get("region") or "")
+        if region and region != context.get("client_region"):
+            self._region = region
+            log.warning("storage.region", bucket=self.bucket, region=region, see=region_key(self._settings))
+
+    async def _sign_elsewhere(self) -> None:
+        """Have a signer for the bucket's own region."""
+        async with self._opening:
+            if self._signer is not None and self._signer.meta.region_name != self._region:
+                self._signer = await self._make(1, self._settings.redirect_endpoint, self._region)
 
     def _failed_to_open(self, error: DriverError) -> DriverError:
         """It is not tried again at once: a chain that has no login takes seconds to say so."""
@@ -182,6 +205,8 @@ class S3Client(StoreClient):
         if self._signer is None:
             await self.open(path)
         self._check_open(path)
+        if self._region and self._signer.meta.region_name != self._region:
+            await self._sign_elsewhere()
         parameters = {"Bucket": self.bucket, "Key": self.key(path)}
         async with self._login(path):
             url = await self._signer.generate_presigned_url(
@@ -286,7 +311,7 @@ class S3Client(StoreClient):
         if self._closed:
             raise UnreachableError(path, "the driver is closed")
 
-    async def _make(self, connections: int, endpoint: str = "") -> Any:
+    async def _make(self, connections: int, endpoint: str = "", region: str = "") -> Any:
         """A client of its own connections; those of readers must not wait for one another's."""
         settings = self._settings
         config = AioConfig(
@@ -311,7 +336,7 @@ class S3Client(StoreClient):
         client = await self._clients.enter_async_context(
             self._session.create_client(
                 "s3",
-                region_name=settings.region or (NO_REGION if settings.endpoint else None),
+                region_name=region or settings.region or (NO_REGION if settings.endpoint else None),
                 endpoint_url=endpoint or settings.endpoint or None,
                 use_ssl=settings.secure,
                 # Without TLS there is nothing to verify, and reading the system's CAs takes 30 ms.
@@ -323,6 +348,7 @@ class S3Client(StoreClient):
             )
         )
         client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+        client.meta.events.register("before-sign.s3", self._signed)
         # NB: by this name it comes before botocore's own, which makes 500 of a page.
         client.meta.events.register("before-parse.*.*", check_answer)
         client.meta.events.register_first("needs-retry.s3.HeadBucket", _end_redirects)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from mirror.drivers import breaker, pace, s3client, s3listing
 from mirror.drivers.base import (
@@ -777,6 +778,26 @@ async def test_clients_can_be_given_another_endpoint(bucket: Bucket, proxy: Reco
     assert place.url.startswith(f"{proxy.url}/{bucket.name}/{bucket.root}/file?")
     assert not proxy.exchanges
     assert fetch(place.url) == (200, b"x")
+    await driver.close()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_bucket_in_another_region_than_configured_is_told_and_urls_are_signed_for_its_own(
+    bucket: Bucket, proxy: Recorder, elsewhere: bool
+) -> None:
+    """Its server says which that is, and botocore asks there from then on; but signs URLs as it was told."""
+    settings = bucket.settings(region="eu-central-9", redirect_endpoint=proxy.url if elsewhere else "")
+    driver = S3Driver(settings)
+    with capture_logs() as logs:
+        for name in ("a", "b"):
+            await driver.put(name, b"there")
+            place = await driver.elsewhere(name)
+            assert place is not None
+            assert fetch(place.url) == (200, b"there")
+            assert await driver.get(name, 10) == b"there"
+    assert [(each["event"], each["region"], each["see"]) for each in logs] == [
+        ("storage.region", "us-east-1", "storage.s3.region")
+    ]
     await driver.close()
 
 
