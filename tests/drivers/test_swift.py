@@ -13,10 +13,12 @@ from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
 from mirror.drivers.swiftlogin import Keystone, KeystoneSettings
-from tests.support.keystone import PASSWORD, PROJECT, REGION, USER, KeystoneServer
+from tests.support.keystone import PASSWORD, PROJECT, REGION, START, USER, KeystoneServer
 from tests.support.recorder import Recorder, Rule
 
 WITHIN = 60.0  # seconds
+
+pytestmark = pytest.mark.timeout(START)
 
 
 @pytest.fixture

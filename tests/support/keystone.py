@@ -15,6 +15,7 @@ from tests.support.swift import KEYSTONE, SwiftServer, programs
 
 USER, PASSWORD, PROJECT, REGION = "admin", "correct horse", "admin", "RegionOne"
 PATIENCE = 60.0  # seconds for one of its commands, or for its start; they take three
+START = 300  # seconds, for pytest: the first test that asks for it waits for all of it, on a busy machine
 
 _CONFIG = """[DEFAULT]
 use_stderr = true
@@ -30,6 +31,18 @@ key_repository = {folder}/receipts
 key_repository = {folder}/credentials
 [security_compliance]
 lockout_failure_attempts = 100
+"""
+# Importing it takes longer than its commands do: each has a process of its own, made of one that has.
+_MANAGE = """
+import json, os, sys
+from keystone.cmd.manage import main
+for words in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        sys.argv = words
+        sys.exit(main())
+    if os.waitpid(child, 0)[1]:
+        sys.exit(" ".join(words[:4]))
 """
 _SERVE = """
 import os, socketserver, sys
@@ -72,11 +85,13 @@ class KeystoneServer:
         for name in ("fernet", "receipts", "credentials"):
             (self.folder / name).mkdir(mode=0o700)
         owner = ["--keystone-user", self.folder.owner(), "--keystone-group", self.folder.group()]
-        self._manage("db_sync")
-        self._manage("fernet_setup", *owner)
-        self._manage("credential_setup", *owner)
         addresses = ["--bootstrap-public-url", self.url, "--bootstrap-region-id", REGION]
-        self._manage("bootstrap", "--bootstrap-password", PASSWORD, *addresses)
+        self._manage(
+            ["db_sync"],
+            ["fernet_setup", *owner],
+            ["credential_setup", *owner],
+            ["bootstrap", "--bootstrap-password", PASSWORD, *addresses],
+        )
         self._service = self._start()
         asking = _ASKING.format(url=self.url, user=USER, password=PASSWORD, project=PROJECT)
         self.swift = SwiftServer(space, keystone=asking)
@@ -155,8 +170,9 @@ class KeystoneServer:
         with urlopen(Request(f"{self.url}{path}", body, headers, method=method), timeout=PATIENCE) as answer:
             return json.load(answer)
 
-    def _manage(self, *words: str) -> None:
-        argv = [str(self._programs / "keystone-manage"), "--config-file", str(self.folder / "keystone.conf")]
-        subprocess.run(
-            [*argv, *words], check=True, capture_output=True, env=self._env, timeout=PATIENCE, cwd=self.folder
-        )
+    def _manage(self, *commands: list[str]) -> None:
+        program = ["keystone-manage", "--config-file", str(self.folder / "keystone.conf")]
+        words = json.dumps([[*program, *command] for command in commands])
+        argv = [str(self._programs / "python"), "-c", _MANAGE, words]
+        limit = PATIENCE * len(commands)
+        subprocess.run(argv, check=True, capture_output=True, env=self._env, timeout=limit, cwd=self.folder)

@@ -13,7 +13,7 @@ import pytest
 
 from mirror.commandsrun import run
 from mirror.configfile import load
-from tests.support.keystone import KeystoneServer
+from tests.support.keystone import START, KeystoneServer
 from tests.support.procs import Workspace, free_port
 from tests.support.registries import Registry
 from tests.support.scripted import Image, Upstream, serve, sha256
@@ -25,6 +25,8 @@ NAME = "library/a"
 MIB = 1 << 20
 LARGE = random.Random(8).randbytes(6 * MIB)  # more than one part
 WITHIN = 60.0  # seconds
+
+pytestmark = pytest.mark.timeout(START)
 
 once = pytest.mark.parametrize("each_mode", ["quick"], indirect=True)
 
