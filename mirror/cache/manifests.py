@@ -228,13 +228,20 @@ class Manifests:
         return manifest
 
     async def _write(self, repository: Repository, manifest: RawManifest) -> None:
+        """Once more where a tag was not there: who deleted it, another mirror on the bucket for one, may have
+        deleted the manifest, of which memory knows only that it was kept.
+        """
         digest = manifest.descriptor.digest
+        believed = self._memory.is_kept(repository, digest)
         try:
-            if not self._memory.is_kept(repository, digest) and not await self._put(repository, manifest):
+            if not believed and not await self._put(repository, manifest):
                 return
             while (tag := self._tags.next_waiting(repository, digest)) is not None:
                 async with self._turn(repository, tag):
-                    await self._store.tag(repository, tag, digest)
+                    pointed = await self._store.tag(repository, tag, digest)
+                if believed and not pointed:
+                    believed = False
+                    await self._put(repository, manifest)
         except StoreError as error:
             log.warning(
                 "manifest.not_kept", repository=str(repository), digest=str(digest), reason=str(error)

@@ -65,10 +65,11 @@ class BookedStore(ContentStore):
         if tag is not None:
             await self.tag(repository, tag, digest)
 
-    async def tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
+    async def tag(self, repository: Repository, tag: Tag, digest: Digest) -> bool:
         async with self.turns.of((repository, tag)):
-            await super().tag(repository, tag, digest)
+            pointed = await super().tag(repository, tag, digest)
             self._book.note_tag(repository, tag, digest, self._clock(), UPSTREAM)
+        return pointed
 
     async def untag(self, repository: Repository, tag: Tag) -> None:
         async with self.turns.of((repository, tag)):

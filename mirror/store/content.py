@@ -201,11 +201,11 @@ class ContentStore:
         if tag is not None:
             await self.tag(repository, tag, digest)
 
-    async def tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
-        """Let `tag` point to a manifest that was put before."""
+    async def tag(self, repository: Repository, tag: Tag, digest: Digest) -> bool:
+        """Let `tag` point to a manifest that was put before; whether it did so already."""
         with writing():
             await self._links.ensure(layout.tag_index_link(repository, tag, digest), digest)
-            await self._links.ensure(layout.tag_current_link(repository, tag), digest)
+            return await self._links.ensure(layout.tag_current_link(repository, tag), digest)
 
     async def untag(self, repository: Repository, tag: Tag) -> None:
         """Forget a tag and its history, and the folders that are empty then; it need not be there."""

@@ -78,12 +78,14 @@ class Links:
             self.broken(path, str(error))
             return None
 
-    async def ensure(self, path: str, digest: Digest) -> None:
-        """Make the link name this digest; writes nothing when it does. Raises DriverError."""
+    async def ensure(self, path: str, digest: Digest) -> bool:
+        """Make the link name this digest; whether it did: then nothing is written. Raises DriverError."""
         data = layout.link_bytes(digest)
-        if not await holds(self._driver, path, data):
+        held = await holds(self._driver, path, data)
+        if not held:
             await self._driver.put(path, data)
         self._told.pop(path, None)
+        return held
 
     def broken(self, path: str, reason: str) -> None:
         """Tell once that what is at `path` is not what it should be."""

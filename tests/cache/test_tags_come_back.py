@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -119,3 +120,16 @@ async def test_a_warm_tag_is_written_once(tmp_path: Path, monkeypatch: pytest.Mo
                 await registry.manifest(A, reference)
                 await registry.settle()
         assert written == [TWO]
+
+
+async def test_a_manifest_that_another_process_has_deleted_comes_back_with_its_tag(tmp_path: Path) -> None:
+    """Such as another mirror on the same bucket: memory has it, and knows that it was kept."""
+    async with joined(tmp_path) as (at, upstream, registry):
+        shutil.rmtree(tmp_path / "docker")
+        assert not await at.has(A, DIGEST)
+        at.clock.now += 25 * HOUR
+        upstream.calls.clear()
+        assert (await registry.manifest(A, ONE)).body == IMAGE
+        await registry.settle()
+        assert (await at.store.manifest(A, ONE)).body == IMAGE
+        assert verbs(upstream) == ["resolve"]
