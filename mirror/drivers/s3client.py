@@ -30,6 +30,7 @@ from mirror.drivers.s3advice import advice, region_key
 from mirror.drivers.s3answers import NO_S3, OtherServerError, check_answer
 from mirror.drivers.s3errors import ERRORS, failure, is_leftover, status, unusable
 from mirror.drivers.s3settings import S3Settings
+from mirror.drivers.s3trust import TrustingSession
 from mirror.drivers.slots import busy
 from mirror.drivers.storeclient import StoreClient
 
@@ -326,6 +327,7 @@ class S3Client(StoreClient):
             use_dualstack_endpoint=settings.dual_stack or None,
             use_fips_endpoint=settings.fips or None,
             user_agent_extra=settings.user_agent or None,
+            http_session_cls=TrustingSession,
             s3={
                 "addressing_style": _style(settings),
                 "use_accelerate_endpoint": settings.accelerate,

@@ -8,6 +8,8 @@ by themselves: they need nobody.
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -84,7 +86,7 @@ class Keystone:
             project_domain_name=settings.project_domain_name or None,
             trust_id=settings.trust_id or None,
         )
-        session = Session(login, verify=settings.verify, timeout=WAIT)
+        session = Session(login, verify=settings.verify and _authorities(), timeout=WAIT)
         try:
             access, secret = self._pair(session)
             return Keys(access, secret, settings.endpoint or self._endpoint(session))
@@ -163,3 +165,10 @@ def _refused(error: exceptions.HttpError) -> DriverError:
 def _told(error: BaseException) -> str:
     """In one line. It holds no password: that is in what we have sent only."""
     return line(str(error)) or type(error).__name__
+
+
+def _authorities() -> str | bool:
+    """Of this machine, in a file. True: what the variables of `requests` name, else Mozilla's list."""
+    if os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"):
+        return True
+    return ssl.get_default_verify_paths().cafile or True

@@ -11,10 +11,11 @@ import pytest
 from aiohttp import web
 
 from mirror.drivers import s3client
-from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError
+from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError, UnreachableError
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
 from tests.drivers.conformance import MIB, walk
+from tests.drivers.kit import tls_server
 
 DATA = bytes(range(256)) * 8
 PART = 5 * MIB
@@ -60,6 +61,24 @@ def listed(key: str) -> str:
         f"<Contents><Key>{key}</Key><LastModified>2023-01-01T00:00:00.000Z</LastModified>"
         "<ETag>&quot;e&quot;</ETag><Size>1</Size></Contents>"
     )
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_server_whose_authority_this_machine_knows_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """As by registry:2; botocore has a list of its own."""
+    with tls_server(tmp_path, 200, DATA) as (url, certificate):
+        for name in ("AWS_CA_BUNDLE", "SSL_CERT_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate if known else tmp_path / "none"))
+        driver = S3Driver(S3Settings("images", endpoint=url, path_style=True, access_key="k", secret_key="s"))
+        if known:
+            assert await driver.get("a", MIB) == DATA
+        else:
+            with pytest.raises(UnreachableError, match="no trusted TLS connection"):
+                await driver.get("a", MIB)
+        await driver.close()
 
 
 @pytest.mark.parametrize("verb", ["walk", "list"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
 from mirror.drivers.swiftlogin import Keystone, KeystoneSettings
+from tests.drivers.kit import tls_server
 from tests.support.keystone import PASSWORD, PROJECT, REGION, START, USER, KeystoneServer
 from tests.support.recorder import Recorder, Rule
 
@@ -104,6 +106,20 @@ async def test_a_login_that_fails_says_why(
     assert isinstance(refused.value, kind)
     assert said in refused.value.cause
     assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_keystone_whose_authority_this_machine_knows_is_trusted(
+    settings: KeystoneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """As by registry:2. It fails in any case: what answers is no Keystone."""
+    with tls_server(tmp_path, 503, b"") as (url, certificate):
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate if known else tmp_path / "none"))
+        with pytest.raises(UnreachableError) as failed:
+            await Keystone(replace(settings, url=f"{url}/v3")).keys()
+    assert failed.value.cause.startswith("Keystone answers ") == known, failed.value.cause
 
 
 async def test_a_refused_login_is_not_tried_again_at_once(
