@@ -25,6 +25,10 @@ from mirror.registry import RateLimited, RawManifest, RegistryError, Unavailable
 from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
+# Seconds that a manifest waits to be told by the store whether its image is all here: a bucket that hangs is
+# found out after fifteen. Then the upstream is asked whether it is there.
+LOOK = 1.0
+
 log = structlog.get_logger()
 
 
@@ -88,19 +92,28 @@ class Manifests:
     async def complete(self, repository: Repository, manifest: RawManifest) -> RawManifest:
         """The manifest, unless blobs of its image are not here and cannot be had: then Unavailable.
 
-        Where nothing was heard of the upstream lately, it is asked whether it is there.
+        Where nothing was heard of the upstream lately, and not all of it is known to be here, that is asked
+        whether it is there.
         """
         condition = self._upstream.condition(repository)
         trouble = condition.blobs
         if trouble is None:
             namespace = condition.namespace
-            if self._pulse.lately(namespace) or not (await self._images.missing(repository, manifest))[0]:
+            if self._pulse.lately(namespace) or await self._is_whole(repository, manifest):
                 return manifest
             self._upstream.expect(repository)
             trouble = await self._knock(namespace, repository, manifest.descriptor.digest)
         if trouble is not None:
             await self.demand_all(repository, manifest, trouble)
         return manifest
+
+    async def _is_whole(self, repository: Repository, manifest: RawManifest) -> bool:
+        """Whether the store says in time that all of the image is here; the look goes on behind."""
+        try:
+            async with asyncio.timeout(LOOK):
+                return not (await self._images.missing(repository, manifest))[0]
+        except TimeoutError:
+            return False
 
     async def _knock(self, namespace: str, repository: Repository, digest: Digest) -> RegistryError | None:
         """Why blobs of this upstream cannot be had; None: it answers. One question for all who ask."""

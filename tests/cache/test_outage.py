@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirror import provenance
-from mirror.cache import images
+from mirror.cache import images, manifests, pulse
 from mirror.cache.fills import EACH_LIMIT
 from mirror.cache.freshness import Policy, Rule
 from mirror.cache.memory import Memory
@@ -19,7 +19,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode
 from mirror.oci.names import Repository, Tag
 from mirror.registry import Condition, RateLimited, RawManifest, RegistryError, Unavailable
-from tests.cache.kit import A, B, Clock, Parts, joined, until, whole
+from tests.cache.kit import WAIT, A, B, Clock, Parts, joined, until, whole
 from tests.cache.test_pullthrough import IMAGE, LAYER, NEWER, OCI_INDEX, ONE, describe, verbs
 from tests.support.puppet import Puppet
 
@@ -596,3 +596,35 @@ async def test_a_manifest_whose_bytes_are_gone_is_forgotten_in_every_repository(
         assert not memory.is_kept(repository, digest)
         assert memory.manifest(repository, other) is not None
         assert memory.is_kept(repository, other)
+
+
+async def test_a_store_that_says_nothing_does_not_hold_what_is_in_memory_while_the_upstream_answers(
+    tmp_path: Path, upstream: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket that hangs, for one. While the upstream is away too, its answer is waited for."""
+    monkeypatch.setattr(manifests, "LOOK", 0.05)
+    monkeypatch.setattr(pulse, "LATELY", 0.0)
+    says = asyncio.Event()
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:
+        await kept_image(parts)
+    async with joined(tmp_path, upstream, policy=POLICY) as parts:  # nobody has looked yet
+        size = parts.store.blob_size
+
+        async def later(digest: Digest) -> int | None:
+            await says.wait()
+            return await size(digest)
+
+        monkeypatch.setattr(parts.store, "blob_size", later)
+        monkeypatch.setattr(parts.store, "kept_at_once", lambda _: None)
+        upstream.calls.clear()
+        async with asyncio.timeout(WAIT):
+            for reference in (Digest.of(IMAGE), ONE):
+                assert (await told(parts, reference))[0].body == IMAGE
+        assert verbs(upstream) == ["manifest"] * 2, "whether it is there"
+        upstream.refuse["manifest"] = AWAY
+        waits = asyncio.create_task(parts.registry.manifest(A, Digest.of(IMAGE)))
+        async with asyncio.timeout(WAIT):
+            await until(lambda: len(upstream.calls) == 3)
+            assert not waits.done()
+            says.set()
+            assert (await waits).body == IMAGE
