@@ -282,7 +282,10 @@ class Copy:
             raise failure
 
     async def discard(self) -> None:
-        """Remove the temporary file, if it is still there."""
+        """Remove the temporary file, if it is still there; also when nobody waits for that any more.
+
+        NB: what waits for a thread goes with whoever is cancelled, unless it is shielded.
+        """
 
         def remove() -> None:
             with self._turn:
@@ -292,7 +295,7 @@ class Copy:
                 with contextlib.suppress(OSError):
                     self.file.unlink(missing_ok=True)
 
-        await asyncio.to_thread(remove)
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, remove))
 
     def _close(self) -> None:
         if self._writing is not None:

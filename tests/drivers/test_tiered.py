@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -425,3 +427,21 @@ def test_it_always_reads_what_was_written_last_and_never_holds_too_much(
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(run(Path(folder)))
+
+
+async def test_a_copy_that_is_given_up_goes_though_whoever_gave_it_up_is_cancelled(folder: Path) -> None:
+    """While all threads are busy, at a stop for one."""
+    copy = hot.Copy(folder / ".tmp-copy", 2)
+    assert await copy.write(b"x")
+    loop, done = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, done.wait, WITHIN)
+    discarding = asyncio.create_task(copy.discard())
+    await asyncio.sleep(0)
+    discarding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await discarding
+    done.set()
+    assert await busy
+    await asyncio.to_thread(lambda: None)  # what waited before this has been done
+    assert files(folder) == {}
