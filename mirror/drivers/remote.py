@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import uuid
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from mirror.drivers import paths
 from mirror.drivers.base import DriverError, NoSpaceError, OpenFile, PathNotFoundError
@@ -56,19 +57,26 @@ async def copy_out(path: str, file: OpenFile, target: Path) -> None:
         raise DriverError(path, f"cannot be moved out: {error.strerror}") from error
     finally:
         await file.close()
-        await asyncio.to_thread(part.unlink, missing_ok=True)
+        remove = partial(part.unlink, missing_ok=True)
+        # NB: what waits for a thread goes with whoever is cancelled, unless it is shielded.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, remove))
 
 
 async def _write_out(path: str, target: Path, chunks: AsyncGenerator[bytes, None]) -> None:
-    def begin() -> BinaryIO:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target.open("xb")
+    """NB: it is opened for each chunk, and made once: whoever is cancelled leaves nothing open, or behind."""
 
-    file = await asyncio.to_thread(begin)
+    def begin() -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch(exist_ok=False)
+
+    def append(data: bytes) -> None:
+        with target.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(data)
+
+    await asyncio.to_thread(begin)
     try:
         async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(append, chunk)
     except OSError as error:
         raise NoSpaceError(path, f"cannot be moved out: {error.strerror}") from error
-    finally:
-        await asyncio.to_thread(file.close)
