@@ -24,6 +24,7 @@ from tests.support.programs import SEARCH_PATH, find
 # without a name look-up.
 NOWHERE = "http://127.0.0.1:9"
 POLL = 0.02  # seconds between two looks at a condition: short beside anything that is waited for
+PATIENCE = 60.0  # seconds for what is bound to happen; a busy machine may stand still for some
 STOP_TIMEOUT = 15.0  # seconds from SIGTERM to SIGKILL; dockerd takes two or three
 # Below the range that the kernel gives to outgoing connections (32768 and up by default), so that no
 # connection of another test takes a port between the choice and its use.
@@ -54,7 +55,7 @@ def accepts(port: int) -> bool:
 
 
 def wait_until(
-    ready: Callable[[], bool], what: str, timeout: float = 15, service: Service | None = None
+    ready: Callable[[], object], what: str, timeout: float = PATIENCE, service: Service | None = None
 ) -> None:
     """Wait until `ready()` is true. Raises HarnessError after `timeout` seconds, or when the service died."""
     deadline = time.monotonic() + timeout
