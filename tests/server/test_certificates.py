@@ -8,7 +8,6 @@ import resource
 import shutil
 import ssl
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -23,7 +22,7 @@ from mirror.server.tlscontext import CertificateError, Tls, build
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
 from tests.server.raw import PATIENCE
-from tests.server.tlskit import ask, secured, tls, trusting, until
+from tests.server.tlskit import ask, connected, secured, tls, trusting, until
 from tests.support.certificates import Pair, issued, locked, self_signed
 
 
@@ -246,22 +245,21 @@ async def test_a_new_certificate_is_shown_to_those_who_come_and_nobody_is_cut_of
     own = self_signed(tmp_path, "mine")
     put(pair, own)
     async with secured(registry, tls(own)) as (port, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
-        asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
-        writer.write(asked.encode())
-        await reader.readuntil(b"\r\n\r\n")
-        got = await reader.readexactly(1000)
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(4):
-                tasks.create_task(ask_always(port))
-            for new in cas[1:]:
-                put(new, own)
-                await shows(port, new)
-                assert (await ask(port, trusting(new[0]))).status == 200
-                before = served
-                await until(partial(has_served, before + 5))
-            stop.set()
-        with closing(writer):
+        async with connected(port, trust) as (reader, writer):
+            asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
+            writer.write(asked.encode())
+            await reader.readuntil(b"\r\n\r\n")
+            got = await reader.readexactly(1000)
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(4):
+                    tasks.create_task(ask_always(port))
+                for new in cas[1:]:
+                    put(new, own)
+                    await shows(port, new)
+                    assert (await ask(port, trusting(new[0]))).status == 200
+                    before = served
+                    await until(partial(has_served, before + 5))
+                stop.set()
             async with asyncio.timeout(PATIENCE):
                 got += await reader.readexactly(len(blob.content) - 1000)
         assert got == blob.content

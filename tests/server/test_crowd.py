@@ -21,8 +21,8 @@ from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
 from tests.server.raw import PATIENCE, running
+from tests.server.tlskit import connected, trusting
 from tests.server.tlskit import tls as tls_settings
-from tests.server.tlskit import trusting
 from tests.support.certificates import self_signed
 
 REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n"
@@ -131,14 +131,12 @@ async def test_it_is_counted_before_a_handshake_in_tls(registry: MemoryRegistry,
             with contextlib.suppress(ConnectionError):
                 assert await refused.read() == b""
         its_writer.close()
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", made.port, local_addr=("127.0.0.3", 0), ssl=trusting(pair[0])
-        )
-        writer.write(REQUEST)
-        async with asyncio.timeout(PATIENCE):
-            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
-        assert certificates.handshakes_failed.total() == 0
-        for _, each in (*silent, (reader, writer)):
+        async with connected(made.port, trusting(pair[0]), "127.0.0.3") as (reader, writer):
+            writer.write(REQUEST)
+            async with asyncio.timeout(PATIENCE):
+                assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            assert certificates.handshakes_failed.total() == 0
+        for _, each in silent:
             each.close()
         [door] = runner.app[connections.DOORS]
         async with asyncio.timeout(PATIENCE):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from mirror.server.account import Account
 from mirror.server.certificates import Certificates
 from mirror.server.health import Gate
 from mirror.server.routes import Settings
+from tests.server import tlskit
 from tests.server.events import Events
 from tests.server.memory import OCI, MemoryRegistry
 from tests.server.raw import ask, exchange, running, serving
@@ -171,8 +170,7 @@ async def test_the_scheme_of_one_door_is_not_told_of_anothers_pulls(
         plain = connections.Site(runner, "127.0.0.1", 0)
         await secure.start()
         await plain.start()
-        reader, writer = await asyncio.open_connection("127.0.0.1", secure.port, ssl=trusting(pair[0]))
-        with closing(writer):
+        async with tlskit.connected(secure.port, trusting(pair[0])) as (reader, writer):
             client = Client(reader, writer)
             await warmed(client, head())
             await client.ask(head())

@@ -20,7 +20,7 @@ from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
 from tests.server.newkeys import Client
 from tests.server.raw import PATIENCE, exchange
-from tests.server.tlskit import ask, secured, trusting, until
+from tests.server.tlskit import ask, connected, secured, trusting, until
 from tests.server.tlskit import tls as settings
 from tests.support.certificates import Pair, issued, self_signed
 
@@ -38,15 +38,16 @@ async def test_an_answer_in_tls_is_the_answer(registry: MemoryRegistry, pair: Pa
     """And the next on the same connection, which the fast lane may give."""
     registry.add_manifest("v1", b'{"a": 1}')
     registry.notes["manifest"] = {"hit": True}
-    async with secured(registry, settings(pair)) as (port, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(pair[0]))
-        with closing(writer):
-            for _ in range(5):
-                writer.write(b"GET /v2/library/x/manifests/v1 HTTP/1.1\r\nHost: m\r\n\r\n")
-                async with asyncio.timeout(PATIENCE):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-                    assert await reader.readexactly(8) == b'{"a": 1}'
+    async with (
+        secured(registry, settings(pair)) as (port, _),
+        connected(port, trusting(pair[0])) as (reader, writer),
+    ):
+        for _ in range(5):
+            writer.write(b"GET /v2/library/x/manifests/v1 HTTP/1.1\r\nHost: m\r\n\r\n")
+            async with asyncio.timeout(PATIENCE):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+                assert await reader.readexactly(8) == b'{"a": 1}'
     asked = [call for call in registry.calls if call.startswith("manifest")]
     assert len(asked) == (2 if registry.leases else 5)
 
@@ -115,13 +116,14 @@ async def test_a_connection_that_breaks_under_the_thread_is_a_client_that_went(
         return real(file, data)
 
     monkeypatch.setattr(os, "write", write)
-    async with secured(registry, settings(pair)) as (port, _):
-        _reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(pair[0]))
-        with closing(writer):
-            asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
-            writer.write(asked.encode())
-            async with asyncio.timeout(PATIENCE):
-                await blob.ended.wait()
+    async with (
+        secured(registry, settings(pair)) as (port, _),
+        connected(port, trusting(pair[0])) as (_reader, writer),
+    ):
+        asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
+        writer.write(asked.encode())
+        async with asyncio.timeout(PATIENCE):
+            await blob.ended.wait()
     assert blob.closed == 1
     assert (await events.wait("client.gone"))["log_level"] == "debug"
     assert not events.named("blob.broken")
@@ -136,14 +138,15 @@ async def test_where_no_descriptor_is_left_the_connection_ends(
     def dup(_file: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    async with secured(registry, settings(pair)) as (port, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(pair[0]))
+    async with (
+        secured(registry, settings(pair)) as (port, _),
+        connected(port, trusting(pair[0])) as (reader, writer),
+    ):
         monkeypatch.setattr(os, "dup", dup)
-        with closing(writer):
-            asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
-            writer.write(asked.encode())
-            async with asyncio.timeout(PATIENCE):
-                assert len(await reader.read()) < len(CONTENT)
+        asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
+        writer.write(asked.encode())
+        async with asyncio.timeout(PATIENCE):
+            assert len(await reader.read()) < len(CONTENT)
     assert blob.closed == 1
     assert not events.named("blob.broken")
 
@@ -304,15 +307,16 @@ async def test_a_reader_that_leaves_waits_for_its_thread(
 
 async def test_a_refused_upload_gets_its_answer(registry: MemoryRegistry, pair: Pair) -> None:
     """Though its body is not read: closing on it must not cost the client the answer."""
-    async with secured(registry, settings(pair)) as (port, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(pair[0]))
-        with closing(writer):
-            head = b"PUT /v2/library/x/manifests/v1 HTTP/1.1\r\nHost: m\r\nContent-Length: 300000\r\n\r\n"
-            writer.write(head + b"x" * 200_000)
-            async with asyncio.timeout(PATIENCE):
-                answer = await reader.readuntil(b"\r\n\r\n")
-                writer.write(b"x" * 100_000)
-                answer += await reader.read()
+    async with (
+        secured(registry, settings(pair)) as (port, _),
+        connected(port, trusting(pair[0])) as (reader, writer),
+    ):
+        head = b"PUT /v2/library/x/manifests/v1 HTTP/1.1\r\nHost: m\r\nContent-Length: 300000\r\n\r\n"
+        writer.write(head + b"x" * 200_000)
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"x" * 100_000)
+            answer += await reader.read()
     assert answer.startswith(b"HTTP/1.1 405 ")
     assert b"read-only" in answer
 
@@ -378,8 +382,10 @@ async def test_a_stop_under_transfers_leaves_no_thread(registry: MemoryRegistry,
         asked = f"GET /v2/library/x/blobs/{blob.descriptor.digest} HTTP/1.1\r\nHost: m\r\n\r\n"
         writer.write(asked.encode())
         await blob.begun.wait()
+    writer.transport.abort()  # before anything can fail: else it is left for others to stumble over
+    async with asyncio.timeout(PATIENCE):
+        await blob.ended.wait()  # a thread that encrypts is waited for, by the request that was ended
     assert blob.closed == 1
-    writer.transport.abort()
     await until(
         lambda: not any(each.name.startswith(("encrypting", "handshake")) for each in threading.enumerate())
     )
