@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mirror_process import ROOT, MirrorProcess
-from tests.support.procs import Workspace, wait_until
+from tests.support.procs import Workspace, accepts, wait_until
 from tests.support.scripted import Fault, Upstream, in_thread
 
 NAME = "library/a"
@@ -75,14 +75,16 @@ def test_a_stop_lets_transfers_end_and_takes_no_new_ones(
     space: Workspace, upstream: Upstream, number: signal.Signals
 ) -> None:
     digest = upstream.add_blob(NAME, LAYER)
-    upstream.fault("GET", "/blobs/", Fault(rate=1_500_000))
-    mirror = MirrorProcess(space, upstream.url, config={"http": {"draintimeout": "20s"}})
+    upstream.fault("GET", "/blobs/", Fault(stall_after=1_000_000))
+    mirror = MirrorProcess(space, upstream.url, config={"http": {"draintimeout": "60s"}})
     download = Download(mirror, digest)
     wait_until(lambda: len(download.got) > 0, "the download has begun")
     mirror.service.process.send_signal(number)
     wait_until(lambda: "mirror.stopping" in mirror.log, "the mirror is stopping")
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", mirror.port), timeout=5).close()
+    wait_until(lambda: not accepts(mirror.port), "no new client is let in")  # a moment after the line
+    assert download.is_alive()
+    upstream.clear_faults()
+    upstream.release()
     assert mirror.service.process.wait(START_LIMIT) == 0
     download.join()
     assert download.got == LAYER
@@ -100,11 +102,12 @@ def test_with_a_draintimeout_of_0_a_stop_waits_for_nobody_and_the_rest_comes_aft
     assert mirror.stop() == 0
     download.join()
     assert download.failed
+    upstream.seen.clear()
     mirror.start()
     again = Download(mirror, digest)
     again.join()
     assert again.got == LAYER
-    assert upstream.find("GET", "/blobs/")[-1].headers["Range"] == "bytes=1000000-"
+    assert upstream.find("GET", "/blobs/")[0].headers["Range"] == "bytes=1000000-"
     mirror.stop()
 
 
@@ -117,7 +120,7 @@ def test_a_stop_waits_no_longer_than_the_draintimeout(space: Workspace, upstream
     began = time.monotonic()
     mirror.service.process.terminate()
     assert mirror.service.process.wait(START_LIMIT) == 0
-    assert 2.5 < time.monotonic() - began < 15.0, "the upstream would be waited for for 30 s"
+    assert 2.5 < time.monotonic() - began < 25.0, "the upstream would be waited for for 30 s"
     download.join()
     assert download.failed
 
