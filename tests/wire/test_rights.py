@@ -17,6 +17,7 @@ import pytest
 from mirror.access import callers
 from mirror.cache import helpers
 from tests.support.scripted import Basic, Bearer, Fault, Image, Upstream, serve, sha256
+from tests.support.waiting import until
 from tests.wire.conftest import Answer, Clock, Mirror, running
 
 NAME = "library/a"
@@ -154,12 +155,10 @@ async def test_a_blob_that_is_arriving_is_for_those_who_may_have_it(
         data = random.Random(3).randbytes(1_000_000)
         digest = it.upstream.add_blob(NAME, data)
         path = f"{NAME}/blobs/{digest}"
-        it.upstream.fault("GET", "/blobs/", Fault(rate=400_000))
+        it.upstream.fault("GET", "/blobs/", Fault(rate=400_000, stall_after=100_000))  # until it is released
         before = [await it.ask(path, EVE, method) for method in ("GET", "HEAD")]
         hers = asyncio.create_task(it.ask(path, ALICE))
-        async with asyncio.timeout(10):
-            while f"GET /v2/{path}" not in map(str, it.upstream.seen):  # noqa: ASYNC110 - no event
-                await asyncio.sleep(0.01)
+        await until(lambda: f"GET /v2/{path}" in map(str, it.upstream.seen))
         for range_ in ({}, {"Range": "bytes=0-9"}, {"If-None-Match": f'"{digest}"'}):
             during = [
                 await it.mirror.ask(method, path, {**range_, "Authorization": EVE})
@@ -169,6 +168,8 @@ async def test_a_blob_that_is_arriving_is_for_those_who_may_have_it(
                 (a.status, a.body, headers_of(a)) for a in before
             ]
         assert not hers.done()
+        it.upstream.clear_faults()
+        it.upstream.release()
         assert (await hers).body == data
 
 
