@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mirror.cache import resume
 from tests.support.modes import comes_in_one
-from tests.support.scripted import Bearer, Fault, Upstream, serve, sha256
+from tests.support.scripted import Bearer, Fault, Image, Upstream, serve, sha256
 from tests.wire.conftest import HASTY, Mirror, running
 
 NAME = "library/a"
@@ -42,24 +43,30 @@ def no_internals(body: bytes, upstream: Upstream) -> None:
         assert word not in text
 
 
-def dead_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+@contextmanager
+def dead_url() -> Iterator[str]:
+    """Where nobody listens, and nobody else can begin to, as the port is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 async def test_refused_cold_requests_get_503_and_warm_ones_are_served(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     image = upstream.add_image(NAME, "1", layers=[LAYER])
-    layer = sha256(LAYER)
     async with serve(upstream) as url, running(tmp_path / "data", url) as mirror:
         for path in (f"{NAME}/manifests/1", *(f"{NAME}/blobs/{digest}" for digest in image.blobs)):
             assert (await mirror.get(path)).status == 200
-    async with running(tmp_path / "data", dead_url()) as mirror:
+    with dead_url() as dead:
+        await _served_warm_refused_cold(tmp_path, dead, upstream, image)
+
+
+async def _served_warm_refused_cold(tmp_path: Path, dead: str, upstream: Upstream, image: Image) -> None:
+    async with running(tmp_path / "data", dead) as mirror:
         assert (await mirror.get(f"{NAME}/manifests/1")).body == image.manifest
         assert (await mirror.get(f"{NAME}/manifests/{image.digest}")).body == image.manifest
-        assert (await mirror.get(f"{NAME}/blobs/{layer}")).body == LAYER
+        assert (await mirror.get(f"{NAME}/blobs/{sha256(LAYER)}")).body == LAYER
         for path in (f"{NAME}/manifests/2", f"{NAME}/blobs/{sha256(b'x')}", "library/b/tags/list"):
             answer = await mirror.get(path)
             assert (answer.status, answer.error["code"]) == (503, "UNAVAILABLE"), path
@@ -200,7 +207,7 @@ async def test_a_blob_that_never_ends_well_ends_short_and_goes_on_at_the_next_pu
     assert first == "bytes=400000-"
     # With small segments there are others, where that first one is slow; none for what is there.
     assert all(int(each.removeprefix("bytes=").partition("-")[0]) > 400_000 for each in helping)
-    assert not helping or os.environ.get("REGISTRY_CACHE_SEGMENTS_FROM")
+    assert not helping or not comes_in_one()
 
 
 async def test_a_spool_that_is_longer_than_the_blob_is_dropped(mirror: Mirror, upstream: Upstream) -> None:
