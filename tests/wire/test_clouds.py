@@ -91,24 +91,24 @@ async def paths(cloud: Cloud) -> set[str]:
         await driver.close()
 
 
-def wanted(image: Image) -> set[str]:
+def wanted(image: Image, name: str = NAME) -> set[str]:
     """What registry:2 would have of it."""
     root = "docker/registry/v2"
     hexes = {digest.partition(":")[2] for digest in (image.digest, *image.blobs)}
     top = image.digest.partition(":")[2]
     return {
         *(f"{root}/blobs/sha256/{each[:2]}/{each}/data" for each in hexes),
-        *(f"{root}/repositories/{NAME}/_layers/sha256/{each}/link" for each in hexes - {top}),
-        f"{root}/repositories/{NAME}/_manifests/revisions/sha256/{top}/link",
-        f"{root}/repositories/{NAME}/_manifests/tags/1/current/link",
-        f"{root}/repositories/{NAME}/_manifests/tags/1/index/sha256/{top}/link",
+        *(f"{root}/repositories/{name}/_layers/sha256/{each}/link" for each in hexes - {top}),
+        f"{root}/repositories/{name}/_manifests/revisions/sha256/{top}/link",
+        f"{root}/repositories/{name}/_manifests/tags/1/current/link",
+        f"{root}/repositories/{name}/_manifests/tags/1/index/sha256/{top}/link",
     }
 
 
-async def kept(mirror: Mirror, cloud: Cloud, image: Image) -> None:
+async def kept(mirror: Mirror, cloud: Cloud, image: Image, name: str = NAME) -> None:
     """Wait until all of it is there, and linked, and no fill of it is left to be joined."""
     async with asyncio.timeout(WITHIN):
-        while not wanted(image) <= await paths(cloud):  # noqa: ASYNC110
+        while not wanted(image, name) <= await paths(cloud):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await mirror.filled(*image.blobs)
 
@@ -193,6 +193,7 @@ async def test_what_is_purged_or_collected_goes_and_is_fetched_again(
         assert (await mirror.get("library/b/manifests/1")).body == other.manifest
         for digest in other.blobs:
             await follow(mirror, await mirror.get(f"library/b/blobs/{digest}"))
+        await kept(mirror, cloud, other, "library/b")
         before = len(upstream.find())
         config = load(mirror.root.with_suffix(".yml"), {}).config
         async with asyncio.timeout(WITHIN):
