@@ -31,6 +31,7 @@ from urllib.parse import parse_qs, urlencode
 from aiohttp import web
 
 from tests.support.faults import Answer, Fault, Reply, Sender
+from tests.support.waiting import PATIENCE
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -223,8 +224,8 @@ class Upstream:
         return [s for s in self.seen if method in ("", s.method) and re.search(path, s.path)]
 
     async def arrived(self, method: str = "", path: str = "", count: int = 1) -> None:
-        """Wait (10 s at most) until `count` requests have been seen as by `find`. In the server's loop."""
-        async with asyncio.timeout(10):
+        """Wait (PATIENCE at most) until `count` requests were seen, as by `find`. In the server's loop."""
+        async with asyncio.timeout(PATIENCE):
             while len(self.find(method, path)) < count:
                 arrival = asyncio.get_running_loop().create_future()
                 self._waiting.append(arrival)
@@ -405,14 +406,14 @@ def in_thread(
     thread = threading.Thread(target=loop.run_forever, name="scripted upstream")
     thread.start()
     try:
-        runner = asyncio.run_coroutine_threadsafe(upstream._start(host, tls), loop).result(10)
+        runner = asyncio.run_coroutine_threadsafe(upstream._start(host, tls), loop).result(PATIENCE)
         try:
             yield upstream.url
         finally:
-            asyncio.run_coroutine_threadsafe(upstream._stop(runner), loop).result(10)
+            asyncio.run_coroutine_threadsafe(upstream._stop(runner), loop).result(PATIENCE)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE)
         loop.close()
 
 

@@ -29,7 +29,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=60)
 # Of the mirror with its upstream. A busy machine may stand still for some seconds, and must not look like an
 # upstream that does; where one is to be given up for its silence, that is to be soon.
 PATIENT = {"connect": "10s", "firstbyte": "10s", "stall": "10s"}
-HASTY = {"connect": "10s", "firstbyte": "300ms", "stall": "300ms"}
+HASTY = {"connect": "10s", "firstbyte": "1s", "stall": "1s"}
 
 
 @dataclass(frozen=True, slots=True)

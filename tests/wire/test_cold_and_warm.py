@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.scripted import Bearer, Fault, Upstream, serve, sha256
+from tests.support.waiting import until
 from tests.wire.conftest import Answer, Mirror, running
 
 NAME = "library/a"
@@ -158,7 +159,5 @@ async def test_a_wrong_size_costs_one_download_where_the_registry_has_the_blob(
         link = mirror.root / f"docker/registry/v2/repositories/library/b/_layers/sha256/{DIGEST[7:]}/link"
         for _ in range(3):
             assert (await mirror.get(f"library/b/blobs/{DIGEST}")).body == LAYER
-            async with asyncio.timeout(10):
-                while not link.exists():  # noqa: ASYNC110 - a file of another task
-                    await asyncio.sleep(0.01)
+            await until(link.exists)
         assert upstream.lines("GET", "/v2/library/b/blobs/") == [f"GET /v2/library/b/blobs/{DIGEST}"]

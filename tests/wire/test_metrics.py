@@ -17,6 +17,7 @@ from mirror import metrics
 from mirror.commandsask import operate
 from tests.support.modes import ENVIRONMENT
 from tests.support.scripted import Bearer, Fault, Upstream, serve, sha256
+from tests.support.waiting import PATIENCE
 from tests.wire.conftest import Mirror, running
 
 NAME = "library/a"
@@ -95,7 +96,7 @@ async def test_every_metric_of_the_list_is_there_with_its_type_and_labels(
 
 async def filled(mirror: Mirror, count: int) -> None:
     """So many fills have ended: a blob that is here already is a miss until then, as others join its fill."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while value(await scraped(mirror), "mirror_fills_total", outcome="done") < count:  # noqa: ASYNC110 - a number, not an event
             await asyncio.sleep(0.01)
 
@@ -165,14 +166,14 @@ async def test_many_who_want_one_blob_are_one_fill_which_the_others_join(
         asking = [asyncio.create_task(mirror.get(f"{NAME}/blobs/{digest}")) for _ in range(many)]
         await upstream.arrived("GET", "/blobs/")
         found = await scraped(mirror)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while value(found, "mirror_fills_joined_total") < many - 1:
                 found = await scraped(mirror)
         assert value(found, "mirror_fills_running") == 1
         assert value(found, "registry_http_in_flight_requests", handler="blob") == many
         upstream.release()
         assert {(await one).body for one in asking} == {LAYER}
-        async with asyncio.timeout(20):  # what clients have is still being kept
+        async with asyncio.timeout(PATIENCE):  # what clients have is still being kept
             while value(found, "mirror_fills_running") or value(found, "registry_http_in_flight_requests"):
                 found = await scraped(mirror)
     assert value(found, "mirror_fills_joined_total") == many - 1
@@ -369,7 +370,7 @@ async def test_the_loop_is_looked_at(tmp_path: Path, upstream: Upstream) -> None
             while value(found, "mirror_event_loop_lag_seconds_count") < 2:
                 found.update(await scraped(mirror))
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await look()
     assert value(found, "mirror_event_loop_lag_seconds_bucket", le="+Inf") >= 2
 
