@@ -49,7 +49,7 @@ class Client:
     def __init__(self, port: int) -> None:
         self._ssl, self._crypto = _library("ssl"), _library("crypto")
         self._buffer = ctypes.create_string_buffer(PIECE)
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         memory = self._crypto.BIO_s_mem()
         self._incoming, self._outgoing = self._crypto.BIO_new(memory), self._crypto.BIO_new(memory)
         self._context = self._ssl.SSL_CTX_new(self._ssl.TLS_client_method())

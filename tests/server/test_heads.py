@@ -17,7 +17,7 @@ from mirror.server.limits import Limits
 from mirror.server.routes import Settings
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
-from tests.server.raw import PATIENCE, ask, exchange, parse_broken, running
+from tests.server.raw import PATIENCE, ask, exchange, let_in, parse_broken, running
 
 REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: m\r\n\r\n"
 BEGUN = b"GET /v2/ HTTP/1.1\r\nHost: m\r\n"
@@ -94,7 +94,7 @@ async def test_a_head_without_an_end_is_given_up(registry: MemoryRegistry) -> No
 @pytest.mark.parametrize("first", [b"", REQUEST], ids=["the first", "a later one"])
 async def test_a_head_byte_by_byte_has_a_time(first: bytes, registry: MemoryRegistry, events: Events) -> None:
     """However steadily it comes: the time is for all of it."""
-    async with site(registry, head_timeout=0.3) as port:
+    async with site(registry, head_timeout=1.0) as port:  # a busy machine may stand still for some of it
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with closing(writer):
             if first:
@@ -107,11 +107,11 @@ async def test_a_head_byte_by_byte_has_a_time(first: bytes, registry: MemoryRegi
                     break
                 writer.write(bytes([byte]))
                 sent += 1
-                await asyncio.wait([ended], timeout=0.02)
+                await asyncio.wait([ended], timeout=0.05)
             assert await ended == b""
         assert sent < len(BEGUN) * 2
         await events.wait("client.dropped")
-        assert (await ask(port, "/v2/")).status == 200
+        assert (await let_in(port)).status == 200
     assert events.named("client.dropped")[0]["reason"] == heads.SLOW
 
 
@@ -125,7 +125,7 @@ async def test_who_says_nothing_is_closed_and_is_no_event(registry: MemoryRegist
 
 async def test_an_idle_connection_may_be_older_than_the_time_of_a_head(registry: MemoryRegistry) -> None:
     """It begins with the first byte of the next."""
-    async with site(registry, head_timeout=0.2) as port:
+    async with site(registry, head_timeout=1.0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with closing(writer):
             loop = asyncio.get_running_loop()
@@ -137,7 +137,7 @@ async def test_an_idle_connection_may_be_older_than_the_time_of_a_head(registry:
                     assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
                     await reader.readuntil(b"{}")
                 later = loop.create_future()
-                loop.call_later(0.3, later.set_result, None)
+                loop.call_later(1.2, later.set_result, None)
                 await later
 
 

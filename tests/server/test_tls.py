@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -19,7 +20,7 @@ from mirror.server import body, tls
 from tests.server.events import Events
 from tests.server.memory import MemoryRegistry
 from tests.server.newkeys import Client
-from tests.server.raw import PATIENCE, exchange
+from tests.server.raw import PATIENCE, Answer, exchange
 from tests.server.tlskit import ask, connected, secured, trusting, until
 from tests.server.tlskit import tls as settings
 from tests.support.certificates import Pair, issued, self_signed
@@ -211,7 +212,8 @@ async def test_nonsense_and_silence_are_counted_and_are_no_errors(
     registry: MemoryRegistry, pair: Pair, events: Events
 ) -> None:
     """A port scanner, a health check that only connects."""
-    async with secured(registry, settings(pair), head_timeout=0.3) as (port, certificates):
+    # A busy machine may stand still for some of it, before what has come is looked at.
+    async with secured(registry, settings(pair), head_timeout=1.5) as (port, certificates):
         await exchange(port, b"\x00" * 100)
         assert await exchange(port, b"") == b""
         _reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -232,7 +234,15 @@ async def test_half_a_handshake_holds_its_place_for_a_bounded_time(
         for _ in range(3):
             for data in (b"", b"\x16", hello[:40], hello, b"junk" * 10, REQUEST):
                 await asyncio.gather(*(exchange(port, data) for _ in range(2)))
-        assert (await ask(port, client)).status == 200
+        assert (await let_in(port, client)).status == 200
+
+
+async def let_in(port: int, client: ssl.SSLContext) -> Answer:
+    """`/v2/`, asked until it is answered: on a busy machine a good handshake may take too long as well."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                return await ask(port, client)
 
 
 def client_hello(context: ssl.SSLContext) -> bytes:
