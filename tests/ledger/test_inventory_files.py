@@ -46,7 +46,10 @@ async def main(path, first, step, batches):
             for number in range(20 * batch, 20 * batch + 20):
                 own = first + step * number
                 pull(inventory, f"i{own}", [f"l{own}", "shared"], tag=str(own))
-            if not await inventory.flush() and not await inventory.flush():
+            for _ in range(60):  # each waits a second for the other's write, which waits for the disk
+                if await inventory.flush():
+                    break
+            else:
                 sys.exit("not written")
             print(20 * batch + 20, flush=True)
 
