@@ -15,7 +15,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.support.programs import SEARCH_PATH, find
@@ -25,9 +26,10 @@ from tests.support.programs import SEARCH_PATH, find
 NOWHERE = "http://127.0.0.1:9"
 POLL = 0.02  # seconds between two looks at a condition: short beside anything that is waited for
 PATIENCE = 60.0  # seconds for what is bound to happen; a busy machine may stand still for some
-STOP_TIMEOUT = 15.0  # seconds from SIGTERM to SIGKILL; dockerd takes two or three
+STOP_TIMEOUT = 30.0  # seconds from SIGTERM to SIGKILL; dockerd takes two or three
 # Below the range that the kernel gives to outgoing connections (32768 and up by default), so that no
-# connection of another test takes a port between the choice and its use.
+# connection of another test takes a port between the choice and its use. Each of several workers has ports of
+# its own: what one has chosen, and not taken yet, another could choose as well.
 PORTS = range(20_000, 32_000)
 
 
@@ -35,15 +37,30 @@ class HarnessError(Exception):
     """The harness could not do its job: a service that did not start or did not end."""
 
 
+def own_ports(worker: str, count: int) -> Sequence[int]:
+    """Of PORTS those that this worker (`gw0`, `gw1`, …; "": there is one) of so many may choose."""
+    number = int(worker.removeprefix("gw") or 0)
+    return PORTS[number % count :: count]  # one that stands in for a worker that crashed counts on
+
+
+OWN_PORTS = own_ports(
+    os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+)
+_chosen: deque[int] = deque(maxlen=1000)  # lately, by this process: who has asked may not listen there yet
+
+
 def free_port() -> int:
     """A loopback port that nothing is using now."""
     while True:
-        port = random.choice(PORTS)
+        port = random.choice(OWN_PORTS)
+        if port in _chosen:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _chosen.append(port)
             return port
 
 
