@@ -56,7 +56,7 @@ async def outage(
 ) -> AsyncIterator[Outage]:
     """To be begun. The driver is one that gives up soon, and tries again soon."""
     monkeypatch.setattr(s3client, "ATTEMPTS", 1)
-    monkeypatch.setattr(s3client, "SILENCE", 0.5)
+    monkeypatch.setattr(s3client, "SILENCE", 1.5)  # as long as a busy server may need before its outage
     monkeypatch.setattr(breaker, "PAUSE", 0.2)
     found = Outage(bucket.server, request.param)
     try:
