@@ -4,7 +4,7 @@ The rules:
 
 1. An object appears whole, with one request, and is durable then (S3 promises both).
 2. There are no folders: one is there as long as something is below it.
-3. Time-outs, attempts and failures are `s3client`'s; each failure names the path and the cause.
+3. Time-outs and attempts are `s3session`'s, failures `s3client`'s; each failure names the path and the cause.
 4. Nothing blocks the event loop: files are read, and hashed, in threads.
 5. One request for one operation where that can be: HEAD for `stat`, GET for `get` and `open`. What is deleted
    is looked for first, since S3 does not tell whether it was there.

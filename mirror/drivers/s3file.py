@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 
 from mirror.drivers.base import DriverError, PathNotFoundError
 from mirror.drivers.rest import Rest
-from mirror.drivers.s3client import SILENCE, S3Client, length
+from mirror.drivers.s3client import S3Client, length
 from mirror.drivers.s3errors import BROKEN
+from mirror.drivers.s3session import SILENCE
 
 PIECE = 256 << 10  # bytes; what the loop reads of a socket at most. Twice that is read ahead.
 BREAKS = 3  # in a row, with less than PROGRESS between them

@@ -17,7 +17,7 @@ from mirror.cache.dropping import AT_ONCE, Dropper
 from mirror.cache.eviction import Limits
 from mirror.cache.evictor import Freed
 from mirror.cache.surveyor import Surveyor
-from mirror.drivers import s3client
+from mirror.drivers import s3session
 from mirror.drivers.base import Info, StorageDriver, UnreachableError
 from mirror.drivers.budget import GETS_AT_ONCE, Budget, BudgetedDriver
 from mirror.drivers.filesystem import FilesystemDriver
@@ -162,7 +162,7 @@ async def test_what_went_is_forgotten_at_once_though_the_answer_was_lost(
     tmp_path: Path, bucket: Bucket, proxy: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look at each tells that it is gone."""
-    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3session, "ATTEMPTS", 1)
     driver = S3Driver(bucket.settings(proxy.url))
     async with shop(tmp_path, Limits(), driver=driver, clock=Clock(time.time() + 2 * GRACE)) as at:
         digests = await unnamed(at)

@@ -18,7 +18,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirror.drivers import azureclient, breaker, gcsclient, s3client
+from mirror.drivers import azureclient, breaker, gcsclient, s3session
 from mirror.drivers.answers import MESSAGE_LIMIT
 from mirror.drivers.azure import AzureObjects
 from mirror.drivers.azureerrors import failure
@@ -174,9 +174,9 @@ def storage() -> Iterator[Storage]:
     """One for all examples; a storage that fails is asked again at once, and once only."""
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
         patch.setattr(breaker, "FAILURES", 10**9)
-        patch.setattr(s3client, "ATTEMPTS", 1)
+        patch.setattr(s3session, "ATTEMPTS", 1)
         patch.setattr(gcsclient, "ATTEMPTS", 1)
-        for client in (s3client, gcsclient, azureclient):
+        for client in (s3session, gcsclient, azureclient):
             patch.setattr(client, "SILENCE", 2.0)
         found = Storage(runner)
         server = runner.run(_begin(found))

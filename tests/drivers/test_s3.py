@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from mirror.drivers import breaker, pace, s3client, s3listing
+from mirror.drivers import breaker, pace, s3client, s3listing, s3opening, s3session
 from mirror.drivers.base import (
     DeniedError,
     DriverError,
@@ -452,7 +452,7 @@ async def test_a_refusal_is_a_failure_of_its_kind_with_path_and_cause(
     kind: type[DriverError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3session, "ATTEMPTS", 1)
     (tmp_path / "source").write_bytes(b"x")
     proxy.clear(Rule(status=status))
     with pytest.raises(DriverError) as caught:
@@ -507,8 +507,8 @@ async def test_a_login_that_comes_later_is_found(
     )
     with pytest.raises(DeniedError, match="file: no credentials were found"):
         await driver.put("file", b"x")  # it is not looked for again at once
-    monkeypatch.setattr(s3client, "OPENING", 0.0)
-    driver._client._unopened = None
+    monkeypatch.setattr(s3opening, "OPENING", 0.0)
+    driver._client._opening._unopened = None
     await driver.put("file", b"x")
     assert await driver.get("file", 1) == b"x"
     await driver.close()
@@ -561,7 +561,7 @@ async def test_a_storage_that_is_away_is_unreachable_and_left_alone_for_a_while(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3session, "ATTEMPTS", 1)
     monkeypatch.setattr(s3client, "Breaker", lambda: breaker.Breaker(lambda: now[0]))
     port = free_port()
     driver = S3Driver(bucket.settings(f"http://127.0.0.1:{port}"))
@@ -587,7 +587,7 @@ async def test_nobody_is_sent_to_a_storage_that_is_away(
     driver: S3Driver, proxy: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3session, "ATTEMPTS", 1)
     driver._client._breaker._clock = lambda: now[0]
     await driver.put("file", b"x")
     assert await driver.elsewhere("file") is not None
@@ -606,8 +606,8 @@ async def test_nobody_is_sent_to_a_storage_that_is_away(
 async def test_a_storage_that_says_nothing_is_given_up(
     driver: S3Driver, proxy: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3client, "SILENCE", 0.2)
-    monkeypatch.setattr(s3client, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3session, "SILENCE", 0.2)
+    monkeypatch.setattr(s3session, "ATTEMPTS", 2)
     await driver.put("file", b"x" * 1000)
     proxy.clear(Rule(hold=100))
     with pytest.raises(UnreachableError, match="file: the storage does not answer in time"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from mirror.drivers import s3client
+from mirror.drivers import s3session
 from mirror.drivers.base import DeniedError, DriverError, PathNotFoundError, UnreachableError
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
@@ -28,7 +28,7 @@ Serve = Callable[[Handle], Awaitable[S3Driver]]
 @pytest.fixture
 async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
     """A driver of a server that answers so."""
-    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3session, "ATTEMPTS", 1)
     made: list[S3Driver] = []
     runners: list[web.AppRunner] = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.drivers import s3client
+from mirror.drivers import s3opening
 from mirror.drivers.base import DeniedError, DriverError, UnreachableError
 from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
@@ -132,7 +132,7 @@ async def test_a_refused_login_is_not_tried_again_at_once(
             await driver.get("a/b", 100)
     assert len(proxy.select("POST", "/auth/tokens")) == 1
     await driver.close()
-    monkeypatch.setattr(s3client, "DENIED_PAUSE", 0.0)
+    monkeypatch.setattr(s3opening, "DENIED_PAUSE", 0.0)
     driver = driver_of(Keystone(replace(by_way_of(proxy, settings), password="hush")))
     for _ in range(2):
         with pytest.raises(DeniedError):

@@ -12,7 +12,7 @@ import pytest
 
 from mirror.commandsrun import run
 from mirror.configfile import load
-from mirror.drivers import s3client
+from mirror.drivers import s3session
 from mirror.drivers.s3 import S3Driver
 from mirror.oci.digest import Digest
 from mirror.store import layout
@@ -219,7 +219,7 @@ async def test_what_went_though_the_bucket_never_said_so_is_fetched_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was pulled, and held for kept, and repeated by the fast lane, and asked for while it went."""
-    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3session, "ATTEMPTS", 1)
     async with start(redirect=redirect) as mirror:
         await pull(mirror, image)
         await kept(mirror, bucket, image)
@@ -394,7 +394,7 @@ async def test_a_blob_that_is_damaged_in_the_bucket_is_found_though_its_copy_is_
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that gives up at the first failure. Not soon: a busy server is none that is away."""
-    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3session, "ATTEMPTS", 1)
 
 
 @pytest.mark.parametrize("rule", [Rule(status=503), Rule(reset=True), Rule(status=403)], ids=str)

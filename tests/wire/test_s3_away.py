@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mirror.drivers import breaker, s3client
+from mirror.drivers import breaker, s3session
 from mirror.health import watch
 from tests.support.buckets import Bucket
 from tests.support.scripted import Image, Upstream, serve, sha256
@@ -55,8 +55,8 @@ async def outage(
     request: pytest.FixtureRequest, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Outage]:
     """To be begun. The driver is one that gives up soon, and tries again soon."""
-    monkeypatch.setattr(s3client, "ATTEMPTS", 1)
-    monkeypatch.setattr(s3client, "SILENCE", 1.5)  # as long as a busy server may need before its outage
+    monkeypatch.setattr(s3session, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3session, "SILENCE", 1.5)  # as long as a busy server may need before its outage
     monkeypatch.setattr(breaker, "PAUSE", 0.2)
     found = Outage(bucket.server, request.param)
     try:
