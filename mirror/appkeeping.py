@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirror.appstorage import SPOOL
+from mirror import appstorage
 from mirror.cache.collecting import Collector
 from mirror.cache.disks import measured
 from mirror.cache.eviction import Limits
@@ -65,6 +65,7 @@ class Keeping:
     collector: Collector
     lock: Lock
     locate: Locate
+    explained: Callable[[RegistryError | StoreError], str]  # a failure, for the operator
     clock: Callable[[], float]  # uses are noted by it, so that it sees a step between two passes, too
 
     @asynccontextmanager
@@ -105,9 +106,9 @@ class Keeping:
                     yield event
         except HeldError:
             yield {"event": "error", "error": "another process is deleting in this folder: try again later"}
-        except RegistryError as error:
-            yield {"event": "error", "error": error.message}
-        except (StoreError, NotKept, OSError) as error:  # OSError: the lock's file cannot be had
+        except (RegistryError, StoreError) as error:
+            yield {"event": "error", "error": self.explained(error)}
+        except (NotKept, OSError) as error:  # OSError: the lock's file cannot be had
             yield {"event": "error", "error": str(error)}
 
     def _events(self, operation: str, options: Mapping[str, str]) -> AsyncGenerator[dict[str, Any], None]:
@@ -134,7 +135,7 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
     # Of one that kept for ever registry:3 has left no times; registry:2 knows nothing of a `ttl`.
     lifetime = config.proxy.ttl if config.proxy.ttl > 0 else scheduler.LIFETIME
     surveyor = Surveyor(tree, inventory, root, lifetime=lifetime)
-    lock, spool = Lock(folder / LOCK), Spool(folder / SPOOL.name)
+    lock, spool = Lock(folder / LOCK), Spool(folder / appstorage.SPOOL.name)
     keeper = Keeper(
         inventory,
         evictor,
@@ -174,8 +175,22 @@ def build(config: Config, driver: StorageDriver, folder: Path, names: Routes) ->
                 raise error from None
             return left, reference
 
+    def explained(error: RegistryError | StoreError) -> str:
+        return appstorage.explained(driver, error)
+
     return Keeping(
-        inventory, store, memory, evictor, keeper, surveyor, scrubber, collector, lock, locate, clock
+        inventory,
+        store,
+        memory,
+        evictor,
+        keeper,
+        surveyor,
+        scrubber,
+        collector,
+        lock,
+        locate,
+        explained,
+        clock,
     )
 
 

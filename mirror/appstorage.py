@@ -18,12 +18,15 @@ from mirror.apperror import StartError
 from mirror.config import Config
 from mirror.configremote import disk_folder, local_root
 from mirror.drivers import probe
-from mirror.drivers.base import DeniedError, DriverError, StorageDriver, UnreachableError
+from mirror.drivers.base import DeniedError, DriverError, Remote, StorageDriver, UnreachableError
+from mirror.drivers.breaker import NOT_ASKED
 from mirror.drivers.filesystem import FilesystemDriver
 from mirror.drivers.hot import Hot
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.drivers.tiered import TieredDriver
+from mirror.registry import RegistryError, Unavailable
 from mirror.store import layout
+from mirror.store.errors import StoreError
 
 SPOOL = Path("mirror", "spool")  # below the root directory, or the local one
 # As of the start: it is not looked at again.
@@ -83,6 +86,23 @@ async def start(driver: StorageDriver) -> None:
         log.warning("storage.not_ready", cause=error.cause)
     except DriverError as error:
         raise StartError(f"storage.{driver.name}: {error.cause}") from error
+
+
+def explained(driver: StorageDriver, error: RegistryError | StoreError) -> str:
+    """What an operation failed with, for the operator: clients are not told what the storage has said.
+
+    As in `/readyz` it has the cause and the setting, and not where the storage is.
+    """
+    text = error.message if isinstance(error, RegistryError) else str(error)
+    found = error.__cause__
+    if not isinstance(found, DriverError) or not isinstance(error, Unavailable | StoreError):
+        return text
+    what = ""
+    if isinstance(driver, Remote) and isinstance(found, DeniedError | UnreachableError):
+        what = driver.advice(found).what
+    if isinstance(error, Unavailable):  # a StoreError's text is the cause
+        text += f": {found.cause.removeprefix(NOT_ASKED) if what else found}"
+    return f"{text}: {what}" if what else text
 
 
 def _tiered(config: Config, below: StorageDriver) -> StorageDriver:

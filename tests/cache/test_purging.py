@@ -142,6 +142,7 @@ def _keeping(at: Shop) -> Keeping:
         collector,
         at.lock,
         lambda what: (Repository(what), None),
+        str,
         at.clock,
     )
 

@@ -12,9 +12,10 @@ import pytest
 
 from mirror.commandsrun import run
 from mirror.configfile import load
-from mirror.drivers import s3session
+from mirror.drivers import breaker, s3session
 from mirror.drivers.s3 import S3Driver
 from mirror.oci.digest import Digest
+from mirror.server.control import SOCKET
 from mirror.store import layout
 from tests.support.buckets import Bucket
 from tests.support.recorder import Recorder, Rule
@@ -444,6 +445,48 @@ async def test_without_bucket_and_upstream_the_answer_is_a_clear_error(
             assert answer.error["code"] == "UNAVAILABLE"
             assert "storage" in answer.error["message"] or "upstream" in answer.error["message"]
             assert bucket.server.url not in str(answer.error)
+
+
+@once
+@pytest.mark.parametrize("operation", ["verify", "garbage-collect"])
+@pytest.mark.parametrize(
+    ("parameters", "rules", "cause", "setting"),
+    [
+        ({"bucket": "not-there"}, [], "404 NoSuchBucket", "see storage.s3.bucket"),
+        ({"secretkey": "wrong"}, [], "403 SignatureDoesNotMatch", "see storage.s3.secretkey"),
+        ({}, [Rule(status=503)], "503", "storage.s3.regionendpoint"),
+    ],
+)
+async def test_a_command_that_cannot_have_the_bucket_says_why_and_which_setting_to_see(
+    start: Start,
+    bucket: Bucket,
+    proxy: Recorder,
+    impatient: None,
+    capsys: pytest.CaptureFixture[str],
+    operation: str,
+    parameters: dict[str, str],
+    rules: list[Rule],
+    cause: str,
+    setting: str,
+) -> None:
+    """The running mirror is asked, and refused by the bucket."""
+    proxy.clear(*rules)
+    async with start(parameters=parameters) as mirror:
+        assert (mirror.root / SOCKET).is_socket()
+        config = load(mirror.root.with_suffix(".yml"), {}).config
+        capsys.readouterr()
+        for _ in range(2 * breaker.FAILURES):  # at last it is left alone, and the text is the same
+            async with asyncio.timeout(WITHIN):
+                assert await asyncio.to_thread(run, config, operation, {}) == 1
+        lines = capsys.readouterr().err.splitlines()
+        told = [line for line in lines if line.startswith("mirror: the storage of this registry cannot be")]
+    assert len(told) == 2 * breaker.FAILURES
+    assert len(set(told)) == 1, told
+    assert told[0].startswith(
+        f"mirror: the storage of this registry cannot be asked now: the storage answers {cause}"
+    )
+    assert setting in told[0]
+    assert proxy.url not in told[0]
 
 
 @once
