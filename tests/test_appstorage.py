@@ -36,6 +36,11 @@ AWAY = "see whether it runs, whether this machine reaches it, and storage.s3.reg
 LOGIN = "there is no login, or none can be had now: see storage.s3.accesskey"
 
 
+def _named(value: object) -> str:
+    """A parameter in a test's name, which is the same in each process."""
+    return value.name if isinstance(value, TimedDriver) else str(value)
+
+
 @pytest.mark.parametrize(
     ("driver", "cause", "told"),
     [
@@ -47,7 +52,7 @@ LOGIN = "there is no login, or none can be had now: see storage.s3.accesskey"
         # No setting would help.
         (BUCKET, ThrottledError("a/b", "too many"), f"{ASKED}a/b: too many"),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_what_could_not_be_read_is_told_with_its_cause_and_the_setting(
     driver: StorageDriver, cause: DriverError, told: str
@@ -63,7 +68,7 @@ def test_what_could_not_be_read_is_told_with_its_cause_and_the_setting(
         (HERE, DriverError("a/b", "Read-only file system"), "a/b: Read-only file system"),
         (BUCKET, DeniedError("a/b", "no"), f"a/b: no: {LOGIN}"),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_what_could_not_be_written_names_its_cause_once(
     driver: StorageDriver, cause: DriverError, told: str
