@@ -55,12 +55,22 @@ class Images:
         key = (repository, manifest.descriptor.digest)
         found = self._whole.get(key) or self._partly.get(key)
         if found is None or self._memory.gone.any_since(found.moment, found.present):
-            found = self._at_once(manifest) or await self._looks.run(
-                key, lambda: self._look(repository, manifest)
-            )
-            self._whole.pop(key, None)
-            (self._partly if found.missing else self._whole)[key] = found
+            found = self._at_once(manifest)
+            if found is not None:
+                self._remember(key, found)
+            else:
+                found = await self._looks.run(key, lambda: self._look_up(key, manifest))
         return found.missing, found.total
+
+    async def _look_up(self, key: tuple[Repository, Digest], manifest: RawManifest) -> _Found:
+        """Look, and remember it also where whoever has asked does not wait any more."""
+        found = await self._look(key[0], manifest)
+        self._remember(key, found)
+        return found
+
+    def _remember(self, key: tuple[Repository, Digest], found: _Found) -> None:
+        self._whole.pop(key, None)
+        (self._partly if found.missing else self._whole)[key] = found
 
     def whole(self, repository: Repository, digest: Digest) -> StillWhole | None:
         """Says whether all of it is still here; None where it was not, or nobody has looked lately."""

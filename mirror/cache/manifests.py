@@ -26,7 +26,7 @@ from mirror.store.content import ContentStore
 from mirror.store.errors import StoreError
 
 # Seconds that a manifest waits to be told by the store whether its image is all here: a bucket that hangs is
-# found out after fifteen. Then the upstream is asked whether it is there.
+# found out after three requests of thirty. Then the upstream is asked whether it is there.
 LOOK = 1.0
 
 log = structlog.get_logger()

@@ -63,7 +63,9 @@ async def copy_out(path: str, file: OpenFile, target: Path) -> None:
 
 
 async def _write_out(path: str, target: Path, chunks: AsyncGenerator[bytes, None]) -> None:
-    """NB: it is opened for each chunk, and made once: whoever is cancelled leaves nothing open, or behind."""
+    """NB: it is opened for each chunk, and made once: who is cancelled leaves nothing open, and at most an
+    empty file, where it was just being made.
+    """
 
     def begin() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -90,9 +90,9 @@ class S3Client(StoreClient):
 
     async def presign(self, path: str, seconds: float) -> str:
         """A URL by which anybody can GET an object for so long. Raises DriverError."""
-        signer = await self._opening.signer(path)
         parameters = {"Bucket": self.bucket, "Key": self.key(path)}
         async with fetching(path):
+            signer = await self._opening.signer(path)
             url = await signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=int(seconds))
         return str(url)
 

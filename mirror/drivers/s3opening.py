@@ -91,7 +91,10 @@ class S3Opening:
         self._session.take(keys)
 
     async def signer(self, path: str) -> Any:
-        """What signs URLs for the bucket's own region, as far as that is known. Raises DriverError."""
+        """What signs URLs for the bucket's own region, as far as that is known. Within `fetching`.
+
+        Raises DriverError, and what `fetching` is for.
+        """
         if self._signer is None:
             await self.open(path)
         self.check(path)
@@ -100,6 +103,7 @@ class S3Opening:
                 if self._is_elsewhere():
                     session = self._session
                     self._signer = await session.make(1, session.settings.redirect_endpoint, session.region)
+            self.check(path)  # it may have been closed meanwhile
         return self._signer
 
     def _is_elsewhere(self) -> bool:

@@ -136,7 +136,7 @@ class S3Session:
 
 
 class TrustingSession(AIOHTTPSession):  # type: ignore[misc]  # it has no types
-    """aiobotocore's, which alone would believe Mozilla's list, or what AWS_CA_BUNDLE names, and nobody else.
+    """aiobotocore's, which alone would believe Mozilla's list and nobody else.
 
     registry:2 believes what its machine does, such as a company's own authority.
     """
@@ -144,7 +144,7 @@ class TrustingSession(AIOHTTPSession):  # type: ignore[misc]  # it has no types
     def _get_ssl_context(self) -> ssl.SSLContext:
         """In a thread, where certificates are looked at."""
         context: ssl.SSLContext = super()._get_ssl_context()
-        if self._verify:
+        if self._verify is True:  # and not a file that alone is believed
             context.load_default_certs()
         return context
 

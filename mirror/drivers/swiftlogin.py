@@ -168,7 +168,8 @@ def _told(error: BaseException) -> str:
 
 
 def _authorities() -> str | bool:
-    """Of this machine, in a file. True: what the variables of `requests` name, else Mozilla's list."""
+    """Of this machine, a file or a folder. True: what the variables of `requests` name, else Mozilla's list."""
     if os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"):
         return True
-    return ssl.get_default_verify_paths().cafile or True
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath or True

@@ -17,13 +17,13 @@ from mirror.drivers.base import DriverError, StorageDriver
 from mirror.drivers.inmemory import InMemoryDriver
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST
-from mirror.oci.names import Tag
-from mirror.registry import RegistryError
+from mirror.oci.names import Repository, Tag
+from mirror.registry import RawManifest, RegistryError
 from mirror.store import deletion, layout
 from mirror.store.errors import StoreError
 from mirror.store.links import Links
 from mirror.store.tree import Tree
-from tests.cache.kit import A, B, Clock
+from tests.cache.kit import A, B, Clock, until
 from tests.cache.test_keeper import HOUR, KIB, Shop, _descriptor, shop
 
 LATE = 5e9  # seconds since the epoch: all files are old then
@@ -124,6 +124,33 @@ async def test_an_image_that_lost_a_blob_is_known_not_to_be_whole(tmp_path: Path
         assert await images.missing(A, manifest) == (0, 2)  # which nobody has told
         at.memory.forget_blob(Digest.of(layer))
         assert await images.missing(A, manifest) == (1, 2)
+        await images.close()
+
+
+async def test_a_look_that_nobody_waits_for_any_more_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a store that takes longer than whoever asks would be asked anew each time."""
+    async with shop(tmp_path, Limits()) as at:
+        digest = await at.image(A, "1", b"a" * KIB)
+        images = Images(at.store, at.memory)
+        manifest = await at.store.manifest(A, digest)
+        monkeypatch.setattr(images, "_at_once", lambda _: None)
+        real, looks, may_go_on = images._look, list[Digest](), asyncio.Event()
+
+        async def look(repository: Repository, of: RawManifest) -> Any:
+            looks.append(of.descriptor.digest)
+            await may_go_on.wait()
+            return await real(repository, of)
+
+        monkeypatch.setattr(images, "_look", look)
+        waiting = await begun(images.missing(A, manifest))
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        may_go_on.set()
+        await until(lambda: images.whole(A, digest) is not None)
+        assert await images.missing(A, manifest) == (0, 2)
+        assert looks == [digest]
         await images.close()
 
 

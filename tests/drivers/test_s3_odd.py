@@ -16,6 +16,7 @@ from mirror.drivers.s3 import S3Driver
 from mirror.drivers.s3settings import S3Settings
 from tests.drivers.conformance import MIB, walk
 from tests.drivers.kit import tls_server
+from tests.support.certificates import self_signed
 
 DATA = bytes(range(256)) * 8
 PART = 5 * MIB
@@ -64,16 +65,19 @@ def listed(key: str) -> str:
 
 
 @pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("pinned", [False, True])
 async def test_a_server_whose_authority_this_machine_knows_is_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool, pinned: bool
 ) -> None:
-    """As by registry:2; botocore has a list of its own."""
+    """As by registry:2; botocore has a list of its own. `pinned`: another alone is to be believed."""
     with tls_server(tmp_path, 200, DATA) as (url, certificate):
-        for name in ("AWS_CA_BUNDLE", "SSL_CERT_DIR"):
+        for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR"):
             monkeypatch.delenv(name, raising=False)
+        if pinned:
+            monkeypatch.setenv("AWS_CA_BUNDLE", str(self_signed(tmp_path, "another")[0]))
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate if known else tmp_path / "none"))
         driver = S3Driver(S3Settings("images", endpoint=url, path_style=True, access_key="k", secret_key="s"))
-        if known:
+        if known and not pinned:
             assert await driver.get("a", MIB) == DATA
         else:
             with pytest.raises(UnreachableError, match="no trusted TLS connection"):
