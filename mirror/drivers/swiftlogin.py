@@ -168,7 +168,7 @@ def _told(error: BaseException) -> str:
 
 
 def _authorities() -> str | bool:
-    """Of this machine, a file or a folder. True: what the variables of `requests` name, else Mozilla's list."""
+    """This machine's, a file or folder. True: what the variables of `requests` name, else Mozilla's."""
     if os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"):
         return True
     paths = ssl.get_default_verify_paths()
